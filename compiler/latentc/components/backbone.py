@@ -141,7 +141,7 @@ class Backbone(Part):
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
         """Its capabilities. A denoiser with a condition that its caller computes refines instead."""
-        refines = any(carried(name, condition, spec) for name, condition in self.told(spec).items())
+        refines = any(carried(name, condition, spec) for name, condition in self.takes(spec).items())
         if not refines or "denoise" not in self.PROVIDES:
             return self.PROVIDES
         return self.PROVIDES - {"denoise"} | {"refine"}
@@ -154,8 +154,8 @@ class Backbone(Part):
         """Shapes [T, C] of the features that a denoiser returns in training."""
         return ()
 
-    def told(self, spec: Spec) -> dict[str, Condition]:
-        """The conditions it is told, by name, in the spec's order."""
+    def takes(self, spec: Spec) -> dict[str, Condition]:
+        """The conditions that it takes, by name, in the spec's order."""
         named = self.conditions
         return {
             name: condition
@@ -167,12 +167,12 @@ class Backbone(Part):
         """The form in which each of its conditions enters."""
         return tuple(
             Entry(name, condition, self.form_of(condition) or self.TAKES[0], condition.ports(name, spec))
-            for name, condition in self.told(spec).items()
+            for name, condition in self.takes(spec).items()
         )
 
     def condition_sizes(self, spec: Spec) -> dict[str, int]:
         """The static arguments of the conditions' embeddings."""
-        return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
+        return {k: v for name, condition in self.takes(spec).items() for k, v in condition.sizes(name, spec).items()}
 
     def features_seen(self, spec: Spec) -> int | None:
         """Features per position of what `see` returns; None of networks that do not provide it."""
@@ -213,7 +213,7 @@ class Backbone(Part):
             if name not in spec.conditions:
                 known = ", ".join(spec.conditions) or "none"
                 yield Problem(("conditions", i), f"no condition `{name}`", f"conditions of this spec: {known}")
-        for name, condition in self.told(spec).items():
+        for name, condition in self.takes(spec).items():
             if self.form_of(condition) is None:
                 taken = " or ".join(self.TAKES) or "no conditions"
                 message = (
@@ -224,8 +224,8 @@ class Backbone(Part):
 
     def _problems_of_widths(self, spec: Spec) -> Iterator[Problem]:
         """Tokens of conditions that differ in width."""
-        told = {name: part for name, part in self.told(spec).items() if self.form_of(part) == "tokens"}
-        widths = {name: part.token_shape(name, spec).width for name, part in told.items()}
+        cond = {name: part for name, part in self.takes(spec).items() if self.form_of(part) == "tokens"}
+        widths = {name: part.token_shape(name, spec).width for name, part in cond.items()}
         text = ", ".join(f"`{name}` {width or 'as wide as the network'}" for name, width in widths.items())
         if len(set(widths.values())) > 1:
             yield Problem(

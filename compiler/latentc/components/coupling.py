@@ -30,7 +30,7 @@ class Coupling(Part):
             message = f"there is no condition `{self.condition}` for the base density"
             yield Problem(("condition",), message, f"conditions of this spec: {known}")
         main = spec.networks.get("main")
-        if isinstance(main, Backbone) and self.condition in spec.conditions.keys() - main.told(spec).keys():
+        if isinstance(main, Backbone) and self.condition in spec.conditions.keys() - main.takes(spec).keys():
             message = f"the base density depends on condition `{self.condition}`, which network `main` does not take"
             yield Problem(("condition",), message, f"list `{self.condition}` in the network's `conditions`")
 

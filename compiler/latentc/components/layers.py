@@ -18,7 +18,7 @@ EPS = 1e-12
 """Least length that spectral normalisation divides a vector by."""
 
 MP_EPS = 1e-4
-"""What magnitude-preserving layers add to the root mean square that they divide by."""
+"""Added to the root mean square that magnitude-preserving layers divide by."""
 
 INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "normal": ("normal", {"std": 0.02}),

@@ -114,8 +114,8 @@ def _asked(spec: Spec) -> dict[str, Condition]:
     made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
     given = {name: part for name, part in spec.conditions.items() if part.prior is None and name not in made}
     networks = [network for network in spec.networks.values() if isinstance(network, Backbone)]
-    trained = {name for network in networks if network.TRAINING_ONLY for name in network.told(spec)}
-    served = {name for network in networks if not network.TRAINING_ONLY for name in network.told(spec)}
+    trained = {name for network in networks if network.TRAINING_ONLY for name in network.takes(spec)}
+    served = {name for network in networks if not network.TRAINING_ONLY for name in network.takes(spec)}
     return {name: part for name, part in given.items() if name in served or name not in trained}
 
 

@@ -74,7 +74,7 @@ def test_activations_are_those_named(activation: str) -> None:
 
 @pytest.mark.parametrize("variant", ["vp-ddpmpp", "ve-ncsnpp"])
 def test_networks_that_are_not_told_the_time_have_official_names(variant: str) -> None:
-    spec = load_spec("score_sde", variant, [*TINY, "backbone.told_time=false"])
+    spec = load_spec("score_sde", variant, [*TINY, "backbone.time_embedding=false"])
     low = lower(spec)
     types, sizes = network_types(low, "main"), symbols(low, low.networks["main"])
     assert not any("embed" in name or "affine" in name for name in types)
@@ -88,7 +88,7 @@ def test_networks_that_are_not_told_the_time_have_official_names(variant: str) -
 
 def test_a_network_without_embedding_takes_no_vectors() -> None:
     with pytest.raises(DiagnosticError, match="without an embedding, blocks cannot take condition `class`"):
-        load_spec("digits_edm", None, ["backbone.told_time=false"])
+        load_spec("digits_edm", None, ["backbone.time_embedding=false"])
 
 
 # ---- discrete levels

@@ -10,6 +10,7 @@ from pydantic import Field
 from latentc.components import Closed, Component, OneOf
 from latentc.components.parts import (
     BlockCondition,
+    BlockInput,
     FeedForward,
     Mixer,
     Norm,
@@ -17,12 +18,11 @@ from latentc.components.parts import (
     Problem,
     Refusal,
     TokenNorm,
-    Told,
     under,
 )
 
-_WORDS: dict[Told, str] = {"vector": "a vector", "time": "the time", None: "nothing"}
-_USUAL: dict[Told, str] = {"vector": "adaln_zero", "time": "time_norm", None: "in_context"}
+_WORDS: dict[BlockInput, str] = {"vector": "a vector", "time": "the time", None: "nothing"}
+_USUAL: dict[BlockInput, str] = {"vector": "adaln_zero", "time": "time_norm", None: "in_context"}
 
 
 class Block(Closed):
@@ -96,9 +96,9 @@ class Block(Closed):
             yield Problem(("width",), f"{heads} heads do not divide the width of {width}", f"a width of {near} does")
 
     def problems_of_condition(
-        self, network: str, *told: Told, tokens: bool = False, fronts: bool = False
+        self, network: str, *inputs: BlockInput, tokens: bool = False, fronts: bool = False
     ) -> Iterator[Problem]:
-        """Problems of blocks in a network of that kind, which passes them one of `told`, `tokens` of conditions, and
+        """Problems of blocks in a network of that kind, which passes them one of `inputs`, `tokens` of conditions, and
         `fronts`, the number of leading tokens.
         """
         condition = self.parts()[3]
@@ -108,12 +108,12 @@ class Block(Closed):
         if self.parted and condition.separates:
             message = "leading tokens have attributes of their own, and so no weights of their own"
             yield Problem(("block", "condition", "front"), message, "leave out either")
-        if condition.TAKES in told and (tokens or not condition.takes_tokens):
+        if condition.TAKES in inputs and (tokens or not condition.takes_tokens):
             return
         taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")
-        words = " or ".join(_WORDS[each] for each in told)
+        words = " or ".join(_WORDS[each] for each in inputs)
         message = f"blocks of a {network} are conditioned on {words}, but `{condition.kind}` takes {taken}"
-        use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in told)
+        use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in inputs)
         yield Problem(("block", "condition"), message, f"use {use}")
 
     def problems_of_decoding(self, why: str) -> Iterator[Problem]:

@@ -65,7 +65,7 @@ class Encoded(Condition):
             )
             yield Problem(("form",), message, "leave `form` out, or choose another network")
         for other, network in spec.networks.items():
-            if not isinstance(network, Backbone) or not network.TAKES or name not in network.told(spec):
+            if not isinstance(network, Backbone) or not network.TAKES or name not in network.takes(spec):
                 continue
             if network.form_of(self) == "vector" and port.type.rank != 2:
                 message = f"network `{self.network}` returns {list(port.type.shape[1:])} per sample, but "

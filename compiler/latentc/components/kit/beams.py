@@ -9,7 +9,7 @@ from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B
 
 
-def repeated(b: Builder, x: Var, beams: int, out: str = "told") -> Var:
+def repeated(b: Builder, x: Var, beams: int, out: str = "cond") -> Var:
     """[B K, ...]: the row of each sample of x [B, ...], once per beam."""
     rest = x.shape[1:]
     wide = b.broadcast_to(b.reshape(x, shape=(B, 1, *rest)), x, shape=(B, beams, *rest))

@@ -93,7 +93,7 @@ def weigh(biased: bool) -> BlockBody:
         count = int(scores.shape[1])
         for own in y:
             table = b.reshape(b.param("class_bias", f32(1, count), "zeros"), shape=(count, 1))
-            classes = [own, *(class_behind(b, own, k, count) for k in range(1, count))]
+            classes = [own, *(next_class(b, own, k, count) for k in range(1, count))]
             scores = b.add(
                 scores, b.concat(*(b.take(table, c, axis=0) for c in classes), axis=1, out="bias"), out="scores"
             )
@@ -105,8 +105,8 @@ def weigh(biased: bool) -> BlockBody:
     return weigh
 
 
-def class_behind(b: Builder, y: Var, k: int, count: int, out: str = "") -> Var:
+def next_class(b: Builder, y: Var, k: int, count: int, out: str = "") -> Var:
     """i64[B]: (y + k) mod `count`, for y i64[B]."""
     if count == 2:
         return b.op("sub", 1, y, out=out)  # type: ignore[no-any-return]
-    return b.take(b.constant((np.arange(count) + k) % count, out="behind"), y, axis=0, out=out)  # type: ignore[no-any-return]
+    return b.take(b.constant((np.arange(count) + k) % count, out="next"), y, axis=0, out=out)  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Blur = Literal[3, 4, 5]
 """Sides of the kernels that discriminators blur by."""
-Told = Literal["class", "vector"]
+ConditionKind = Literal["class", "vector"]
 """A condition of a network: the class i64[B], a vector f32[B, D]."""
 SLICED = (
     "additional output `sliced`, the score as a function of the last layer's direction alone, which the term `slicing` "
@@ -29,10 +29,10 @@ SLICED = (
 """Description of the field of discriminators."""
 
 
-def problems_told(network: Backbone, spec: Spec, vectors: int = 0) -> Iterator[Problem]:
+def problems_of_class(network: Backbone, spec: Spec, vectors: int = 0) -> Iterator[Problem]:
     """Its conditions are the class, as an index, and at most so many vectors."""
     taken = "the class" if not vectors else "the class and one vector"
-    for name, condition in network.told(spec).items():
+    for name, condition in network.takes(spec).items():
         ports = condition.ports(name, spec)
         vector = len(ports) == 1 and ports[0].type.is_float and ports[0].type.rank == 2
         if name == "class":

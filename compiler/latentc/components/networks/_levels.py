@@ -194,16 +194,16 @@ class Path(ABC):
         static: Mapping[str, Any],
     ) -> None:
         self.b, self.config, self.width, self.blocks = b, config, width, blocks
-        self._told = tuple(with_operands(entries, conditions))
+        self._pairs = tuple(with_operands(entries, conditions))
         self.start(time, x, t, static)
 
     @abstractmethod
     def start(self, time: TimeFeatures, x: Var, t: Var, static: Mapping[str, Any]) -> None:
         """Embeds time and conditions, and keeps the input."""
 
-    def told(self, form: Form) -> list[tuple[Entry, tuple[Var, ...]]]:
+    def conditions(self, form: Form) -> list[tuple[Entry, tuple[Var, ...]]]:
         """The conditions that enter in this form, each with its operands."""
-        return [(entry, operands) for entry, operands in self._told if entry.form == form]
+        return [(entry, operands) for entry, operands in self._pairs if entry.form == form]
 
     @abstractmethod
     def enter(self) -> Var:

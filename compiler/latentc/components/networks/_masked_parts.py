@@ -42,7 +42,7 @@ class MaskedParts:
         self.parts = mixer, feed_forward, self.norm, config.weights
         self.condition = condition
 
-    def told(
+    def in_front(
         self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any
     ) -> tuple[Var, Var | None]:
         """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all."""

@@ -37,7 +37,7 @@ class MaskedTrunk(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None, fronts=self.FRONTS)
-        if not self.told(spec):
+        if not self.takes(spec):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 

@@ -29,7 +29,7 @@ Pair = tuple[Entry, tuple[Var, ...]]
 
 
 class Unet(Levels):
-    """Levels of residual blocks with GroupNorm, told an embedding of time and conditions."""
+    """Levels of residual blocks with GroupNorm, given an embedding of time and conditions."""
 
     stem: float = Field(1.0, gt=0, le=1_024, description="channels of the first convolution as a multiple of `width`")
     embedding: int = Field(
@@ -38,10 +38,10 @@ class Unet(Levels):
     early: tuple[str, ...] = Field(
         (), description="conditions added to the timestep features; others are added to the time embedding"
     )
-    told_time: bool = Field(
+    time_embedding: bool = Field(
         True,
-        description="whether blocks are told the time (Song et al.'s `conditional`); without, the network has no "
-        "embedding and is told no vectors",
+        description="an embedding of time and vectors for the blocks (Song et al.'s `conditional`); false: the "
+        "network has no time input and takes no vectors",
     )
     block: ResidualBlock = Field(ResidualBlock(), description="the residual block")
     resampling: Literal["block", "conv", "padded_conv", "filter"] = Field(
@@ -66,13 +66,13 @@ class Unet(Levels):
         if not whole(self.width, self.stem):
             yield Problem(("stem",), f"{self.stem} * {self.width} channels is not a positive integer")
         for i, name in enumerate(self.early):
-            if name not in self.told(spec):
-                known = ", ".join(self.told(spec)) or "none"
+            if name not in self.takes(spec):
+                known = ", ".join(self.takes(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
-        vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
-        if vectors and not self.told_time:
+        vectors = [name for name, part in self.takes(spec).items() if self.form_of(part) == "vector"]
+        if vectors and not self.time_embedding:
             message = f"without an embedding, blocks cannot take condition `{vectors[0]}`"
-            yield Problem(("told_time",), message, "leave it out, or list `conditions` without it")
+            yield Problem(("time_embedding",), message, "leave it out, or list `conditions` without it")
         if self.block.transformer is not None:
             yield from self._problems_of_transformer(spec)
 
@@ -87,7 +87,7 @@ class Unet(Levels):
 
     def _problems_of_transformer(self, spec: Spec) -> Iterator[Problem]:
         """Without tokens to attend to, or with a norm whose groups do not fit: it has no least channels per group."""
-        if not any(self.form_of(part) == "tokens" for part in self.told(spec).values()):
+        if not any(self.form_of(part) == "tokens" for part in self.takes(spec).values()):
             message = "a transformer attends to condition tokens, but this network takes none"
             yield Problem(("block", "transformer"), message, "leave it out, or add a condition that enters as tokens")
         last = len(self.multipliers) - 1  # where the middle block attends
@@ -99,9 +99,9 @@ class Unet(Levels):
                 yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
 
     def static(self, spec: Spec) -> dict[str, Any]:
-        """Without the sizes of the features of a time that blocks are not told."""
+        """Without the sizes of the features of the time, if blocks do not take it."""
         own = super().static(spec)
-        if self.told_time:
+        if self.time_embedding:
             return own
         assert isinstance(spec.time, TimeFeatures)
         return {name: size for name, size in own.items() if name not in spec.time.static()}
@@ -133,20 +133,20 @@ class Parts(Path):
     def start(self, time: TimeFeatures, x: Var, t: Var, static: Mapping[str, Any]) -> None:
         b, config, width = self.b, self.config, self.width
         self.residual = config.block
-        for entry, operands in self.told("map"):
+        for entry, operands in self.conditions("map"):
             x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
         self.x = x
         sequences = [
             entry.tokens(b, f"{entry.name}_embedder", operands, config.embedding * width, static, any_width=True)
-            for entry, operands in self.told("tokens")
+            for entry, operands in self.conditions("tokens")
         ]
         self.context = joined(b, sequences)
         self.c: Var | None = None
-        if not config.told_time:
+        if not config.time_embedding:
             return
-        told = self.told("vector")
-        vectors = [operand for _, operands in told for operand in operands]
-        embedder = _embedder(config, time, tuple(entry for entry, _ in told))
+        cond = self.conditions("vector")
+        vectors = [operand for _, operands in cond for operand in operands]
+        embedder = _embedder(config, time, tuple(entry for entry, _ in cond))
         embedding = config.embedding * width
         self.c = b.sub("embedder", embedder, t, *vectors, embedding=embedding, out="c", **static)
 

@@ -94,7 +94,7 @@ class Bert(Backbone):
             message = f"{tokens.vocabulary} tokens are not a power of {self.splits}, so they do not split into digits"
             yield Problem(("splits",), message, "change `splits` or `data.tokens.vocabulary`")
         yield from self.embedding.problems(base or 1, self.splits, self.readout.kind)
-        total = tokens.length + self.embedding.first(self.told(spec))
+        total = tokens.length + self.embedding.first(self.takes(spec))
         yield from under(
             "embedding", problems=self.embedding.problems_of_data(tokens.vocabulary, total, self.entries(spec))
         )
@@ -115,7 +115,7 @@ class Bert(Backbone):
             message = f"long skips need as many blocks before the middle one as after it, but `depth` is {self.depth}"
             yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
-            yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
+            yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.takes(spec)))
         if self.block.parts()[0].ordered:
             yield Problem(
                 ("block", "mixer"), "a bert sees all tokens, so its mixer must not be causal", "set `causal: false`"
@@ -180,15 +180,15 @@ class Bert(Backbone):
         rank = Port("rank", i64(B, Named(length, "T")), "position")
         forward, forward_kept, remember, recalled = _methods(self, entries, spec.data.modelled.end)
         depth = 0 if self.decoder is None else self.decoder.depth
-        told = ports_of(entries)
-        methods = {"forward": add_method(mb, name, "forward", forward, (idx, *told), static, ("logits",))}
+        cond = ports_of(entries)
+        methods = {"forward": add_method(mb, name, "forward", forward, (idx, *cond), static, ("logits",))}
         if shortens:
-            ports = (idx, rank, *told)
+            ports = (idx, rank, *cond)
             methods["forward_kept"] = add_method(mb, name, "forward_kept", forward_kept, ports, static, ("logits",))
         if recall is not None:
             cached: Role = "cache"
             outputs: list[Role] = ["logits", *[cached] * (2 * (self.depth + depth))]
-            methods["remember"] = add_method(mb, name, "remember", remember, (idx, *told), static, outputs)
+            methods["remember"] = add_method(mb, name, "remember", remember, (idx, *cond), static, outputs)
             caches = methods["remember"].outputs[1:]
             kept = [Port(f"caches_{i}" if i > 1 else "caches", port.type, "cache") for i, port in enumerate(caches, 1)]
             local, every = Named(recall.tokens, "G"), Named(length, "T")
@@ -197,7 +197,7 @@ class Bert(Backbone):
                 Port("counted", f32(B, local), "mask"),
                 Port("others", f32(B, every), "mask"),
                 Port("position", i64(B, local), "position"),
-                *told,
+                *cond,
                 *kept,
             )
             methods["recall"] = add_method(mb, name, "recall", recalled, some, static, ("logits",))
@@ -210,7 +210,7 @@ class Bert(Backbone):
             "half": self.depth // 2,
             "whole": int(self.splits == 1),
             "bits": int(self.embedding.kind == "bits"),
-            "places": self.embedding.position_rows(tokens.length + self.embedding.first(self.told(spec))),
+            "places": self.embedding.position_rows(tokens.length + self.embedding.first(self.takes(spec))),
         }
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
@@ -273,8 +273,8 @@ def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple
         if config.dropout:
             x = b.dropout(x, p=config.dropout, out="x")
         tokens = idx.shape[1]
-        behind = total - static["tokens"] - before
-        how = remembering if local is None else local.recalling(b, before, behind)
+        after = total - static["tokens"] - before
+        how = remembering if local is None else local.recalling(b, before, after)
         if rank is not None:
             x = _kept(b, x, rank, before, static["known"])
         sizes, parts = config.block.own(width, static), (mixer, feed_forward, norm, config.weights)

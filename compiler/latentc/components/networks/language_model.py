@@ -85,9 +85,9 @@ class LanguageModel(Backbone):
     def fixed(self) -> tuple[str, ...]:
         return ("length",) if self.class_tokens is not None else ()
 
-    def told(self, spec: Spec) -> dict[str, Condition]:
+    def takes(self, spec: Spec) -> dict[str, Condition]:
         """In the order in which `conditions` names them, if it does: that of the sequence."""
-        found = super().told(spec)
+        found = super().takes(spec)
         return found if self.conditions is None else {name: found[name] for name in self.conditions if name in found}
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
@@ -136,11 +136,11 @@ class LanguageModel(Backbone):
 
     def before(self, entries: tuple[Entry, ...], spec: Spec) -> int:
         """L: how many tokens stand before those of a sample."""
-        rows, told = rows_of(self.class_tokens), 0
+        rows, cond = rows_of(self.class_tokens), 0
         for entry in entries:
             by_name = entry.form == "tokens" and rows is not None
-            told += longest(rows) if by_name and rows else entry.token_shape(spec).length
-        return told + (self.start is not None)
+            cond += longest(rows) if by_name and rows else entry.token_shape(spec).length
+        return cond + (self.start is not None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
@@ -160,11 +160,11 @@ class LanguageModel(Backbone):
         cache_type = f32(B, heads, slots, self.width // static["heads"])
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
         caches += (Port("seen", f32(B, slots), "cache"), Port("count", f32(B), "cache"))
-        told = ports_of(entries)
+        cond = ports_of(entries)
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary), *told), ("logits",)),
-            "prefill": (told, grown),
+            "forward": ((Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary), *cond), ("logits",)),
+            "prefill": (cond, grown),
             "decode": (
                 (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"), *caches),
                 grown,
@@ -174,7 +174,7 @@ class LanguageModel(Backbone):
             state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
             signatures["read"] = ((state,), ("logits",))
         if "weigh_classes" in self.provides(spec):
-            signatures["score"] = (told, ("output", "output"))
+            signatures["score"] = (cond, ("output", "output"))
             classes = max(spec.data.classes, 2)
             which = (Port("y", i64(B), "condition", classes),) if self.class_bias else ()
             signatures["weigh"] = ((Port("scores", f32(B, classes), "state"), *which), ("output",))
@@ -197,12 +197,12 @@ def _context(
     vocabulary, width = static["vocabulary"], static["width"]
     parts: list[tuple[Var, Var | None]] = []
     prompt: Var | None = None
-    told = list(with_operands(entries, operands))
-    for entry, own in told:
+    cond = list(with_operands(entries, operands))
+    for entry, own in cond:
         if entry.form == "array":
             if prompt is not None:
                 continue
-            prompt, mask = joined(b, [(text[0], text[1]) for e, text in told if e.form == "array"])
+            prompt, mask = joined(b, [(text[0], text[1]) for e, text in cond if e.form == "array"])
             parts.append((_embedded(b, prompt, vocabulary, width, "prompt_x"), b.cast(mask, to="f32", out="counts")))
         elif (rows := rows_of(config.class_tokens)) is not None:
             code, known = named(b, rows, own[0])

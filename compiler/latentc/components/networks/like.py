@@ -61,8 +61,8 @@ class Like(Backbone):
         assert original is not None  # `problems` has looked
         return original if self.conditions is None else original.model_copy(update={"conditions": self.conditions})
 
-    def told(self, spec: Spec) -> dict[str, Condition]:
-        return {} if self.original(spec) is None else self._built(spec).told(spec)
+    def takes(self, spec: Spec) -> dict[str, Condition]:
+        return {} if self.original(spec) is None else self._built(spec).takes(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         return self._built(spec).build(mb, name, spec, out_channels)

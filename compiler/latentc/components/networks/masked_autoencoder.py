@@ -58,7 +58,7 @@ def targets(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody:
         **static: Any,
     ) -> Var:
         """The encoder's features of every token of a sample of which nothing is hidden."""
-        c, counted = parts.told(b, conditions, x, width, buffer, static)
+        c, counted = parts.in_front(b, conditions, x, width, buffer, static)
         prefix = c.shape[1]
         x = parts.normed(b, parts.joined(b, c, x, tokens))
         total = x.shape[1]
@@ -164,7 +164,7 @@ class MaskedAutoencoder(MaskedTrunk):
                     ("patch",), f"patches of {self.patch} do not tile {height} by {width}", a_divisor(height, width)
                 )
         yield from super().problems(spec)
-        alone = self.told(spec) and all(entry.form != "vector" for entry in self.entries(spec))
+        alone = self.takes(spec) and all(entry.form != "vector" for entry in self.entries(spec))
         if self.learned_positions == "all" and alone:
             message = "with `all`, the buffer holds the sum of vector conditions, but there is no such condition"
             yield Problem(
@@ -308,7 +308,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
     ) -> Var:
         """`forward`; the keys and values of every attention, first of the encoder, join `caches`."""
         sizes = config.block.own(width, static)
-        c, counted = parts.told(b, conditions, x, width, buffer, static)
+        c, counted = parts.in_front(b, conditions, x, width, buffer, static)
         x = parts.joined(b, c, x, tokens)
         prefix = c.shape[1]
         length = x.shape[1] if known is None else prefix + known
@@ -399,9 +399,9 @@ def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: 
         """Features of some tokens, from these and what is remembered of the others."""
         sizes, everywhere = config.block.own(width, static), config.learned_positions == "all"
         length, first = (buffer + tokens, buffer) if everywhere else (tokens, 0)
-        behind, own = parts.decoder_sizes(depth, sizes, static)
-        kept = 2 * (int(depth) + int(behind))
-        told, caches = operands[: len(operands) - kept], operands[len(operands) - kept :]
+        more, own = parts.decoder_sizes(depth, sizes, static)
+        kept = 2 * (int(depth) + int(more))
+        cond, caches = operands[: len(operands) - kept], operands[len(operands) - kept :]
         front = b.full(unknown, shape=(buffer,), value=float(condition), dtype="f32", out="front")
         fresh = [] if condition else [b.full(unknown, shape=(buffer,), value=1.0, dtype="f32", out="fresh")]
         place = b.op("add", position, buffer, out="place") if everywhere else position
@@ -423,7 +423,7 @@ def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: 
         def visible(*parts: Var) -> Var:
             return keys_of(b, b.greater(b.concat(*parts, axis=1), 0.5))
 
-        c = None if condition else parts.told(b, told, x, width, buffer, static)[0]
+        c = None if condition else parts.in_front(b, cond, x, width, buffer, static)[0]
         x = fronted("encoder_pos", parts.linear(b, "z_proj", x, width))
         mask = visible(front, remembered, *fresh, b.op("sub", 1.0, unknown, out="shown"))
         x = parts.recalled(b, "encoder", parts.normed(b, x), mask, caches[: 2 * int(depth)], True, sizes)

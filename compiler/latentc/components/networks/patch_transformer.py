@@ -20,7 +20,7 @@ from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, w
 from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.kit.tokens import joined
-from latentc.components.networks._told_blocks import ToldBlocks
+from latentc.components.networks._patch_blocks import PatchBlocks
 from latentc.components.parts import BlockCondition, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class PatchTransformer(ToldBlocks):
+class PatchTransformer(PatchBlocks):
     """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the embedded
@@ -109,7 +109,7 @@ class PatchTransformer(ToldBlocks):
             if positions is not None and positions.GRIDDED:
                 message = f"`{positions.kind}` needs rows and columns, but the data are sequences"
                 yield Problem((name,), message, f"use `{{kind: {'learned' if name == 'positions' else 'rope_1d'}}}`")
-        for name, condition in self.told(spec).items():
+        for name, condition in self.takes(spec).items():
             types = [(port.type.dtype, *port.type.shape[2:]) for port in condition.ports(name, spec)]
             if self.form_of(condition) == "map" and types != [("f32", *(spec.data.shape or ())[1:])]:
                 message = f"condition `{name}` is a map, but its length is not that of the sequences"
@@ -278,14 +278,14 @@ def _network(
         grid = 0 if sequence else size // patch
         tokens = length if sequence else Named(grid**2, "T")
         chosen: list[Var] = []
-        embedded, told = [time.vector(b, "t_embedder", t, width)], []
+        embedded, cond = [time.vector(b, "t_embedder", t, width)], []
         for entry, operands in with_operands(entries, others):
             prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "vector":
                 vectors = chosen if config.chooses_experts(entry.name) else embedded
                 vectors.append(entry.vector(b, prefix, operands, width, static))
             elif entry.form == "tokens":
-                told.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))
+                cond.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         if sequence:
@@ -300,7 +300,7 @@ def _network(
             rotary += encoding.rotary(b, static.get("head_width", width // heads), grid, length)
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
-        context = joined(b, told)
+        context = joined(b, cond)
         router = [reduce(lambda total, vector: b.op("add", total, vector, out="chosen"), chosen)] if chosen else []
         more = ({"context": len(context)} if condition.takes_tokens else {}) | ({"router": 1} if router else {})
         sizes |= more

@@ -20,10 +20,10 @@ from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import (
     SLICED,
-    Told,
+    ConditionKind,
     augmentation_heads,
     predicted_augmentations,
-    problems_told,
+    problems_of_class,
     sliced,
     with_averages,
 )
@@ -80,8 +80,8 @@ class ResnetDiscriminator(Backbone):
         "attention": [4],
     }
 
-    def told(self, spec: Spec) -> dict[str, Condition]:
-        return super().told(spec) if self.projection else {}
+    def takes(self, spec: Spec) -> dict[str, Condition]:
+        return super().takes(spec) if self.projection else {}
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         features = ("features",) if predicted_augmentations(spec) else ()
@@ -92,7 +92,7 @@ class ResnetDiscriminator(Backbone):
             yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
             return
         yield from self.problems_of_conditions(spec)
-        yield from problems_told(self, spec, vectors=1)
+        yield from problems_of_class(self, spec, vectors=1)
         yield from self._problems_of_classes(spec)
         levels = len(self.channel_multipliers)
         _, side, columns = spec.data.shape
@@ -113,10 +113,10 @@ class ResnetDiscriminator(Backbone):
             yield Problem(("heads",), "a head is listed twice")
         if self.heads and not classes_of(spec):
             yield Problem(("heads",), "heads classify, but the data has no classes", "add `data.classes`")
-        if self.projection and not self.told(spec):
+        if self.projection and not self.takes(spec):
             message = "a projection needs a class or a vector, but the network takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}` or set `projection: false`")
-        if len(self.told(spec)) > 1 and self.width * self.channel_multipliers[-1] % 2:
+        if len(self.takes(spec)) > 1 and self.width * self.channel_multipliers[-1] % 2:
             message = "half of the features are projected onto the class and half onto the vector, but they are odd"
             yield Problem(("width",), message, "use an even number")
 
@@ -179,7 +179,7 @@ class ResnetDiscriminator(Backbone):
             heads = augmentation_heads(mb, name, "Discriminator", compared, forward.outputs[-1], static, **how)
             methods["augmentations"] = heads
         sizes = {"levels": len(self.channel_multipliers), "per_level": self.per_level()}
-        sizes |= {"projects": int("class" in self.told(spec))}  # in name maps: the class is embedded
+        sizes |= {"projects": int("class" in self.takes(spec))}  # in name maps: the class is embedded
         return Network(name, methods, self.PROVIDES, sizes)
 
 
@@ -187,7 +187,7 @@ class ResnetDiscriminator(Backbone):
 def _network(
     config: ResnetDiscriminator,
     side: int,
-    names: tuple[Told, ...],
+    names: tuple[ConditionKind, ...],
     shows: bool,
     method: str,
     path: Callable[[str], str],
@@ -197,17 +197,17 @@ def _network(
 
     def embedded(b: Builder, given: tuple[Var, ...], features: int, classes: Any) -> Var | None:
         """The embedding [B, features] of what the image is judged by, or None."""
-        told, parts = dict(zip(names, given, strict=True)), []
-        size = features // len(told) if told else 0
-        if "class" in told:
+        cond, parts = dict(zip(names, given, strict=True)), []
+        size = features // len(cond) if cond else 0
+        if "class" in cond:
             parts.append(
                 layers.embedding(
-                    b, path("embed"), told["class"], classes, size, init, spectral=spectral, out="embedded"
+                    b, path("embed"), cond["class"], classes, size, init, spectral=spectral, out="embedded"
                 )
             )
-        if "vector" in told:
+        if "vector" in cond:
             parts.append(
-                layers.linear(b, path("embed_vector"), told["vector"], size, init, spectral=spectral, out="embedded")
+                layers.linear(b, path("embed_vector"), cond["vector"], size, init, spectral=spectral, out="embedded")
             )
         return b.concat(*parts, axis=1, out="embedded") if len(parts) > 1 else parts[0] if parts else None
 

@@ -18,7 +18,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import Told, problems_told
+from latentc.components.networks._gan import ConditionKind, problems_of_class
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -104,16 +104,16 @@ class ResnetGenerator(Backbone):
             near = " or ".join(str(n) for n in (down, down + parts) if n)
             message = f"z of dimension {self.latent_dim} does not split into {parts} equal parts"
             yield Problem(("latent_dim",), message, f"use {near}")
-        if self.embedding is None and "class" in self.told(spec):
+        if self.embedding is None and "class" in self.takes(spec):
             if self.latent_input != "first":
                 message = "norms with a scale and shift per class cannot also take z"
                 yield Problem(("latent_input",), message, "set `latent_input: first`, or give `embedding`")
-            if len(self.told(spec)) > 1:
+            if len(self.takes(spec)) > 1:
                 message = "norms with a scale and shift per class cannot also take a vector"
                 yield Problem(("embedding",), message, "give `embedding`")
         yield from self.problems_of_conditions(spec)
-        yield from problems_told(self, spec, vectors=1)
-        for name, condition in self.told(spec).items():
+        yield from problems_of_class(self, spec, vectors=1)
+        for name, condition in self.takes(spec).items():
             if condition.nullable:
                 message = f"a {self.kind} always knows the {name}, but `conditioning.{name}` is dropped in training"
                 yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
@@ -128,9 +128,9 @@ class ResnetGenerator(Backbone):
 
     def norm(self, spec: Spec) -> NormKind:
         """Source of the scale and shift of its norms."""
-        if "class" in self.told(spec) and self.embedding is None:
+        if "class" in self.takes(spec) and self.embedding is None:
             return "table"
-        return "linear" if self.told(spec) or self.latent_input != "first" else "plain"
+        return "linear" if self.takes(spec) or self.latent_input != "first" else "plain"
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -150,7 +150,7 @@ class ResnetGenerator(Backbone):
 
 
 @cache
-def _network(config: ResnetGenerator, norm: NormKind, names: tuple[Told, ...]) -> BlockBody:
+def _network(config: ResnetGenerator, norm: NormKind, names: tuple[ConditionKind, ...]) -> BlockBody:
     init, spectral, first_side = config.weights, config.spectral_norm, config.first_side
     multipliers, per_level = config.channel_multipliers, config.per_level()
     levels = len(multipliers) - 1
@@ -167,25 +167,25 @@ def _network(config: ResnetGenerator, norm: NormKind, names: tuple[Told, ...]) -
                 dim = sizes["vector_embedding"]
                 parts["vector"] = layers.linear(b, "shared_vector", parts["vector"], dim, init, spectral=spectral)
         ordered = [parts[name] for name in ("class", "vector") if name in parts]
-        told = ordered[0] if len(ordered) == 1 else b.concat(*ordered, axis=1, out="c") if ordered else None
+        cond = ordered[0] if len(ordered) == 1 else b.concat(*ordered, axis=1, out="c") if ordered else None
         if config.latent_input == "first":
-            return z, [told] * levels
+            return z, [cond] * levels
         if config.latent_input == "all":
-            c = z if told is None else b.concat(told, z, axis=1, out="c")
+            c = z if cond is None else b.concat(cond, z, axis=1, out="c")
             return c, [c] * levels
         part = sizes["latent_dim"] // (levels + 1)
         outs = " ".join(f"z{i}" for i in range(levels + 1))
         first, *rest = b.split(z, axis=1, sizes=(part,) * (levels + 1), out=outs)
-        return first, [z if told is None else b.concat(told, z, axis=1, out="c") for z in rest]
+        return first, [z if cond is None else b.concat(cond, z, axis=1, out="c") for z in rest]
 
     @module_class("Generator", z="B latent_dim")
     def forward(b: Builder, z: Var, *given: Var, width: int, channels: int, **sizes: Any) -> Var:
         """Makes images out of noise z."""
-        first, told = conditions(b, z, given, sizes)
+        first, cond = conditions(b, z, given, sizes)
         inside, *outside = (m * width for m in multipliers)
         x = layers.linear(b, "linear", first, inside * first_side**2, init, spectral=spectral)
         x = b.reshape(x, shape=(z.shape[0], inside, first_side, first_side), out="x")
-        for level, (features, c) in enumerate(zip(outside, told, strict=True)):
+        for level, (features, c) in enumerate(zip(outside, cond, strict=True)):
             for place in range(per_level):
                 last = place == per_level - 1
                 block = config.block(norm, last)

@@ -68,8 +68,8 @@ class Buckets(Closed):
         starts = b.constant([[self.starts()]], "i64", out="starts")
         wider = b.less_equal(starts, b.reshape(distance, shape=(tokens, tokens, 1)), out="wider")
         wider = b.sum(b.cast(wider, to="i64"), axes=(2,), keepdims=False, out="wider")
-        behind = b.op("mul", b.cast(b.less(0, offset), to="i64"), 2 * exact, out="behind")
-        bucket = b.op("add", b.op("add", bucket, wider), behind, out="bucket")
+        after = b.op("mul", b.cast(b.less(0, offset), to="i64"), 2 * exact, out="after")
+        bucket = b.op("add", b.op("add", bucket, wider), after, out="bucket")
         bias = b.embedding(values, bucket, out="bias")
         return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")  # type: ignore[no-any-return]
 

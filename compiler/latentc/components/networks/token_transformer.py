@@ -107,10 +107,10 @@ class TokenTransformer(Backbone):
             message = "sincos_2d has no position for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
-        told = {name: c.ports(name, spec) for name, c in self.told(spec).items() if self.form_of(c) is not None}
-        told = {name: ports for name, ports in told.items() if ports}  # problems of the others are reported elsewhere
+        cond = {name: c.ports(name, spec) for name, c in self.takes(spec).items() if self.form_of(c) is not None}
+        cond = {name: ports for name, ports in cond.items() if ports}  # problems of the others are reported elsewhere
         vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
-        yield from problems_of_prefix(told, self.shared, vocabulary + self.spare_tokens)
+        yield from problems_of_prefix(cond, self.shared, vocabulary + self.spare_tokens)
         if self.spare_tokens and not self.shared:
             yield Problem(
                 ("spare_tokens",),
@@ -151,13 +151,13 @@ class TokenTransformer(Backbone):
         kv_heads = static.get("kv_heads", static["heads"])
         cache_type = f32(B, kv_heads, Named(seen + prefix - 1, "T"), self.width // static["heads"])
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
-        told = ports_of(entries)
+        cond = ports_of(entries)
         masked = any(entry.token_shape(spec).masked for entry in entries)
-        masks = tuple(port for port in told if masked and port.type.dtype == "bool")
+        masks = tuple(port for port in cond if masked and port.type.dtype == "bool")
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((Port("idx", i64(B, seen - 1), "state", tokens.vocabulary), *told), ("logits",)),
-            "prefill": (told, grown),
+            "forward": ((Port("idx", i64(B, seen - 1), "state", tokens.vocabulary), *cond), ("logits",)),
+            "prefill": (cond, grown),
             "decode": (
                 (
                     Port("token", i64(B), "token", tokens.vocabulary),
@@ -243,7 +243,7 @@ def _condition_tokens(
         return entry.tokens(b, "cls_embedding", operands, width, sizes)
     tokens = [b.reshape(x, shape=(x.shape[0], 1)) if x.type.rank == 1 else x for x in conditions]
     rows = [_embed(b, x, vocabulary, width, sizes) for x in tokens]
-    return (rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="told")), None
+    return (rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="cond")), None
 
 
 def _embed(b: Builder, idx: Var, vocabulary: int, width: int, static: Mapping[str, Any]) -> Var:
@@ -266,8 +266,8 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool)
         """Logits of every token given the class y and the tokens before it."""
         taken = _taken(static)
         x = _embed(b, idx, vocabulary, width, static)
-        told, counts = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
-        x = b.concat(told, x, axis=1, out="x")
+        cond, counts = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
+        x = b.concat(cond, x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], taken, width), out="x")
         if positions is not None:
             x = positions.add(b, x, width, static.get("grid", 0))
@@ -405,22 +405,22 @@ _METHODS: dict[str, Callable[[TokenTransformer, tuple[Entry, ...], bool], BlockB
 }
 
 
-def problems_of_prefix(told: Mapping[str, tuple[Port, ...]], shared: bool, vocabulary: int) -> Iterator[Problem]:
+def problems_of_prefix(cond: Mapping[str, tuple[Port, ...]], shared: bool, vocabulary: int) -> Iterator[Problem]:
     """Problems of the operands of the conditions; `shared`: they are rows of the tokens' table."""
-    if not told:
+    if not cond:
         message = "a token_transformer begins with a condition, but here it takes none"
         yield Problem((), message, "add `conditioning.class: {kind: label}`")
     if not shared:
-        for name, ports in told.items():
+        for name, ports in cond.items():
             if len(ports) == 1 and ports[0].type.dtype == "i64" and ports[0].type.rank == 2:
                 message = f"condition `{name}` holds token numbers, but a token_transformer has no table for them"
                 yield Problem(("shared",), message, "set `shared: true`")
-        if len(told) > 1:
-            words = ", ".join(f"`{name}`" for name in told)
+        if len(cond) > 1:
+            words = ", ".join(f"`{name}`" for name in cond)
             message = f"a token_transformer begins with a single condition, but takes {words}"
             yield Problem((), message, "list one of them in `conditions`, or set `shared: true` if they are tokens")
         return
-    for name, ports in told.items():
+    for name, ports in cond.items():
         if len(ports) != 1 or ports[0].type.dtype != "i64":
             message = (
                 f"`shared` makes conditions rows of the tokens' table, but condition `{name}` is not a class or token"

@@ -136,15 +136,15 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         down, on the way up, and what follows the latter; `mid_at` is the first middle block, `read_at` the norm before
         the output of each level. `joint_at` and `conv_at` are what halves the resolution after a level, and
         `joint_up_at` and `conv_up_at` what doubles it: a block or a convolution, 0 for the one that there is not.
-        `by_blocks`, `filtered` and `told_time` are 1 if it is blocks, if a filtered residual branch joins the input,
-        and if blocks are told the time, else 0. `taps` are the weights of the resampling filter along an axis,
+        `by_blocks`, `filtered` and `time_embedding` are 1 if it is blocks, if a filtered residual branch joins the
+        input, and if blocks take the time, else 0. `taps` are the weights of the resampling filter along an axis,
         `noise_levels` those that buffers of the authors' code list, falling, and `discrete` is 1 if the process has a
         discrete schedule of them.
         """
         assert isinstance(spec.time, TimeFeatures)
         last, own = len(self.multipliers) - 1, super().sizes(spec)
         attends = [int(self.attends(level)) for level in range(last + 1)]
-        stem = spec.time.DRAWN + 2 * self.told_time
+        stem = spec.time.DRAWN + 2 * self.time_embedding
         at = stem + 1
         joint = 1 if self.encoder == "standard" else 2
         down, up, out, read = ([0] * (last + 1) for _ in range(4))
@@ -169,7 +169,7 @@ class UnetDenoiser(Unet, LevelsDenoiser):
         places |= {name: value if by_blocks else none for name, value in joints.items()}
         places |= {name: none if by_blocks else value for name, value in convs.items()}
         places |= {"by_blocks": int(by_blocks), "filtered": int(self.encoder == "residual")}
-        places |= {"told_time": int(self.told_time)}
+        places |= {"time_embedding": int(self.time_embedding)}
         taps = (1.0, 1.0) if self.block.resample in ("box", "planes") else taps_of(self.block.resample)
         return {**own, **places, "taps": tuple(tap / sum(taps) for tap in taps), **_noise_levels(spec)}
 

@@ -293,5 +293,5 @@ def _beside_class(spec: Spec) -> list[str]:
     return [
         n
         for n in spec.conditions
-        if n != "class" and any(n in p.told(spec) for p in players if isinstance(p, Backbone))
+        if n != "class" and any(n in p.takes(spec) for p in players if isinstance(p, Backbone))
     ]

@@ -149,7 +149,7 @@ class UNet2DModel(Model):
         net, time = spec.networks["main"], spec.time
         asked(isinstance(net, UnetDenoiser), f"its network is `{net.kind}`, not a U-Net")
         assert isinstance(net, UnetDenoiser) and spec.data.shape is not None
-        told, block = net.told(spec), net.block
+        told, block = net.takes(spec), net.block
         asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
         assert isinstance(time, Timestep)
         label = told.get("class")

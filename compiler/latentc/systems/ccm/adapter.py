@@ -62,8 +62,8 @@ class Adapter(Backbone):
         assert original is not None  # `problems` has looked
         return original.model_copy(update={"conditions": self.conditions})
 
-    def told(self, spec: Spec) -> dict[str, Condition]:
-        return {} if self.original(spec) is None else self._copied(spec).told(spec)
+    def takes(self, spec: Spec) -> dict[str, Condition]:
+        return {} if self.original(spec) is None else self._copied(spec).takes(spec)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         original = self.original(spec)
@@ -93,7 +93,7 @@ class Adapter(Backbone):
 
     def _problems_of_turns(self, spec: Spec, original: Backbone) -> Iterator[Problem]:
         """Refuses `in_turn` conditions that it lacks, that the adapted network has as well, or that have no null."""
-        cond, others = self.told(spec), original.told(spec)
+        cond, others = self.takes(spec), original.takes(spec)
         for i, name in enumerate(self.in_turn):
             if name not in cond:
                 yield Problem(

@@ -67,12 +67,12 @@ class Diffwave(Backbone):
             yield Problem((), f"a diffwave takes waveforms [channels, time], but the data has {spec.data.words}")
             return
         yield from self.problems_of_variance(spec)
-        arrays = [name for name, condition in self.told(spec).items() if self.form_of(condition) == "array"]
+        arrays = [name for name, condition in self.takes(spec).items() if self.form_of(condition) == "array"]
         if len(arrays) > 1:
             message = f"a diffwave takes only one array, but conditions {' and '.join(arrays)} are arrays"
             yield Problem(("conditions",), message, "list only the one that it takes in `conditions`")
         for name in arrays:
-            given = [int(d) for port in self.told(spec)[name].ports(name, spec) for d in port.type.shape[1:]]  # type: ignore[arg-type]
+            given = [int(d) for port in self.takes(spec)[name].ports(name, spec) for d in port.type.shape[1:]]  # type: ignore[arg-type]
             if len(given) != 2 or given[1] * self.hop != shape[1]:
                 message = f"condition `{name}` has shape {given}, but a waveform of {shape[1]} samples needs "
                 message += f"[bands, {shape[1] / self.hop:g}]: one frame per {self.hop} samples"

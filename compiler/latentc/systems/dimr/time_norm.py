@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.decoding import Given
-from latentc.components.parts import BlockCondition, BlockParts, Mix, Mixer, Told
+from latentc.components.parts import BlockCondition, BlockInput, BlockParts, Mix, Mixer
 from latentc.ir.builder import Builder, Var
 from latentc.systems.dimr.contextual_attention import contextual_attention
 from latentc.systems.dimr.convnext_conv import ConvNextConv
@@ -24,7 +24,7 @@ class TimeNorm(BlockCondition):
         description="tokens attend to conditions with several tokens, such as captions, through keys and values from "
         "a separate layer; otherwise these are joined to the tokens",
     )
-    TAKES: ClassVar[Told] = "time"
+    TAKES: ClassVar[BlockInput] = "time"
     OPERANDS: ClassVar[tuple[str, ...]] = ("t",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}
 

@@ -78,7 +78,7 @@ class ConditionalUnet1d(Backbone):
                 yield Problem(("widths", i), f"{width} channels do not divide into {self.groups} groups")
         if self.widths[0] % FINAL_GROUPS:
             yield Problem(("widths", 0), f"{self.widths[0]} channels do not divide into {FINAL_GROUPS} groups")
-        for name, condition in self.told(spec).items():
+        for name, condition in self.takes(spec).items():
             rank = [port.type.rank for port in condition.ports(name, spec)][:1]
             if self.form_of(condition) == "array" and rank and rank != [2]:
                 yield Problem(("conditions",), f"condition `{name}` is not a vector", "encode or flatten it")

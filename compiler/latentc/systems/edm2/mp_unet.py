@@ -70,10 +70,10 @@ class _Parts(Path):
 
     def start(self, time: TimeFeatures, x: Var, t: Var, static: Mapping[str, Any]) -> None:
         b, config, width = self.b, self.config, self.width
-        maps = [entry.map(b, operands, static, x.shape[-1]) for entry, operands in self.told("map")]
+        maps = [entry.map(b, operands, static, x.shape[-1]) for entry, operands in self.conditions("map")]
         one = b.full(x, shape=(1, *x.shape[2:]), value=1.0, dtype="f32", out="one")
         self.x: Var = b.concat(x, *maps, one, axis=1, out="x")
-        cond = self.told("vector")
+        cond = self.conditions("vector")
         vectors = [operand for _, operands in cond for operand in operands]
         size = scaled(width, max(config.multipliers) if config.embedding is None else config.embedding)
         embedder = _embedder(config.label_balance, time, tuple(entry for entry, _ in cond))

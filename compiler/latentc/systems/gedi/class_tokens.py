@@ -12,7 +12,7 @@ from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.calls import per_sample_mean
 from latentc.components.kit.texts import counted
-from latentc.components.networks._class_names import class_behind
+from latentc.components.networks._class_names import next_class
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
@@ -48,7 +48,7 @@ class ClassTokens(Objective):
                 (), "class_tokens needs at least two classes, but the data has fewer", "set `data.classes: 2`"
             )
         network = spec.networks.get(self.network)
-        for name, condition in network.told(spec).items() if isinstance(network, Backbone) else ():
+        for name, condition in network.takes(spec).items() if isinstance(network, Backbone) else ():
             if condition.dropout:
                 message = f"class_tokens never drops a condition, but `{name}` has a dropout of {condition.dropout:g}"
                 yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
@@ -71,7 +71,7 @@ class ClassTokens(Objective):
             return b.neg(mean_of_text(b, losses, tokens, spec.data.modelled.end), out=out)  # type: ignore[no-any-return]
 
         own, classes = log_p(cond, "own"), spec.data.classes
-        others = [class_behind(b, cond["y"], k, classes, "other_y") for k in range(1, classes)]
+        others = [next_class(b, cond["y"], k, classes, "other_y") for k in range(1, classes)]
         scores = [own, *(log_p({**cond, "y": y}, "other") for y in others)]
         pair = b.concat(*(b.reshape(score, shape=(B, 1)) for score in scores), axis=1, out="scores")
         pair = call(b, network, "weigh", cond, state=pair, out="scores")

@@ -16,7 +16,7 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.tokens import rank
-from latentc.components.networks._class_names import class_behind
+from latentc.components.networks._class_names import next_class
 from latentc.components.parts import Problem
 from latentc.components.samplers.autoregressive import Autoregressive
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -105,7 +105,7 @@ class Gedi(Autoregressive):
         """The conditions with the class, then with each other one: a batch of K B."""
         found = {}
         for name, x in cond.items():
-            others = [class_behind(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
+            others = [next_class(b, x, k, classes, "other") if name == "y" else x for k in range(1, classes)]
             found[name] = b.concat(x, *others, axis=0, out=name)
         return found
 

@@ -20,7 +20,7 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
-from latentc.components.networks._told_blocks import ToldBlocks
+from latentc.components.networks._patch_blocks import PatchBlocks
 from latentc.components.parts import Positions, Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ContextTransformer(ToldBlocks):
+class ContextTransformer(PatchBlocks):
     """Transformer over the tokens of conditions and patches (improved MeanFlow, Geng et al. 2025, arXiv:2512.02012).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Each condition becomes a number

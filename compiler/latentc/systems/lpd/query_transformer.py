@@ -70,7 +70,7 @@ class QueryTransformer(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_chunks(self.kind)
         yield from self.block.problems_of_condition(self.kind, None)
-        if not self.told(spec):
+        if not self.takes(spec):
             message = "a query_transformer begins with a condition, but takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)

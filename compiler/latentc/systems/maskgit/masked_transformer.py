@@ -75,7 +75,7 @@ class MaskedTransformer(Backbone):
         if isinstance(self.positions, Positions) and self.positions.ROTARY:
             message = f"{self.positions.kind} has no positions for the registers"
             yield Problem(("positions",), message, "use `{kind: learned}` or `{kind: sincos_2d}`")
-        if not self.told(spec):
+        if not self.takes(spec):
             yield Problem((), "a masked_transformer needs a condition", "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 

@@ -28,8 +28,8 @@ class SpanUnet(UnetDenoiser):
         if not spans:
             message = "this network takes no span whose features could join those of the time"
             yield Problem((), message, "use `kind: unet`, or add `conditioning.span: {kind: span}`")
-        elif not self.told_time:
-            yield Problem(("told_time",), "the features of the span join those of the time", "leave it out")
+        elif not self.time_embedding:
+            yield Problem(("time_embedding",), "the features of the span join those of the time", "leave it out")
         for i, name in enumerate(self.early):
             if name in spans:
                 message = f"the features of `{name}` already stand beside those of the time"

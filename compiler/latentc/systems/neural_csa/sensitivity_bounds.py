@@ -100,7 +100,7 @@ class SensitivityBounds(Objective):
             message = f"condition `{self.treatment}` must be an array of one number"
             yield Problem(("treatment",), message, f"add `conditioning.{self.treatment}: {{kind: array}}`")
         main = spec.networks.get("main")
-        if main is not None and self.treatment not in main.told(spec):  # type: ignore[attr-defined]
+        if main is not None and self.treatment not in main.takes(spec):  # type: ignore[attr-defined]
             message = f"network `main` models the outcome of a treatment, but is not given `{self.treatment}`"
             yield Problem((), message, f"add `{self.treatment}` to `networks.main.conditions`")
         multipliers = spec.networks.get("multipliers")
@@ -113,7 +113,7 @@ class SensitivityBounds(Objective):
                 message = f"network `{name}` returns {network.numbers} numbers, not {count}"
                 yield Problem((), message, f"set `networks.{name}.numbers: {count}`")
         score = spec.networks.get("propensity")
-        if score is not None and self.treatment in score.told(spec):  # type: ignore[attr-defined]
+        if score is not None and self.treatment in score.takes(spec):  # type: ignore[attr-defined]
             message = "a propensity score must depend on the covariates alone, not on the treatment"
             yield Problem((), message, "list only the covariates in `networks.propensity.conditions`")
 

@@ -80,7 +80,7 @@ class GranuleNetwork(Backbone):
                 "and column"
             )
             yield Problem(("kind_channels",), message, "change `width`, `heads` or `kind_channels`")
-        if not self.told(spec):
+        if not self.takes(spec):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 

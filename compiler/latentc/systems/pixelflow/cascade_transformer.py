@@ -19,7 +19,7 @@ from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, w
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
-from latentc.components.networks._told_blocks import ToldBlocks
+from latentc.components.networks._patch_blocks import PatchBlocks
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class CascadeTransformer(ToldBlocks):
+class CascadeTransformer(PatchBlocks):
     """Transformer over patches of an image at several resolutions (PixelFlow, Chen et al. 2025, arXiv:2504.07963).
 
     Takes x f32[B, C, H, W] at any of them, t f32[B], its conditions, and the number of patches per side f32[B]; returns

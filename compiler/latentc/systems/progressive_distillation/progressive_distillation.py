@@ -87,7 +87,11 @@ class ProgressiveDistillation(Distillation):
         except ValueError as error:
             yield Problem((), str(error), "use `{kind: ddim, spacing: trailing}`, or `euler` on a flow")
         student, teacher = (spec.networks.get(name) for name in ("main", TEACHER))
-        if isinstance(student, Backbone) and isinstance(teacher, Backbone) and student.told(spec) != teacher.told(spec):
+        if (
+            isinstance(student, Backbone)
+            and isinstance(teacher, Backbone)
+            and student.takes(spec) != teacher.takes(spec)
+        ):
             message = f"`{TEACHER}` and `main` take different conditions, but `main` becomes the next round's teacher"
             yield Problem((), message, f"use `networks.{TEACHER}: {{kind: like, pretrained: FILE}}`")
 

@@ -83,11 +83,11 @@ class RetrievalTransformer(Backbone):
         if not isinstance(condition, CrossAttention):
             message = f"blocks of a {self.kind} attend to conditions, but those of `{condition.kind}` do not"
             yield Problem(("block", "condition"), message, "use `{kind: cross_attention}`")
-        if not self.told(spec):
+        if not self.takes(spec):
             message = f"a {self.kind} attends to conditions, but takes none"
             yield Problem((), message, "add `conditioning.neighbours: {kind: neighbours, field: …}`")
         yield from self.problems_of_conditions(spec)
-        for name, cond in self.told(spec).items():
+        for name, cond in self.takes(spec).items():
             if self.form_of(cond) is not None and cond.token_shape(name, spec).masked:
                 message = f"`{name}` has a mask of valid tokens, but a {self.kind} attends to all of them"
                 yield Problem(("conditions",), message, "leave the condition out, or use a token_transformer")

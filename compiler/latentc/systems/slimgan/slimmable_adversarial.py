@@ -61,7 +61,7 @@ class SlimmableAdversarial(Objective):
             message = f"`main` has {widths} widths, but `{DISCRIMINATOR}` has {copies} copies"
             mend = f"use `networks.{DISCRIMINATOR}: {{kind: slimmable_discriminator, copies: {widths}, …}}`"
             yield Problem((), message, mend)
-        if discriminator is not None and discriminator.told(spec):
+        if discriminator is not None and discriminator.takes(spec):
             message = f"`{DISCRIMINATOR}` takes a condition, but `main` takes none"
             yield Problem((), message, f"set `networks.{DISCRIMINATOR}.projection: false`")
         if discriminator is not None and "sliced" in discriminator.outputs(spec):

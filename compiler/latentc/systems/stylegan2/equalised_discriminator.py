@@ -19,7 +19,7 @@ from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import blurred, problems_told, with_averages
+from latentc.components.networks._gan import blurred, problems_of_class, with_averages
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -88,7 +88,7 @@ class EqualisedDiscriminator(Backbone):
             mend = f"use {fits[-1]}" if fits else "use null"
             yield Problem(("deviation_group",), message, f"{mend}, or change `train.batch_size`")
         yield from self.problems_of_conditions(spec)
-        yield from problems_told(self, spec)
+        yield from problems_of_class(self, spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None

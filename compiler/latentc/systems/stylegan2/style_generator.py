@@ -16,7 +16,7 @@ from latentc.components.backbone import Backbone, add_method, asked, asks
 from latentc.components.capabilities import TRAINING, Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import problems_told
+from latentc.components.networks._gan import problems_of_class
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -91,8 +91,8 @@ class StyleGenerator(Backbone):
                     f"use at least {height}",
                 )
         yield from self.problems_of_conditions(spec)
-        yield from problems_told(self, spec)
-        if any(condition.nullable for condition in self.told(spec).values()):
+        yield from problems_of_class(self, spec)
+        if any(condition.nullable for condition in self.takes(spec).values()):
             message = f"a {self.kind} always knows the class, but `conditioning.class` is dropped in training"
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
 

@@ -170,7 +170,7 @@ class TransformerFlow(Backbone):
     def _problems_of_prefix(self, spec: Spec) -> Iterator[Problem]:
         if self.conditions_as != "prefix":
             return
-        for name, condition in self.told(spec).items():
+        for name, condition in self.takes(spec).items():
             if condition.token_shape(name, spec).masked:
                 message = f"every token of the prefix is attended to, but `{name}` has a mask of valid tokens"
                 yield Problem((), message, f"set `conditioning.{name}.padding: zeros`")

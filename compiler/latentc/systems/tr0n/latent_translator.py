@@ -52,7 +52,7 @@ class LatentTranslator(Backbone):
         if latent_dim(spec) is None:
             message = "it predicts the latent of `main`, which has none"
             yield Problem((), message, "let `main` be a generator, such as a `resnet_generator`")
-        cond = self.told(spec)
+        cond = self.takes(spec)
         vectors = [
             name
             for name, condition in cond.items()

@@ -36,11 +36,11 @@ def observer_problems(name: str, spec: Spec) -> Iterator[Problem]:
             message = f"network `{network}` is not frozen"
             yield Problem((), message, f"name its checkpoint in `networks.{network}.pretrained`")
     main, translator, eye = (spec.networks.get(n) for n in ("main", "translator", name))
-    if isinstance(main, Backbone) and main.told(spec):
-        message = f"the translator predicts a latent alone, but `main` is conditioned on {', '.join(main.told(spec))}"
+    if isinstance(main, Backbone) and main.takes(spec):
+        message = f"the translator predicts a latent alone, but `main` is conditioned on {', '.join(main.takes(spec))}"
         yield Problem((), message, "set `networks.main.conditions: []`")
     if isinstance(translator, Backbone) and isinstance(eye, Backbone):
-        cond = translator.told(spec).items()
+        cond = translator.takes(spec).items()
         wanted = [n for name, c in cond for port in c.ports(name, spec)[:1] for n in port.type.shape[1:]]
         seen: list[object] = []  # sizes of what it sees in a sample
         if "classify" in eye.PROVIDES:

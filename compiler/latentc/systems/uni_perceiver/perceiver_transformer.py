@@ -40,7 +40,7 @@ class PerceiverTransformer(PatchTransformer):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        vectors = [name for name, part in self.told(spec).items() if self.form_of(part) == "vector"]
+        vectors = [name for name, part in self.takes(spec).items() if self.form_of(part) == "vector"]
         for i, name in enumerate(self.routed_by):
             if name not in vectors:
                 message = f"`{name}` is no condition of this network that enters as a vector"

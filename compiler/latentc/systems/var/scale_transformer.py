@@ -87,7 +87,7 @@ class ScaleTransformer(Backbone):
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_chunks(self.kind)
         yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
-        if not self.told(spec):
+        if not self.takes(spec):
             message = "a scale_transformer begins with a condition, but takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)

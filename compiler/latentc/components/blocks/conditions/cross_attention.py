@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from latentc.components.blocks.cross_attention import context_attention
 from latentc.components.decoding import Given
-from latentc.components.parts import BlockCondition, BlockParts, Mix, Mixer, Told
+from latentc.components.parts import BlockCondition, BlockInput, BlockParts, Mix, Mixer
 from latentc.ir.builder import Builder, Var
 
 
@@ -19,7 +19,7 @@ class CrossAttention(BlockCondition):
     """
 
     kind: Literal["cross_attention"]
-    TAKES: ClassVar[Told] = None
+    TAKES: ClassVar[BlockInput] = None
     OPERANDS: ClassVar[tuple[str, ...]] = ("context",)
     SHAPES: ClassVar[Mapping[str, str]] = {"context": "B L context_dim"}
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cross_attention"}

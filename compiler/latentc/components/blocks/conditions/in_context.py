@@ -11,7 +11,7 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.decoding import Given
-from latentc.components.parts import BlockCondition, BlockParts, Mix, Mixer, Norm, Problem, TokenNorm, Told
+from latentc.components.parts import BlockCondition, BlockInput, BlockParts, Mix, Mixer, Norm, Problem, TokenNorm
 from latentc.ir.builder import Builder, Var, f32
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class InContext(BlockCondition):
         description="norm of each branch's output before it is added, in addition to the pre-norm (STARFlow's "
         "`use_post_norm`)",
     )
-    TAKES: ClassVar[Told] = None
+    TAKES: ClassVar[BlockInput] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
     @property

@@ -89,7 +89,7 @@ class ResidualBlock(Closed):
         context: tuple[Var, ...] = (),
     ) -> Var:
         """x [B, C, ...] -> [B, features, ...] under the embedding c [B, E], if any; the attention sees the context."""
-        told = () if c is None else (c,)
+        cond = () if c is None else (c,)
         static = {"channels": x.shape[1], "features": features, **({} if c is None else {"embedding": c.shape[1]})}
         context = context if attends and self.transformer is not None else ()
         if attends:
@@ -99,8 +99,8 @@ class ResidualBlock(Closed):
         if context:
             static["context_dim"] = context[0].shape[-1]
         shortcut = int(x.shape[1]) != int(features) or (self.project and way != "same")
-        body = _block(self, x.type.rank - 2, way, attends, shortcut, bool(told))
-        return b.sub(name, body, x, *told, *context, out="x", **static)  # type: ignore[no-any-return]
+        body = _block(self, x.type.rank - 2, way, attends, shortcut, bool(cond))
+        return b.sub(name, body, x, *cond, *context, out="x", **static)  # type: ignore[no-any-return]
 
     def joined(self, b: Builder, h: Var, x: Var) -> Var:
         """The sum with the shortcut."""
@@ -118,9 +118,9 @@ class ResidualBlock(Closed):
 
 @cache
 def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: bool, embeds: bool) -> BlockBody:
-    told = {"c": "B embedding"} if embeds else {}
+    shapes = {"c": "B embedding"} if embeds else {}
     if attends and config.transformer is not None:
-        told["context"] = "B L context_dim"
+        shapes["context"] = "B L context_dim"
 
     def built(
         b: Builder,
@@ -145,14 +145,14 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
 
     if not embeds:
 
-        @module_class("UNetBlock", x=SHAPES[axes], **told)
+        @module_class("UNetBlock", x=SHAPES[axes], **shapes)
         def plain(b: Builder, x: Var, *context: Var, **static: Any) -> Var:
             """A residual block of x [B, channels, ...]."""
             return built(b, x, None, *context, **static)
 
         return plain
 
-    @module_class("UNetBlock", x=SHAPES[axes], **told)
+    @module_class("UNetBlock", x=SHAPES[axes], **shapes)
     def forward(b: Builder, x: Var, c: Var, *context: Var, **static: Any) -> Var:
         """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
         return built(b, x, c, *context, **static)

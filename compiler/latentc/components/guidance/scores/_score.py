@@ -27,15 +27,15 @@ COEFFICIENTS = ("z_x", "z_output", "z_scale", "z_cov")
 class Estimate:
     """The data that a network predicts from the state, as a function `name` of the module.
 
-    It takes x f32[B, C, ...], t f32[B], the operands of the conditions `told`, and `COEFFICIENTS` f32[].
+    It takes x f32[B, C, ...], t f32[B], the operands of the conditions `cond`, and `COEFFICIENTS` f32[].
     """
 
     name: str
-    told: tuple[str, ...]
+    cond: tuple[str, ...]
 
     def operands(self, x: Var, time: Var, operands: Operands, coefficients: Mapping[str, Var]) -> list[Var]:
         """The arguments of `name`, in order."""
-        return [x, time, *(operands[name] for name in self.told), *(coefficients[name] for name in COEFFICIENTS)]
+        return [x, time, *(operands[name] for name in self.cond), *(coefficients[name] for name in COEFFICIENTS)]
 
 
 class GuidingScore(Part):
@@ -97,13 +97,13 @@ def data_estimate(mb: ModuleBuilder, network: Network) -> Estimate:
     forward = network.methods["forward"]
     b = mb.function(f"{network.name}.data")
     x, time = b.input("x", forward.input("state").type), b.input("t", f32(B))
-    told = {port.name: b.input(port.name, port.type) for port in forward.inputs_of("condition")}
+    cond = {port.name: b.input(port.name, port.type) for port in forward.inputs_of("condition")}
     k = {name: b.input(name, f32()) for name in COEFFICIENTS}
-    out = call(b, network, "forward", told, state=x, time=time, out="output")
+    out = call(b, network, "forward", cond, state=x, time=time, out="output")
     out = first_channels(b, out, x)
     part = b.add(b.mul(k["z_x"], x), b.mul(k["z_output"], out), out="part")
     b.output(b.div(part, k["z_scale"], out="data"))
-    return Estimate(b.finish("The data that the network predicts."), tuple(told))
+    return Estimate(b.finish("The data that the network predicts."), tuple(cond))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ToldBlocks(Backbone):
+class PatchBlocks(Backbone):
     """A network of equal blocks, which takes tokens of conditions if the blocks attend to them."""
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
@@ -42,4 +42,4 @@ class ToldBlocks(Backbone):
         return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form
 
 
-__all__ = ["ToldBlocks"]
+__all__ = ["PatchBlocks"]
