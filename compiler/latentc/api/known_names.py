@@ -32,7 +32,7 @@ def with_known_names(spec: Spec, weights: Iterable[Path], warn: Callable[[str], 
         elif not all(map(is_name, names)):
             warn(f"{source} holds a class name that is empty, too long or not plain text: the names were left out")
         else:
-            return spec.model_copy(update={"data": data.model_copy(update={"class_names": tuple(names)})})
+            return spec.model_copy(update={"data": data.model_copy(update={"class_names_": tuple(names)})})
     return spec
 
 

@@ -479,11 +479,6 @@ def _modelling(spec: Spec, field: str) -> Any:
     data = spec.data
     modelled = data.fields.get(field)
     fields = {n: f for n, f in data.fields_.items() if n not in ("x", "tokens", field)}
-    changes: dict[str, Any] = {"fields_": fields, "shape": None, "tokens": None, "first_stage": None}
     if modelled is not None:
-        discrete = modelled.classes is not None
-        changes["fields_"] = {"tokens" if discrete else "x": modelled, **fields}
-        changes["shape"] = None if discrete else modelled.shape
-    copy = data.model_copy(update=changes)
-    copy.model_post_init(None)
-    return copy
+        fields = {"x" if modelled.classes is None else "tokens": modelled, **fields}
+    return data.model_copy(update={"fields_": fields, "shape_": None, "tokens_": None, "first_stage": None})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field as Option
+from pydantic import model_validator
 
 from latentc.components import Closed
 from latentc.components.condition import searches
@@ -31,22 +32,28 @@ ALWAYS_READ = ("x", "tokens", "y", "augment")
 class Data(Part):
     """A data set. `fields` are all arrays of a sample by name: `x` or `tokens` is modelled, `y` is the label.
 
-    `shape`, `tokens` and `classes` are short for those three; if `fields` declares them instead, they say the same.
+    `shape`, `tokens`, `classes` and `class_names` are short for these fields. If `fields` declares them instead, the
+    properties of these names return the same.
     """
 
-    classes: int = Option(0, ge=0, le=16_777_216, description="number of classes, labelled from 0; 0: unlabelled")
-    class_names: ClassNames | None = Option(
+    classes_: int = Option(
+        0, alias="classes", ge=0, le=16_777_216, description="number of classes, labelled from 0; 0: unlabelled"
+    )
+    class_names_: ClassNames | None = Option(
         None,
+        alias="class_names",
         description="names of the classes in order, or a text file with one name per line, relative to the spec; "
         "null: those stored in the data",
     )
-    shape: tuple[Size, ...] | None = Option(
+    shape_: tuple[Size, ...] | None = Option(
         None,
+        alias="shape",
         max_length=8,
         description="shorthand for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image",
     )
-    tokens: Tokens | None = Option(None, description="shorthand for `fields: {tokens: …}`, instead of `shape`")
-    # The property `fields` adds those declared by the short forms.
+    tokens_: Tokens | None = Option(
+        None, alias="tokens", description="shorthand for `fields: {tokens: …}`, instead of `shape`"
+    )
     fields_: dict[AxisName, Field] = Option(
         default_factory=dict, alias="fields", description="arrays of a sample, by name"
     )
@@ -65,21 +72,31 @@ class Data(Part):
     holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds codes already
     HOLDS: ClassVar[str] = "an array for each field"  # what a sample can consist of, for messages
 
-    def model_post_init(self, context: Any) -> None:
-        """Fill in the short forms from `fields`."""
-        declared, filled = self.fields_, self.__dict__  # the only place that changes a frozen model
-        if "x" in declared and self.shape is None:
-            filled["shape"] = declared["x"].shape
-        if "x" in declared and "medium" not in declared["x"].model_fields_set:
-            filled["fields_"] = declared = {**declared, "x": self._like_short_form(declared["x"])}
-        if (codes := declared.get("tokens")) and self.tokens is None and codes.classes and codes.classes > 1:
-            grid = codes.grid or codes.shape or (1,)
-            if math.prod(grid) <= MOST_TOKENS:
-                filled["tokens"] = Tokens(vocabulary=codes.classes, grid=grid)
-        if "y" in declared and not self.classes and declared["y"].shape == ():
-            filled["classes"] = declared["y"].classes or 0
-        if "y" in declared and self.class_names is None:
-            filled["class_names"] = declared["y"].class_names
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of `x`; None if there is no such field."""
+        return self.fields_["x"].shape if self.shape_ is None and "x" in self.fields_ else self.shape_
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The vocabulary and the grid of `tokens`; None if there is no such field."""
+        if self.tokens_ is not None or (codes := self.fields_.get("tokens")) is None:
+            return self.tokens_
+        grid = codes.grid or codes.shape or (1,)
+        known = codes.classes is not None and codes.classes > 1 and math.prod(grid) <= MOST_TOKENS
+        return Tokens(vocabulary=codes.classes, grid=grid) if known else None
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the label `y`; 0 if there is no label."""
+        label = self.fields_.get("y")
+        return self.classes_ or (label.classes or 0 if label is not None and label.shape == () else 0)
+
+    @property
+    def class_names(self) -> ClassNames | None:
+        """The names of the classes of the label `y`, or the file that has them."""
+        label = self.fields_.get("y")
+        return label.class_names if self.class_names_ is None and label is not None else self.class_names_
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -95,6 +112,8 @@ class Data(Part):
         if self.classes:
             found["y"] = Field(classes=self.classes)
         found |= self.fields_
+        if "x" in self.fields_ and "medium" not in self.fields_["x"].model_fields_set:
+            found["x"] = self._like_short_form(self.fields_["x"])
         if "y" in found and self.class_names is not None:
             found["y"] = found["y"].model_copy(update={"class_names": self.class_names})
         return found
@@ -123,7 +142,8 @@ class Data(Part):
         drawn = self.drawn_fields - {*ALWAYS_READ}
         read = {n: f for n, f in self.fields.items() if f.encoded_by is None and n in wanted and n not in drawn}
         fields = {n: f.model_dump(mode="json", exclude_none=True, exclude=without) for n, f in read.items()}
-        return {**self.model_dump(mode="json", by_alias=True, exclude=without), "fields": fields}
+        own = self.model_dump(mode="json", by_alias=True, exclude={"class_names_", "shape_", "tokens_"})
+        return {**own, "classes": self.classes, "fields": fields}
 
     @classmethod
     def at(cls, path: Path, field: Mapping[str, Any]) -> Data | None:
@@ -179,35 +199,28 @@ class Data(Part):
             if self.first_stage is not None and len(numbers) not in (1, *(self.shape or ())[:1]):
                 message = f"{len(numbers)} numbers, but the latents are {self.words}"
                 yield Problem((FIRST_STAGE, name), message, "give one for each channel, or one for all")
-        for name, field in self.fields_.items():
+        for name, field in self.fields.items():
             for key, message, mend in field.faults():
-                yield Problem(("fields", name, key), message, mend)
+                short = name not in self.fields_ or (key == "class_names" and self.class_names_ is not None)
+                yield Problem((key,) if short else ("fields", name, key), message, mend)
             if field.noise is not None and not self.adds_noise:
                 mend = "use `npz` or `npy_folder`, or leave it out"
                 yield Problem(("fields", name, "noise"), f"data of kind `{self.kind}` cannot have noise", mend)
             if field.resized:
                 yield from self._problems_of_resized(name, field)
-        if "y" not in self.fields_ and "y" in self.fields:
-            for key, message, mend in self.fields["y"].faults():
-                yield Problem((key,), message, mend)
-        elif "y" in self.fields_ and self.class_names != self.fields_["y"].class_names:
-            if self.fields_["y"].class_names is not None:
-                message = "`class_names` and `fields.y.class_names` differ"
-                yield Problem(("fields", "y", "class_names"), message, "keep only one of them")
-            for key, message, mend in self.fields["y"].faults():
-                yield Problem((key,), message, mend)
+        names = self.fields_["y"].class_names if "y" in self.fields_ else None
+        if names is not None and self.class_names_ not in (None, names):
+            message = "`class_names` and `fields.y.class_names` differ"
+            yield Problem(("fields", "y", "class_names"), message, "keep only one of them")
         if self.class_names is not None and "y" not in self.fields:
             yield Problem(("class_names",), "class names, but the data has no classes", "add `classes:`, their number")
         tokens = (self.tokens.length,) if self.tokens is not None else None
-        short = {"x": self.shape, "tokens": tokens}
-        for name, shape in short.items():
-            declared = self.fields_[name].shape if name in self.fields_ else None
-            if shape is not None and declared is not None and declared != shape:
-                key = "shape" if name == "x" else name
+        for name, key, shape in (("x", "shape", self.shape), ("tokens", "tokens", tokens)):
+            if shape is not None and name in self.fields_ and shape != (declared := self.fields_[name].shape):
                 message = f"`{key}` says {list(shape)}, but `fields.{name}` says {list(declared)}"
                 yield Problem(("fields", name, "shape"), message, "keep one of them")
-        if (label := self.fields_.get("y")) and self.classes and label.classes not in (None, self.classes):
-            message = f"`classes` is {self.classes}, but `fields.y` has {label.classes} classes"
+        if (label := self.fields_.get("y")) and self.classes_ and label.classes not in (None, self.classes_):
+            message = f"`classes` is {self.classes_}, but `fields.y` has {label.classes} classes"
             yield Problem(("fields", "y", "classes"), message, "keep one of them")
 
 
@@ -317,11 +330,14 @@ class Pictures(Images):
     holds_images: ClassVar[bool] = True
     HOLDS: ClassVar[str] = "square images `x`, which a first stage can encode, and labels `y`"
 
-    def model_post_init(self, context: Any) -> None:
-        """Leave mirroring to the augmentations, which tell the network of it, unless both are asked for."""
-        if "horizontal_flip" not in self.model_fields_set and self.augment and "mirror" in self.augmentations:
-            self.__dict__["horizontal_flip"] = False
-        super().model_post_init(context)
+    @model_validator(mode="before")
+    @classmethod
+    def _mirrored_once(cls, data: Any) -> Any:
+        """Leaves mirroring to the augmentations, which pass it to the network, unless both are asked for."""
+        kinds = (
+            data.get("augmentations", tuple(AUGMENTATIONS)) if isinstance(data, dict) and data.get("augment") else ()
+        )
+        return {"horizontal_flip": False, **data} if isinstance(kinds, list | tuple) and "mirror" in kinds else data
 
     @property
     def fields(self) -> dict[str, Field]:

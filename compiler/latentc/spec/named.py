@@ -107,8 +107,8 @@ def with_class_names(spec: Spec) -> Spec:
     """The spec with names in place of the files that hold them. DiagnosticError E0101, E0111, E0401, E0402, E0209."""
     data = spec.data
     changes: dict[str, Any] = {}
-    if isinstance(data.class_names, str):
-        changes["class_names"] = _names_at(spec, data.class_names, ("data", "class_names"))
+    if isinstance(data.class_names_, str):
+        changes["class_names_"] = _names_at(spec, data.class_names_, ("data", "class_names"))
     fields = {
         name: field.model_copy(
             update={"class_names": _names_at(spec, field.class_names, ("data", "fields", name, "class_names"))}
@@ -118,8 +118,6 @@ def with_class_names(spec: Spec) -> Spec:
     }
     if fields:
         changes["fields_"] = {**data.fields_, **fields}
-    if "y" in fields and data.class_names == data.fields_["y"].class_names:  # filled in from that file
-        changes["class_names"] = fields["y"].class_names
     return spec.model_copy(update={"data": data.model_copy(update=changes)}) if changes else spec
 
 

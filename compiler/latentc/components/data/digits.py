@@ -24,10 +24,12 @@ class Digits(Data):
     """
 
     kind: Literal["digits"]
-    classes: Literal[10] = Option(10, description="always 10")
+    classes_: Literal[10] = Option(10, alias="classes", description="always 10")
     as_: Literal["images", "tokens"] = Option("images", alias="as", description="what the network models")
-    shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Option(None, description="[1, 8, 8], set by `as`")
-    tokens: Tokens | None = Option(None, description="17 levels on an 8 × 8 grid, set by `as`")
+    shape_: tuple[Literal[1], Literal[8], Literal[8]] | None = Option(
+        None, alias="shape", description="[1, 8, 8], set by `as`"
+    )
+    tokens_: Tokens | None = Option(None, alias="tokens", description="17 levels on an 8 × 8 grid, set by `as`")
     part: Literal["train", "test", "all"] = Option(
         "train", description="the training half (898 images of a fixed permutation), the other half, or all"
     )
@@ -38,13 +40,13 @@ class Digits(Data):
     HOLDS: ClassVar[str] = "images `x`, or grey levels `tokens`, labels `y` and principal components"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
 
-    def model_post_init(self, context: Any) -> None:
-        """Fill in whichever of `shape` and `tokens` the key `as` asks for."""
-        if self.as_ == "images" and self.shape is None:
-            self.__dict__["shape"] = (1, 8, 8)
-        if self.as_ == "tokens" and self.tokens is None:
-            self.__dict__["tokens"] = Tokens(vocabulary=17, grid=(8, 8))
-        super().model_post_init(context)
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return super().shape or ((1, 8, 8) if self.as_ == "images" else None)
+
+    @property
+    def tokens(self) -> Tokens | None:
+        return super().tokens or (Tokens(vocabulary=17, grid=(8, 8)) if self.as_ == "tokens" else None)
 
     @classmethod
     def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:
