@@ -43,6 +43,7 @@ def test_long_form() -> None:
     spec = spec_of(text)
     fields = spec.data.fields
     assert (spec.data.shape, spec.data.classes) == ((1, 16, 16), 10)  # the short forms say the same
+    assert (spec.data.shape_, spec.data.classes_) == (None, 0)  # and the data holds what the spec says
     assert fields["x"].axes == ("channel", "width", "height") and fields["x"].size("channel") == 1
     assert fields["sound"].axes == ("channel", "time") and fields["sound"].range == (-1.0, 1.0)
     assert (fields["mel"].medium, fields["mel"].range) == ("array", None)
@@ -83,6 +84,7 @@ def test_faults(field: dict[str, object], said: str) -> None:
             "takes arrays [C, H, W] or [C, T], but the data has arrays [8]",
         ),
         ("{kind: npz, shape: [1, 8, 8]}", "E0305", "is a label, but the data has none"),
+        ("{kind: npz, classes: 10, shape: [1, 65536, 65536]}", "E0305", "elements, more than 2^31"),
         ("{kind: npz, classes: 9, shape: [1, 8, 8], fields: {y: {classes: 10}}}", "E0305", "`fields.y` has 10 classes"),
         ("{kind: npz, classes: 9, shape: [1, 8, 8], fields: {x: {shape: [1, 4, 4]}}}", "E0305", "`fields.x` says"),
         ("{kind: npz, classes: 9, fields: {x: {shape: [1, 8, 8], axes: [a]}}}", "E0305", "1 axes are named"),

@@ -82,9 +82,8 @@ class Data(Part):
         """The vocabulary and the grid of `tokens`; None if there is no such field."""
         if self.tokens_ is not None or (codes := self.fields_.get("tokens")) is None:
             return self.tokens_
-        grid = codes.grid or codes.shape or (1,)
-        known = codes.classes is not None and codes.classes > 1 and math.prod(grid) <= MOST_TOKENS
-        return Tokens(vocabulary=codes.classes, grid=grid) if known else None
+        count, grid = codes.classes or 0, codes.grid or codes.shape or (1,)
+        return Tokens(vocabulary=count, grid=grid) if count > 1 and math.prod(grid) <= MOST_TOKENS else None
 
     @property
     def classes(self) -> int:

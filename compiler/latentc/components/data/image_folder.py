@@ -33,7 +33,7 @@ class ImageFolder(Pictures):
         return cls(
             kind="image_folder",
             path=str(path),
-            classes=classes,
+            classes_=classes,
             fields_={"x": fields.Field(**own)},
             horizontal_flip=False,
         )
