@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from latentc.components import load
-from latentc.components.processes.process import Parameterization, Process
+from latentc.components.processes.process import Boundary, Parameterization, Process
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.script import RENAMED
@@ -22,11 +22,10 @@ SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cl
 SPACINGS = load("samplers/spacings")
 PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
 NO_FORMULAS = {
-    *("consistency", "flow_map", "predictor_corrector", "probability_flow"),
+    *("predictor_corrector", "probability_flow"),
 }
 """Samplers whose projects have tables."""
 NO_SPACING = {"betas", "iddpm_levels"}
-NO_PROCESS = {"geometric", "signal"}
 OTHERS = {*NOT_COEFFICIENTS, *GUIDES, *sum(DATA_PART + DATA, ())}
 
 
@@ -84,17 +83,17 @@ def test_formulas_are_the_table(kind: str) -> None:
                 sampler = SAMPLERS[kind](**fields(kind, spacing=given))
             except ValueError:
                 continue
-            found = compared(sampler, Parameterization(process, predicts))
+            found = compared(sampler, Parameterization(process, predicts, boundary=Boundary(0.05, 0.5)))
             if found is None:
                 continue
-            lacks = kind in NO_FORMULAS or spacing in NO_SPACING or name in NO_PROCESS
+            lacks = kind in NO_FORMULAS or spacing in NO_SPACING
             levels = (spacing or process.DEFAULTS.spacing) in ("karras", "log_snr", "vp_levels")
             assert found != (lacks or (kind == "dpm_solver_singlestep" and levels)), (name, spacing)
             count += found
     assert count or kind in NO_FORMULAS
 
 
-@pytest.mark.parametrize("process", [name for name in PROCESSES if name not in NO_PROCESS])
+@pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("kind", ["ddim", "deis", "heun", "euler_maruyama"])
 def test_every_prediction(process: str, kind: str) -> None:
     for predicts in PREDICTIONS:
@@ -181,6 +180,7 @@ def test_options(kind: str) -> None:
         {"kind": "vp", "time_input": "log_snr", "prior": "marginal"},
         *({"kind": "ve", "time_input": name} for name in ("log_sigma", "sigma")),
         {"kind": "edm", "time_factor": 250.0, "sigma_data": 1.0},
+        *({"kind": "signal", "schedule": name, "tau": 0.9} for name in ("sigmoid", "cosine", "linear", "plain_cosine")),
     ],
     ids=lambda process: "-".join(map(str, process.values())),
 )

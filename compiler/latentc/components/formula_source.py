@@ -157,6 +157,8 @@ class _Printed(ast.NodeTransformer):
         return node
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:
+        if ast.unparse(node.test) == "fractional(t)":  # the text has floats only
+            return self.visit(node.body)
         try:
             return self.visit(node.body if self._known(node.test) else node.orelse)
         except LookupError:
@@ -216,7 +218,10 @@ class _Printed(ast.NodeTransformer):
             return ast.Constant(value)
         of = getattr(type(self.owner), node.attr, None)
         if isinstance(of, property) and isinstance(value, int | float | np.floating):
-            inner = _Printed(self.sources, of.fget, self.owner, {}).tree.body  # type: ignore[arg-type]
+            try:
+                inner = _printed(self.sources, of.fget, self.owner, {}).body  # type: ignore[arg-type]
+            except NoSourceError:
+                return ast.Name(self.sources.constant(node.attr.upper(), float(value)), ast.Load())
             result = inner[-1]
             if (
                 len(inner) <= 2

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from latentc.components.contract import Draw
 from latentc.components.parts import Problem
-from latentc.components.processes.formulas import Array, Maths
+from latentc.components.processes.formulas import Array, Maths, fractional
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Defaults, Prior, Process
 
@@ -79,10 +79,10 @@ class Discrete(Process):
         return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
 
     def alpha(self, m: Maths, t: Any) -> Any:
-        return self._between(t)[0] if _fractional(t) else m.row(np.sqrt(self.alphas_cumprod), t, "alpha")
+        return self._between(t)[0] if fractional(t) else m.row(np.sqrt(self.alphas_cumprod), t, "alpha")
 
     def sigma(self, m: Maths, t: Any) -> Any:
-        return self._between(t)[1] if _fractional(t) else m.row(np.sqrt(1.0 - self.alphas_cumprod), t, "sigma")
+        return self._between(t)[1] if fractional(t) else m.row(np.sqrt(1.0 - self.alphas_cumprod), t, "sigma")
 
     def _between(self, t: Array) -> tuple[Array, Array]:
         """(alpha, sigma) at times from -1, the data, to T - 1."""
@@ -199,11 +199,6 @@ def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float 
     if not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be between 0 and 1: they run from {start:g} to {end:g}")
     return betas
-
-
-def _fractional(t: Any) -> bool:
-    """Whether t are numpy times, possibly between two timesteps."""
-    return isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"
 
 
 __all__ = ["Discrete"]

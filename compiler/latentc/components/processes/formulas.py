@@ -134,4 +134,10 @@ class Symbolic:
 
 NUMPY = Numpy()
 
-__all__ = ["NUMPY", "Array", "Maths", "Numpy", "Symbolic"]
+
+def fractional(t: Any) -> bool:
+    """True if t are numpy times, possibly between two timesteps."""
+    return isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"
+
+
+__all__ = ["NUMPY", "Array", "Maths", "Numpy", "Symbolic", "fractional"]

@@ -218,11 +218,15 @@ class Boundary:
 
     def coefficients(self, point: Point) -> tuple[Array, Array]:
         """f64: (skip, out) at the process's `point`."""
-        alpha, sigma, variance = point.alpha, point.sigma, self.data_std**2
-        above = sigma - self.least * alpha
-        out = above / sigma
-        skip = variance * alpha * (1.0 / (above**2 + variance * alpha**2) - out / (sigma**2 + variance * alpha**2))
-        return skip, out
+        return consistency_function(point.alpha, point.sigma, self.least, self.data_std)
+
+
+def consistency_function(alpha: Array, sigma: Array, least: float, data_std: float) -> tuple[Array, Array]:
+    """(skip, out) of the end of a trajectory, skip * x + out * data (Song et al. 2023, appendix C)."""
+    above, variance = sigma - least * alpha, data_std**2
+    out = above / sigma
+    skip = variance * alpha * (1.0 / (above**2 + variance * alpha**2) - out / (sigma**2 + variance * alpha**2))
+    return skip, out
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,7 @@ __all__ = [
     "Process",
     "Variance",
     "bisected",
+    "consistency_function",
     "input_scale",
     "time_column",
     "time_is_level",

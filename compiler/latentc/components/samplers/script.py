@@ -255,6 +255,8 @@ def times_of_levels(process: Process, sources: Sources, levels: str, level: Call
         return f"{sources.function(time_between, interpolation=process.interpolation)}({levels}, alphas_cumprod())"
     if time_is_level(process):
         return levels
+    if type(process).time_of_level is not Process.time_of_level:
+        return f"{sources.method(process, 'time_of_level')}({levels})"
     return f"{sources.function(bisected)}({levels}, {level()}, {process.first!r}, {process.last!r})"
 
 

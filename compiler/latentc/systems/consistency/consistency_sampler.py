@@ -9,8 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.parts import Problem
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.process import Parameterization, consistency_function
 from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
 
@@ -52,7 +54,33 @@ class Consistency(ArraySampler):
         return consistent_interval(target)
 
     def table(self, target: Parameterization) -> Table:
-        return consistency(self, target)
+        """ValueError: times or conversions that do not exist."""
+        if target.boundary is None:
+            raise ValueError("`consistency` needs a network trained by a consistency objective")
+        grid = self.grid(target)
+        skip, out = target.boundary.coefficients(grid.starts)
+        columns = grid.evaluation(target.predicts, "x0")
+        columns["d_x"] = skip + out * columns["d_x"]
+        columns |= {name: out * columns[name] for name in ("d_output", "d_guide")}
+        columns |= consistency_steps(grid.alpha, grid.sigma, target.boundary.least, self.subtract_least)
+        if grid.steps == 1:
+            del columns["noise"]
+        return Table(self.kind, LINEAR, columns, clip=self.clip, prior=grid.prior)
+
+    def write(self, script: Script) -> None:
+        boundary, sources = script.target.boundary, script.sources
+        assert boundary is not None
+        self.write_grid(script)
+        script.start()
+        least = sources.constant("LEAST_LEVEL", boundary.least)
+        given = f"alpha[:-1], sigma[:-1], {least}, {sources.constant('DATA_STD', boundary.data_std)}"
+        script.line(f"columns = {script.evaluation('x0')}(t[:-1])")
+        script.line(f"skip, out = {script.function(consistency_function)}({given})")
+        of_data = script.target.predicts == "x0"
+        ends = "skip, out" if of_data else 'skip + out * columns["c_skip"], out * columns["c_out"]'
+        script.line(f'columns["c_skip"], columns["c_out"] = {ends}')
+        steps = script.function(consistency_steps, subtract_least=self.subtract_least)
+        script.loop("columns", f"{steps}(alpha, sigma, {least})")
 
 
 def consistent_interval(target: Parameterization) -> Interval:
@@ -63,27 +91,13 @@ def consistent_interval(target: Parameterization) -> Interval:
     return Interval(process.first, stop)
 
 
-def consistency(sampler: Consistency, target: Parameterization) -> Table:
-    """x' = alpha' f(x) + sigma' z, the last f(x) alone.
-
-    ValueError: times or conversions that do not exist.
-    """
-    if target.boundary is None:
-        raise ValueError("`consistency` needs a network trained by a consistency objective")
-    grid = sampler.grid(target)
-    point, following = grid.starts, grid.ends
-    skip, out = target.boundary.coefficients(point)
-    columns = grid.evaluation(target.predicts, "x0")
-    columns["d_x"] = skip + out * columns["d_x"]
-    columns |= {name: out * columns[name] for name in ("d_output", "d_guide")}
-    alpha, sigma = np.array(following.alpha), np.array(following.sigma)
-    if sampler.subtract_least:
-        sigma = np.sqrt(np.maximum(sigma**2 - (alpha * target.boundary.least) ** 2, 0.0))
-    alpha[-1], sigma[-1] = 1.0, 0.0
-    columns |= {"x": np.zeros(grid.steps), "d": alpha}
-    if grid.steps > 1:
-        columns["noise"] = sigma
-    return Table(sampler.kind, LINEAR, columns, clip=sampler.clip, prior=grid.prior)
+def consistency_steps(alpha: Array, sigma: Array, least: float, subtract_least: bool) -> dict[str, Array]:
+    """x' = alpha' f(x) + sigma' z: coefficients of the trajectory's end (d) and of new noise; the last end alone."""
+    scale, added = alpha[1:].copy(), sigma[1:].copy()
+    if subtract_least:
+        added = np.sqrt(np.maximum(added**2 - (scale * least) ** 2, 0.0))
+    scale[-1], added[-1] = 1.0, 0.0
+    return {"x": np.zeros_like(scale), "d": scale, "noise": added}
 
 
-__all__ = ["Consistency", "consistency", "consistent_interval"]
+__all__ = ["Consistency", "consistent_interval"]

@@ -12,6 +12,7 @@ from latentc.components.parts import Problem
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ode import TIME, euler
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Table
 
@@ -44,3 +45,9 @@ class FlowMap(ArraySampler):
         grid = self.grid(target)
         made = euler(grid, target.predicts, TIME)
         return Table(self.kind, made.body, {**made.columns, "span": np.abs(np.diff(grid.times))}, prior=made.prior)
+
+    def write(self, script: Script) -> None:
+        self.write_grid(script)
+        script.start()
+        evaluated = f"{script.evaluation('flow_velocity')}(t[:-1])"
+        script.loop(evaluated, '{"d": np.diff(t), "span": np.abs(np.diff(t))}')

@@ -44,21 +44,28 @@ class Signal(Process):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "signal"}
 
     @property
-    def segment(self) -> tuple[float, float]:
-        """Start and end of the segment of the curve."""
-        start, end = (-3.0, 3.0) if self.schedule == "sigmoid" else (0.0, 1.0)
-        return start if self.start is None else self.start, end if self.end is None else self.end
+    def curve_start(self) -> float:
+        """Start of the segment of the curve."""
+        return self.start if self.start is not None else -3.0 if self.schedule == "sigmoid" else 0.0
+
+    @property
+    def curve_end(self) -> float:
+        """End of the segment of the curve."""
+        return self.end if self.end is not None else 3.0 if self.schedule == "sigmoid" else 1.0
+
+    curve_top = property(lambda self: float(self._curve(NUMPY, self.curve_start)))
+    curve_bottom = property(lambda self: float(self._curve(NUMPY, self.curve_end)))
+    gamma_min = property(lambda self: self.clip[0])
+    gamma_max = property(lambda self: self.clip[1])
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        start, end = self.segment
+        start, end = self.curve_start, self.curve_end
         if self.schedule == "cosine" and not (start < end and math.floor(start) >= math.ceil(end) - 1):
             message = f"the cosine does not fall all the way from {start:g} to {end:g}"
             yield Problem(("end" if self.start is None else "start",), message, "use a segment of [0, 1]")
-        elif self.schedule == "sigmoid":
-            first, last = (float(self._curve(NUMPY, x)) for x in (start, end))
-            if not first > last:
-                message = f"the sigmoid does not fall from {start:g} to {end:g}"
-                yield Problem(("end" if self.start is None else "start",), message, "use `start` < `end`, both near 0")
+        elif self.schedule == "sigmoid" and not self.curve_top > self.curve_bottom:
+            message = f"the sigmoid does not fall from {start:g} to {end:g}"
+            yield Problem(("end" if self.start is None else "start",), message, "use `start` < `end`, both near 0")
         if self.clip[0] >= self.clip[1]:
             yield Problem(("clip",), "no power is within these bounds", "give [low, high] with low < high")
 
@@ -80,12 +87,11 @@ class Signal(Process):
             cosine = m.cos(m.affine(t, math.pi / 2 / (1 + self.ds), math.pi / 2 * self.ns / (1 + self.ds)))
             return m.single(cosine * cosine)
         if self.schedule == "linear":
-            return m.clamp(1.0 - t, self.clip[0], 1.0, out="gamma")
-        start, end = self.segment
-        first, last = (float(self._curve(NUMPY, x)) for x in (start, end))
-        curve = self._curve(m, m.affine(t, end - start, start))
-        scaled = m.affine(curve, 1.0 / (first - last), -last / (first - last))
-        return m.single(m.clamp(scaled, *self.clip, out="gamma"))
+            return m.clamp(1.0 - t, self.gamma_min, 1.0, out="gamma")
+        curve = self._curve(m, m.affine(t, self.curve_end - self.curve_start, self.curve_start))
+        height = self.curve_top - self.curve_bottom
+        scaled = m.affine(curve, 1.0 / height, -self.curve_bottom / height)
+        return m.single(m.clamp(scaled, self.gamma_min, self.gamma_max, out="gamma"))
 
     def _curve(self, m: Maths, x: Any) -> Any:
         if self.schedule == "sigmoid":

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from latentc.components.contract import Draw
 from latentc.components.parts import Problem
-from latentc.components.processes.formulas import Array, Maths
+from latentc.components.processes.formulas import Array, Maths, fractional
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
 
@@ -46,10 +46,11 @@ class Geometric(Process):
         return 1.0
 
     def sigma(self, m: Maths, t: Any) -> Any:
-        if not (isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"):
-            return m.row(self.levels, t, "sigma")
-        share = np.asarray(t) / (self.steps - 1)
-        return self.sigma_max * (self.sigma_min / self.sigma_max) ** share
+        return self._level(t) if fractional(t) else m.row(self.levels, t, "sigma")
+
+    def _level(self, t: Any) -> Any:
+        """sigma at times that may be between two timesteps."""
+        return self.sigma_max * (self.sigma_min / self.sigma_max) ** (t / (self.steps - 1))
 
     def network_time(self, m: Maths, t: Any) -> Any:
         return m.real(t, out="time")
