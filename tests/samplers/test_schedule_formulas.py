@@ -21,10 +21,6 @@ PROCESSES = {name: cls for name, cls in load("processes").items() if issubclass(
 SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
 SPACINGS = load("samplers/spacings")
 PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
-NO_FORMULAS = {
-    *("predictor_corrector", "probability_flow"),
-}
-"""Samplers whose projects have tables."""
 NO_SPACING = {"betas", "iddpm_levels"}
 OTHERS = {*NOT_COEFFICIENTS, *GUIDES, *sum(DATA_PART + DATA, ())}
 
@@ -86,11 +82,11 @@ def test_formulas_are_the_table(kind: str) -> None:
             found = compared(sampler, Parameterization(process, predicts, boundary=Boundary(0.05, 0.5)))
             if found is None:
                 continue
-            lacks = kind in NO_FORMULAS or spacing in NO_SPACING
+            lacks = spacing in NO_SPACING and kind != "predictor_corrector"  # which has no spacing
             levels = (spacing or process.DEFAULTS.spacing) in ("karras", "log_snr", "vp_levels")
             assert found != (lacks or (kind == "dpm_solver_singlestep" and levels)), (name, spacing)
             count += found
-    assert count or kind in NO_FORMULAS
+    assert count
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -100,6 +96,7 @@ def test_every_prediction(process: str, kind: str) -> None:
         compared(SAMPLERS[kind](**fields(kind)), Parameterization(example(process), predicts))
 
 
+PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral")
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "heun": [
         {"churn": {"amount": 10.0, "min": 0.05, "max": 50.0, "noise": 1.007}},
@@ -136,6 +133,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "deis": [{"order": order, "polynomial": name} for order in (1, 2, 3, 4) for name in ("rho", "log_rho")],
     "ipndm": [{"order": order} for order in (1, 2, 3, 4)],
+    "predictor_corrector": [
+        *({"predictor": p, "corrector": c} for p in PREDICTORS for c in ("langevin", "annealed", "none")),
+        *({"probability_flow": True, "predictor": p} for p in ("euler_maruyama", "reverse_diffusion")),
+        {"denoise": False, "corrector_steps": 3, "steps": 40},
+    ],
+    "probability_flow": [{"method": name, "denoise": steps} for name in ("rk4", "dopri5") for steps in (None, 5, 1000)],
     "euler_maruyama": [
         *(
             {"diffusion": form}
@@ -152,9 +155,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 def test_options(kind: str) -> None:
     for options in OPTIONS[kind]:
         found = []
-        for name in ("edm", "discrete", "vp", "ve", "interpolant"):
-            process = example(name)
-            predicts = {"interpolant": "flow_velocity", "edm": "preconditioned"}.get(name, "noise")
+        linear = PROCESSES["discrete"](kind="discrete", steps=100)
+        for process in (*map(example, ("edm", "discrete", "vp", "ve", "interpolant", "geometric")), linear):
+            predicts = {"interpolant": "flow_velocity", "edm": "preconditioned"}.get(process.kind, "noise")
             try:
                 sampler = SAMPLERS[kind](**{"kind": kind, "steps": 7, **options})
             except ValueError as error:

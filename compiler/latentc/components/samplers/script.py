@@ -108,7 +108,7 @@ class Script:
         columns |= {name: text for name, text, usual in (("c_skip", skip, "0"), ("c_out", out, "1")) if text != usual}
         text = "\n".join(columns.values())
         lines = [f"def {name}(t: Array{', w: Array' if diffused else ''}) -> dict[str, Array]:"]
-        what = {"x0": "the data", "noise": "the noise"}.get(
+        what = {"x0": "the data", "noise": "the noise", "score": "the score"}.get(
             estimate, "the velocity"
         ) + " plus w times the score" * diffused
         lines.append(f'    """Coefficients of an evaluation at time t. c_skip * x + c_out * output is {what}."""')

@@ -15,21 +15,29 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network, Program
+from latentc.components.formula_source import NoSourceError
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers._likelihood import Likelihood
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
-from latentc.components.samplers.grid import evaluation
+from latentc.components.samplers.grid import evaluation, timesteps_of
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.systems.score_sde.discrete_steps import in_steps, limit
+from latentc.systems.score_sde.discrete_steps import in_steps, level_number, limit, timestep_of
 from latentc.systems.score_sde.editing import Edit, Imposed, edit_program
 from latentc.systems.score_sde.geometric import Geometric
-from latentc.systems.score_sde.reverse_diffusion import euler_maruyama, index_of, reverse_diffusion
+from latentc.systems.score_sde.reverse_diffusion import (
+    euler_maruyama,
+    index_of,
+    reverse_diffusion,
+    write_in_steps,
+    write_step,
+)
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -101,30 +109,63 @@ class PredictorCorrector(ArraySampler):
     def table(self, target: Parameterization) -> Table:
         process, times = _sde(target.process), self._times(target)
         corrections = self.corrector_steps if self.corrector != "none" else 0
-        corrector = [self._corrector(process, times)] * corrections if corrections else []
-        rows = np.stack([*corrector, self._predictor(target, times)], axis=1)
-        keep, score, size, noise = rows.reshape(-1, 4).T
-        if self.denoise:
-            noise[-1] = 0.0
-        columns = {"keep": keep, "score": score, "size": size, "noise": noise}
-        every = np.repeat(times, corrections + 1)
-        columns |= _evaluation(target, every)
+        predictor = self._predictor(target, times)
+        corrector = self._corrector(process, times) if corrections else predictor
+        columns = in_turn(corrector, predictor, corrections, self.denoise)
+        columns |= _evaluation(target, np.repeat(times, corrections + 1))
         body = BATCH if self.norms == "batch" else SAMPLE
         return Table(self.kind, body, columns, prior=process.prior_scale(process.first), substeps=corrections + 1)
 
-    def _times(self, target: Parameterization) -> Array:
-        return times_of(self.interval(target), self.steps) if self.timesteps is None else np.array(self.timesteps)
+    def write(self, script: Script) -> None:
+        target, process = script.target, _sde(script.process)
+        corrects, annealed = self.corrector != "none", self.corrector == "annealed"
+        stepped = in_steps(process, self.steps) is not None
+        predictor = "euler_maruyama" if self.predictor == "reverse_diffusion" and not stepped else self.predictor
+        if process is not script.process and (annealed or predictor == "euler_maruyama"):
+            raise NoSourceError("the text has the formulas of the noise levels, so it cannot have those of their SDE")
+        count, script.whole = "len(t)", isinstance(script.process, Discrete)
+        script.prior = repr(process.prior_scale(process.first))
+        if self.timesteps is None:
+            interval = self.interval(target)
+            ends = f"{interval.start!r}, {interval.stop!r}, {script.argument('steps', self.steps)}"
+            script.line(f"t = {script.function(float32_linspace)}({ends})")
+        else:
+            script.line(f"t = np.array({list(self.timesteps)})")
+        if stepped and (corrects or predictor in ("reverse_diffusion", "ancestral")):
+            write_in_steps(script, process, "t", count)
+        terms = "np.ones_like(t), np.zeros_like(t), np.zeros_like(t)"
+        if predictor != "none":
+            write_step(script, predictor, process, "t", count, 0.5 if self.probability_flow else 1.0)
+            terms = "factor, score, noise"
+        steps = script.function(predictor_steps, probability_flow=self.probability_flow)
+        script.line(f"predictor = {steps}({terms})")
+        times, given = "t", "predictor, predictor, 0"
+        if corrects:
+            steps = script.function(langevin_steps, annealed=annealed, **({} if annealed else {"sigma": None}))
+            terms = f"{'keep' if stepped else 'np.ones_like(t)'}, {script.argument('snr', self.snr)}"
+            terms += f", {script.alpha_sigma()}(t)[1]" if annealed else ""
+            script.line(f"corrector = {steps}({terms})")
+            number = script.argument("corrector_steps", self.corrector_steps)
+            times, given = f"np.repeat(t, {number} + 1)", f"corrector, predictor, {number}"
+        turns = f"{script.function(in_turn, denoise=self.denoise)}({given})"
+        script.loop(_evaluation_text(script, times), turns)
 
-    def _predictor(self, target: Parameterization, times: Array) -> Array:
-        """f64[N, 4]: keep, score, size and noise of the predictor's row at each time."""
+    def _times(self, target: Parameterization) -> Array:
+        if self.timesteps is not None:
+            return np.array(self.timesteps)
+        interval = self.interval(target)
+        return float32_linspace(interval.start, interval.stop, self.steps)
+
+    def _predictor(self, target: Parameterization, times: Array) -> dict[str, Array]:
+        """The predictor's columns at each time."""
         of_score, count, process = 0.5 if self.probability_flow else 1.0, len(times), _sde(target.process)
         match self.predictor:
             case "none":
-                keep, score, noise = np.ones(count), np.zeros(count), np.zeros(count)
+                terms = np.ones(count), np.zeros(count), np.zeros(count)
             case "reverse_diffusion":
-                keep, score, noise = reverse_diffusion(process, times, count, of_score)
+                terms = reverse_diffusion(process, times, count, of_score)
             case "euler_maruyama":
-                keep, score, noise = euler_maruyama(process, times, count, of_score)
+                terms = euler_maruyama(process, times, count, of_score)
             case "ancestral":
                 stepped, index = in_steps(process, count), index_of(times, count)
                 if stepped is None:
@@ -133,20 +174,16 @@ class PredictorCorrector(ArraySampler):
                     raise ValueError(
                         f"ancestral sampling needs a process in discrete steps; {what} cannot be sampled in {count}"
                     )
-                kept, added = stepped.keep[index], stepped.added[index]
-                keep, score, noise = 1 / kept, added / kept, stepped.ancestral[index]
-        return np.stack([keep, score, np.zeros(count), noise * (not self.probability_flow)], axis=1)
+                keep, added, ancestral = (column[index] for column in stepped)
+                terms = 1 / keep, added / keep, ancestral
+        return predictor_steps(*terms, self.probability_flow)
 
-    def _corrector(self, process: Process, times: Array) -> Array:
-        """f64[N, 4]: keep, score, size and noise of a corrector's row at each time."""
+    def _corrector(self, process: Process, times: Array) -> dict[str, Array]:
+        """A corrector's columns at each time."""
         count = len(times)
         stepped = in_steps(process, count)
-        kept = np.ones(count) if stepped is None else stepped.keep[index_of(times, count)] ** 2
-        size = 2 * kept * self.snr**2
-        if self.corrector == "annealed":
-            size = size * process.point(times).sigma ** 2
-            return np.stack([np.ones(count), size, np.zeros(count), np.sqrt(2 * size)], axis=1)
-        return np.stack([np.ones(count), np.zeros(count), size, np.zeros(count)], axis=1)
+        keep = np.ones(count) if stepped is None else stepped[0][index_of(times, count)]
+        return langevin_steps(keep, self.snr, process.point(times).sigma, self.corrector == "annealed")
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         target = parameterization_of(spec.objective)
@@ -186,9 +223,52 @@ def _evaluation(target: Parameterization, times: Array) -> dict[str, Array]:
     return evaluation(target.process, found.timestep(times), target.predicts, "score") | {"t": found.time(times)}
 
 
-def times_of(interval: Interval, count: int) -> Array:
-    """The times of the steps, evenly spaced with both ends, as float32 rounds them (PyTorch's linspace)."""
-    first, last = np.float32(interval.start), np.float32(interval.stop)
+def _evaluation_text(script: Script, times: str) -> str:
+    """`_evaluation` as an expression."""
+    process, evaluated = script.process, script.evaluation("score")
+    if limit(process) is None:
+        return f"{evaluated}({times})"
+    given = f"({times}, {script.sources.constant('TIMESTEPS', timesteps_of(process))})"
+    if isinstance(process, Geometric):
+        return f"{evaluated}({script.function(level_number)}{given})"
+    assert isinstance(process, Discrete)
+    at = f"{script.function(timestep_of)}{given}"
+    return f'{evaluated}(np.floor({at})) | {{"t": {at} + {process.time_offset!r}}}'
+
+
+def predictor_steps(keep: Array, score: Array, noise: Array, probability_flow: bool) -> dict[str, Array]:
+    """Coefficients of a predictor's steps: of x (keep), of the score and of noise; their step size is fixed."""
+    added = np.zeros_like(noise) if probability_flow else noise
+    return {"keep": keep, "score": score, "size": np.zeros_like(keep), "noise": added}
+
+
+def langevin_steps(keep: Array, snr: float, sigma: Array, annealed: bool) -> dict[str, Array]:
+    """Coefficients of a corrector's steps (Song et al. 2021, algorithms 4 and 5).
+
+    The step size is `size` times the squared ratio of the norms of noise and score, or a part of `score` and `noise`.
+    """
+    size, one, zero = 2 * keep**2 * snr**2, np.ones_like(keep), np.zeros_like(keep)
+    if annealed:
+        size = size * sigma**2
+        return {"keep": one, "score": size, "size": zero, "noise": np.sqrt(2 * size)}
+    return {"keep": one, "score": zero, "size": size, "noise": zero}
+
+
+def in_turn(
+    corrector: dict[str, Array], predictor: dict[str, Array], corrections: int, denoise: bool
+) -> dict[str, Array]:
+    """`corrections` steps of the corrector, then one of the predictor at each time; the last may have no noise."""
+    columns = {}
+    for name, column in predictor.items():
+        columns[name] = np.stack([*[corrector[name]] * corrections, column], axis=1).ravel()
+    if denoise:
+        columns["noise"][-1] = 0.0
+    return columns
+
+
+def float32_linspace(start: float, stop: float, count: int) -> Array:
+    """Evenly spaced with both ends, as float32 rounds them (PyTorch's linspace)."""
+    first, last = np.float32(start), np.float32(stop)
     step = (last - first) / np.float32(count - 1)
     i = np.arange(count, dtype=np.float32)
     return np.where(i < count // 2, first + step * i, last - step * (count - 1 - i)).astype(np.float64)
@@ -227,4 +307,4 @@ def _norm(b: Builder, x: Var, batch: bool) -> Var:
 
 SAMPLE, BATCH = _body(False), _body(True)
 
-__all__ = ["PredictorCorrector", "times_of"]
+__all__ = ["PredictorCorrector"]

@@ -9,16 +9,18 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network, Program
+from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import TABLEAU
 from latentc.components.samplers._likelihood import Likelihood
 from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
 from latentc.components.samplers.grid import evaluation
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.systems.score_sde.reverse_diffusion import denoising
+from latentc.systems.score_sde.reverse_diffusion import denoising, write_denoising
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -57,21 +59,21 @@ class ProbabilityFlow(ArraySampler):
         return continuous_interval(target, self.kind)
 
     def table(self, target: Parameterization) -> Table:
-        process, grid = target.process, self.grid(target)
-        start, size = grid.times[:-1], np.diff(grid.times)
-        stages = TABLEAUS[self.method]
-        count, places = len(stages), np.array([0.0, *(sum(row) for row in stages[:-1])])
-        every = (start[:, None] + size[:, None] * places).ravel()
-        columns = evaluation(process, every, target.predicts, "flow_velocity")
-        shares = np.zeros((count, count))  # of each stage's result: its own slope, the one before it, …
-        for i, row in enumerate(stages):
-            shares[i, : i + 1] = row[::-1]
-        weights = (size[:, None, None] * shares).reshape(-1, count)
-        last = np.tile(np.arange(count) == count - 1, len(start)).astype(np.float64)
-        columns |= {"d": weights[:, 0], **{f"h{i}": weights[:, i] for i in range(1, count)}}
-        columns |= {"end": last, "kept": 1.0 - last}
+        grid, stages = self.grid(target), TABLEAUS[self.method]
+        times, columns = runge_kutta(grid.times, stages)
+        columns = evaluation(target.process, times, target.predicts, "flow_velocity") | columns
         tail = None if self.denoise is None else denoising(target, float(grid.times[-1]), self.denoise)
-        return Table(self.kind, RUNGE_KUTTA, columns, history=count - 1, prior=grid.prior, tail=tail, substeps=count)
+        more: dict[str, Any] = {"history": len(stages) - 1, "prior": grid.prior, "tail": tail}
+        return Table(self.kind, RUNGE_KUTTA, columns, **more, substeps=len(stages))
+
+    def write(self, script: Script) -> None:
+        self.write_grid(script)
+        script.start()
+        tableau = script.sources.constant("TABLEAU", TABLEAUS[self.method])  # type: ignore[arg-type]
+        script.line(f"times, columns = {script.function(runge_kutta)}(t, {tableau})")
+        script.loop(f"{script.evaluation('flow_velocity')}(times)", "columns")
+        if self.denoise is not None:
+            write_denoising(script, self.denoise)
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         target = parameterization_of(spec.objective)
@@ -85,6 +87,19 @@ TABLEAUS: dict[str, tuple[tuple[float, ...], ...]] = {
     "dopri5": TABLEAU,
 }
 """Rows of the methods' tableaus: the share of each earlier slope in the next stage, and last in the end of the step."""
+
+
+def runge_kutta(t: Array, tableau: tuple) -> tuple[Array, dict[str, Array]]:  # type: ignore[type-arg]
+    """The times of all stages, and their coefficients: of a stage's slope (d) and of those before it (h1, …)."""
+    size, count = np.diff(t), len(tableau)
+    places = np.array([0.0, *(sum(row) for row in tableau[:-1])])
+    shares = np.zeros((count, count))
+    for i, row in enumerate(tableau):
+        shares[i, : i + 1] = row[::-1]
+    weights = (size[:, None, None] * shares).reshape(-1, count)
+    last = np.tile(np.arange(count) == count - 1, len(size)).astype(np.float64)
+    columns = {"d": weights[:, 0], **{f"h{i}": weights[:, i] for i in range(1, count)}, "end": last, "kept": 1.0 - last}
+    return (t[:-1, None] + size[:, None] * places).ravel(), columns
 
 
 def _runge_kutta(b: Builder, step: Step) -> tuple[Var, ...]:
