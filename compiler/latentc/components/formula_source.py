@@ -11,6 +11,7 @@ import copy
 import inspect
 import math
 import textwrap
+import types
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -204,6 +205,8 @@ class _Printed(ast.NodeTransformer):
             return _number(found)
         if isinstance(found, tuple) and node.id.isupper():
             return ast.parse(repr(found), mode="eval").body
+        if found is not None and not isinstance(found, type | types.ModuleType):
+            raise NoSourceError(f"`{node.id}` is no number")
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:

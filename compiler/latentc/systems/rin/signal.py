@@ -53,10 +53,21 @@ class Signal(Process):
         """End of the segment of the curve."""
         return self.end if self.end is not None else 3.0 if self.schedule == "sigmoid" else 1.0
 
-    curve_top = property(lambda self: float(self._curve(NUMPY, self.curve_start)))
-    curve_bottom = property(lambda self: float(self._curve(NUMPY, self.curve_end)))
-    gamma_min = property(lambda self: self.clip[0])
-    gamma_max = property(lambda self: self.clip[1])
+    @property
+    def curve_top(self) -> float:
+        return float(self._curve(NUMPY, self.curve_start))
+
+    @property
+    def curve_bottom(self) -> float:
+        return float(self._curve(NUMPY, self.curve_end))
+
+    @property
+    def gamma_min(self) -> float:
+        return self.clip[0]
+
+    @property
+    def gamma_max(self) -> float:
+        return self.clip[1]
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         start, end = self.curve_start, self.curve_end
