@@ -1,7 +1,7 @@
 """The calls of networks along trajectories of a model's sampler, in float32, from the inputs the runtime would draw.
 
-A few calls of every method of every network are kept, spread evenly over the program. A network that draws tokens one
-by one is represented by its `forward` on the finished sequences: by causality its layers see the same values there.
+A few calls of every method of every network are kept, spread evenly over the program. Calls with caches, which draw
+tokens one by one, are represented by `forward` on the finished sequences: by causality its layers see the same values.
 
 Symbols: B batch, T tokens.
 """
@@ -58,7 +58,7 @@ def recorded(model: Model, classes: Sequence[int], seed: int, steps: int) -> Tra
             ports = network.methods[call.method].inputs
             inputs = lowered.module.entry(call.entry).inputs  # several ports may have the same name: `caches`
             feed = {value.name: x for value, x in zip(inputs, operands, strict=True)}
-            if "next_token" in network.provides:
+            if "next_token" in network.provides and call.method in ("prefill", "decode"):
                 sequences.setdefault(call.network, _Sequences(network, [], [])).add(call.method, feed)  # noqa: B023
             elif call.path in kept:
                 found.setdefault(call.entry, []).append((feed, place_of(call, every, ports, operands)))

@@ -12,7 +12,10 @@ from latentc.components.kit.windows import sliding, windows
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
+from latentc.quantize.model import Model
+from latentc.quantize.trajectories import recorded
 from latentc.spec import load_spec
+from latentc.weights import Array
 
 
 def oracle_of(name: str, *more: str) -> tuple[Interpreter, np.random.Generator]:
@@ -90,6 +93,21 @@ def test_each_token_is_drawn_from_the_window_around_it() -> None:
             cdf = np.cumsum(p / p.sum(-1, keepdims=True), -1)
             tokens[:, i, j] = (cdf < u[i * columns + j][:, None]).sum(-1)
     assert np.array_equal(found, tokens.reshape(2, -1))
+
+
+def test_calls_of_windows_are_recorded_to_quantise_and_to_find_what_overflows() -> None:
+    system = SYSTEMS["taming-windows"]
+    spec = load_spec(system.spec, None, system.sizes)
+    lowered, rng = lower(spec), np.random.default_rng(0)
+    weights = {
+        f"{name}.{path}": Array(array.astype(np.float32))
+        for name, network in lowered.networks.items()
+        for path, array in random_weights(network_params(lowered, network), rng, 0.3).items()
+    }
+    found = recorded(Model(lowered, spec, weights), [0], 0, steps=3)
+    assert found.samples.shape == (1, 30)
+    calls = found.feeds["main.forward"]
+    assert [array.shape for feed in calls for array in feed.values()] == [(1, 15), (1, 16)] * 3  # tokens and codes
 
 
 def test_training_cuts_out_windows_and_replaces_tokens() -> None:

@@ -193,9 +193,11 @@ def bisected(level: Array, level_at: Callable[[Array], Array], first: float, las
     """The times from `first` (noise) to `last` (data) at which the noise level is `level`."""
     noisy, clean = np.full_like(level, first), np.full_like(level, last)
     for _ in range(100):
-        middle = (noisy + clean) / 2
+        middle, before = (noisy + clean) / 2, (noisy, clean)
         above = level_at(middle) > level
         noisy, clean = np.where(above, middle, noisy), np.where(above, clean, middle)
+        if np.array_equal(before, (noisy, clean)):
+            break
     for end in (first, last):  # exactly
         noisy = np.where(np.isclose(level, level_at(np.asarray(end)), rtol=1e-14, atol=0), end, noisy)
     return noisy
