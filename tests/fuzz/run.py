@@ -57,9 +57,9 @@ def _prepare(fuzzer: str, folder: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
 
 
-def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[collections.Counter[str], list[str]]:
-    """Runs cases until there are no more, or the time is over: (count of each outcome, findings)."""
-    outcomes: collections.Counter[str] = collections.Counter()
+def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[dict[str, list[int]], list[str]]:
+    """Runs cases until there are no more, or the time is over: (seeds of each outcome, findings)."""
+    outcomes: dict[str, list[int]] = collections.defaultdict(list)
     findings: list[str] = []
     end = time.perf_counter() + seconds
     with (
@@ -70,12 +70,12 @@ def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[c
         running = [pool.apply_async(case, (fuzzer, seed)) for _, seed in zip(range(2 * workers), waiting, strict=False)]
         while running:
             seed, outcome, took = running.pop(0).get(timeout=60 * slowest(fuzzer))
-            outcomes[outcome if not outcome.startswith("FAILED") else "FAILED"] += 1
+            outcomes[outcome if not outcome.startswith("FAILED") else "FAILED"].append(seed)
             if outcome.startswith("FAILED"):
                 findings.append(f"{fuzzer} seed {seed} ({took:.1f} s): {outcome}")
                 print(findings[-1], file=sys.stderr, flush=True)  # long runs are read while they go on
-            if outcomes.total() % 500 == 0:
-                print(f"{fuzzer}: {outcomes.total()} cases, {len(findings)} findings", file=sys.stderr, flush=True)
+            if (done := sum(map(len, outcomes.values()))) % 500 == 0:
+                print(f"{fuzzer}: {done} cases, {len(findings)} findings", file=sys.stderr, flush=True)
             if time.perf_counter() < end and (seed := next(waiting, -1)) >= 0:
                 running.append(pool.apply_async(case, (fuzzer, seed)))
     return outcomes, findings
@@ -91,9 +91,10 @@ def main() -> None:
     failed = False
     for fuzzer in flags.fuzzers:
         outcomes, findings = fuzz(fuzzer, range(flags.seed, flags.seed + flags.count), float("inf"), flags.workers)
-        print(f"{fuzzer}: {outcomes.total()} cases from seed {flags.seed}, {len(findings)} findings")
-        for outcome, count in outcomes.most_common(30):
-            print(f"  {count:7}  {outcome}")
+        done = sum(map(len, outcomes.values()))
+        print(f"{fuzzer}: {done} cases from seed {flags.seed}, {len(findings)} findings")
+        for outcome, found in sorted(outcomes.items(), key=lambda item: -len(item[1]))[:30]:
+            print(f"  {len(found):7}  {outcome} (the first: seed {found[0]})")
         failed |= bool(findings)
     sys.exit(failed)
 
