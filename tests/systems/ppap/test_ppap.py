@@ -237,8 +237,6 @@ def test_what_is_refused() -> None:
         load_spec("ppap_expert_depth", None, [*DEPTH_EXPERT, "objective.temperature=0.5"])
     with pytest.raises(DiagnosticError, match="`experts` are used instead of the score's `network`"):
         load_spec("ppap_depth", None, [*DEPTH, "sampler.guidance.score.network=expert_0"])
-    with pytest.raises(DiagnosticError, match="`timesteps` applies only if `experts` is set"):
-        load_spec("ppap", None, [*GUIDED, "sampler.guidance={kind: classifier, network: expert_0, timesteps: 10}"])
     with pytest.raises(DiagnosticError, match="no timestep lies between"):
         load_spec("ppap_expert", None, [*EXPERT, "objective.range=[0.5, 0.5]"])
     with pytest.raises(DiagnosticError, match="no timestep lies between"):

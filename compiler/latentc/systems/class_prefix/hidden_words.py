@@ -146,7 +146,7 @@ def without_span(
         start = b.sum(before, axes=(1,), keepdims=True, out="start")
         count = b.op("sub", b.maximum(b.sum(until, axes=(1,), keepdims=True), 1.0), start, out="count")
     place = b.reshape(b.cast(b.arange(length), to="f32"), shape=(1, length), out="place")
-    behind = b.cast(b.greater(place, start), to="f32", out="behind")
-    source = b.minimum(b.add(place, behind * (count - 1.0)), float(length - 1), out="source")
+    after = b.cast(b.greater(place, start), to="f32", out="after")
+    source = b.minimum(b.add(place, after * (count - 1.0)), float(length - 1), out="source")
     shorter = b.take_along(tokens, b.cast(source, to="i64"), axis=1, out="shorter")
     return b.where(b.equal(place, start), b.scalar(mask, tokens), shorter, out="seen")  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""CLIP's residual network, which may be told the time of noisy images.
+"""CLIP's residual network, which may take the time of noisy images.
 
 It stands beside `resnet_classifier`: CLIP averages before it skips pixels, and attends from the mean to all positions
 for one vector. Symbols: B batch, C channels, F features, T positions of the last map.
@@ -34,7 +34,7 @@ LEVELS = 5  # including the stem
 Output = Literal["encode", "see", "see_levels"]
 
 
-class ToldTime(Closed):
+class TimeEmbedding(Closed):
     """The time of a noisy image scales and shifts the channels of every batch norm (Liu et al. 2021, section 3.4)."""
 
     frequencies: int = Field(128, gt=1, le=65_536, multiple_of=2, description="sinusoids of the time")
@@ -55,7 +55,7 @@ class ClipResnet(ImageEncoder):
     )
     heads: Size = Field(32, description="attention heads of the pooling")
     features: Size = Field(1024, description="size of the vector (F)")
-    time: ToldTime | None = Field(None, description="how it is told the time of noisy images; null: it is not")
+    time: TimeEmbedding | None = Field(None, description="time embedding, for noisy images; null: no time input")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode", "see", "see_noisy"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "clip_resnet",
@@ -120,9 +120,9 @@ def _network(config: ClipResnet, output: Output) -> BlockBody:
         """The vector of images x."""
         counts = [static[f"layers_{level}"] for level in range(1, 5)]
         x = config.prepared(b, x, size)
-        told = _Told(b, time, sum(_numbers(width, counts)), static) if time else None
+        film = _Film(b, time, sum(_numbers(width, counts)), static) if time else None
         for i, (channels, stride) in enumerate(((width // 2, 2), (width // 2, 1), (width, 1)), 1):
-            x = _normed(b, str(i), x, channels, 3, stride, None if told is None else told.taken(2 * channels))
+            x = _normed(b, str(i), x, channels, 3, stride, None if film is None else film.taken(2 * channels))
             x = b.relu(x, out="x")
         x = b.avg_pool(x, size=2, out="x")
         seen = [x]
@@ -130,7 +130,7 @@ def _network(config: ClipResnet, output: Output) -> BlockBody:
             channels = width * 2 ** (level - 1)
             for i, name in enumerate(items(f"layer{level}", count)):
                 stride = 2 if level > 1 and i == 0 else 1
-                of_time = () if told is None else (told.taken(4 * channels + 2 * EXPANSION * channels),)
+                of_time = () if film is None else (film.taken(4 * channels + 2 * EXPANSION * channels),)
                 sizes = {"channels": x.shape[1], "features": channels}
                 x = b.sub(name, _block(stride, i == 0, bool(time)), x, *of_time, out="x", **sizes)
             seen.append(x)
@@ -150,29 +150,29 @@ def _numbers(width: int, counts: list[int]) -> list[int]:
     return [4 * width, *levels]
 
 
-class _Told:
+class _Film:
     """The time's contributions to all layers in order, f32[B, N]."""
 
     def __init__(self, b: Builder, time: tuple[Var, ...], count: int, static: dict[str, Any]) -> None:
         x = b.timestep_embedding(time[0], dim=static["frequencies"], max_period=10000.0)
         x = b.relu(b.dense("time.fc1", x, static["time_width"]), out="x")
         x = b.relu(b.dense("time.fc2", x, static["time_width"]), out="x")
-        self.b, self.all, self.at = b, b.dense("film", x, count, out="told"), 0
+        self.b, self.all, self.at = b, b.dense("film", x, count, out="film"), 0
 
     def taken(self, count: int) -> Var:
         """The next numbers f32[B, count]."""
         self.at += count
-        return self.b.slice(self.all, axis=1, start=self.at - count, stop=self.at, out="told")  # type: ignore[no-any-return]
+        return self.b.slice(self.all, axis=1, start=self.at - count, stop=self.at, out="film")  # type: ignore[no-any-return]
 
 
-def _normed(b: Builder, name: str, x: Var, channels: Any, kernel: int, stride: int, told: Var | None) -> Var:
-    """A convolution and its batch norm, `convNAME` and `bnNAME`; `told` f32[B, 2 C] scales and shifts the result."""
+def _normed(b: Builder, name: str, x: Var, channels: Any, kernel: int, stride: int, film: Var | None) -> Var:
+    """A convolution and its batch norm, `convNAME` and `bnNAME`; `film` f32[B, 2 C] scales and shifts the result."""
     weight = b.param(f"conv{name}.weight", f32(channels, x.shape[1], kernel, kernel), "kaiming_normal", mode="fan_out")
     h = batch_norm(b, f"bn{name}", b.conv(x, weight, stride=stride, padding=kernel // 2, out="h"), True, EPS, out="h")
-    if told is None:
+    if film is None:
         return h
-    batch = told.shape[0]
-    parts = b.unbind(b.reshape(told, shape=(batch, 2, channels, 1, 1), out="parts"), axis=1, out="scale shift")
+    batch = film.shape[0]
+    parts = b.unbind(b.reshape(film, shape=(batch, 2, channels, 1, 1), out="parts"), axis=1, out="scale shift")
     return b.add(b.mul(h, b.add(parts[0], 1.0, out="scale"), out="h"), parts[1], out="h")  # type: ignore[no-any-return]
 
 
@@ -181,12 +181,12 @@ def _block(stride: int, shortcut: bool, timed: bool) -> BlockBody:
     name = "DownBottleneck" if stride > 1 else "WideBottleneck" if shortcut else "Bottleneck"
 
     @module_class(name, x="B channels H W")
-    def forward(b: Builder, x: Var, *told: Var, channels: Any, features: Any) -> Var:
+    def forward(b: Builder, x: Var, *film: Var, channels: Any, features: Any) -> Var:
         """Three convolutions with batch norms and a shortcut; averages 2 x 2 pixels if it downsamples."""
         of: Sequence[Var | None] = [None] * 3
         if timed:
             bounds = (0, 2 * features, 4 * features, (4 + 2 * EXPANSION) * features)
-            of = [b.slice(told[0], axis=1, start=s, stop=e, out="told") for s, e in pairwise(bounds)]
+            of = [b.slice(film[0], axis=1, start=s, stop=e, out="film") for s, e in pairwise(bounds)]
         h = b.relu(_normed(b, "1", x, features, 1, 1, of[0]), out="h")
         h = b.relu(_normed(b, "2", h, features, 3, 1, of[1]), out="h")
         h = b.avg_pool(h, size=stride, out="h") if stride > 1 else h

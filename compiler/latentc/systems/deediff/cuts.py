@@ -1,7 +1,7 @@
 """Early exits: the methods by which a network can be left after some of its blocks, made by rewriting its `forward`.
 
-Behind a block stands what later nodes read: its features, and what else was computed before (`frontier`). What follows
-the last block is the tail, of which every exit has one of its own. Features are tokens [B, T, D] or maps [B, C, ...],
+After a block, later nodes read its features and earlier values (`frontier`). The nodes after
+the last block are the tail, of which every exit has one of its own. Features are tokens [B, T, D] or maps [B, C, ...],
 which some blocks of a network of several resolutions have at a lower one; there a layer of the exit's own makes of them
 what the tail reads. Symbols: B batch, T tokens, D width, C channels.
 """

@@ -182,7 +182,7 @@ class _Shared:
         self.shapes = {port.name: "B L context_dim" for port in ports if port.values is None}
         self.null = next((port.null for port in ports if port.values is not None), None)
 
-    def told(self, operands: Sequence[Var]) -> tuple[Var | None, tuple[Var, ...]]:
+    def split(self, operands: Sequence[Var]) -> tuple[Var | None, tuple[Var, ...]]:
         """The label, if there is one, and the features that blocks attend to, if there are some."""
         label = next((x for x, is_label in zip(operands, self.is_label, strict=True) if is_label), None)
         return label, tuple(x for x, is_label in zip(operands, self.is_label, strict=True) if not is_label)
@@ -276,7 +276,7 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
         **static: Any,
     ) -> Var:
         """Mixtures of all tokens from those that are not hidden and the conditions."""
-        y, context = shared.told(conditions)
+        y, context = shared.split(conditions)
         batch, rows = x.shape[0], shared.rows(b, width, labels)
         first = labels if shared.null is None else labels - 1  # the classes without the null class
 
@@ -344,7 +344,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         **static: Any,
     ) -> Var:
         """Mixtures of every token given the conditions and the tokens before it."""
-        y, context = shared.told(conditions)
+        y, context = shared.split(conditions)
         x = b.concat(shared.label(b, y, x, width, labels), shared.embed(b, x, width), axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], Named(tokens, "T"), width), out="x")
         x = x + shared.positions(b, Named(tokens, "T"), width)
@@ -356,7 +356,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
     ) -> tuple[Var, ...]:
         """The mixture of the first token, and the caches with the first label in them."""
         length, heads = Named(tokens, "T"), static.get("kv_heads", static["heads"])
-        y, context = shared.told(conditions)
+        y, context = shared.split(conditions)
         x = shared.label(b, y, conditions[0], width, labels)
         shape = (heads, length, width // static["heads"])
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]

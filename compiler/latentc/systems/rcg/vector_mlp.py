@@ -113,10 +113,10 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
                 contexts.append(operands[0])
             else:
                 contexts.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, context, static))
-        told = [reduce(lambda total, c: b.op("add", total, c, out="context"), contexts)] if contexts else []
+        cond = [reduce(lambda total, c: b.op("add", total, c, out="context"), contexts)] if contexts else []
         x = b.dense("input_proj", x, width, out="x")
         for name in items("res_blocks", depth):
-            x = b.sub(name, block, x, embedded, *told, width=width, hidden=hidden)
+            x = b.sub(name, block, x, embedded, *cond, width=width, hidden=hidden)
         weight, bias = b.param("out_norm.weight", f32(width), "ones"), b.param("out_norm.bias", f32(width), "zeros")
         x = b.silu(b.layer_norm(x, weight, bias, eps=1e-6), out="x")
         return dense(b, "out", x, out_channels, True, "zeros", out="x")

@@ -92,7 +92,7 @@ class SlimmableAdversarial(Objective):
             )
             costs.append(self.term.of_discriminator(round))
         b.output(_total(b, costs), *costs)
-        b.finish("What the discriminators of all widths minimise together, then each.")
+        b.finish("The sum of the losses of the discriminators of all widths, then each.")
         draws, metrics = _draws(widths), tuple(f"{DISCRIMINATOR}/{name}" for name in _names(widths))
         trained, name = (DISCRIMINATOR,), DISCRIMINATOR
         return Update("loss.discriminator", trained, ("x",), draws, metrics, name, self.discriminator_steps)
@@ -119,7 +119,7 @@ class SlimmableAdversarial(Objective):
             shown.append(distillation)
             draws, names = (*draws, Draw("z", "normal")), (*names, "distillation")
         b.output(total, *shown)
-        b.finish("What the generator minimises at all widths, then the loss of each and the distillation.")
+        b.finish("The loss of the generator at all widths, then that of each and the distillation.")
         metrics = tuple(f"generator/{name}" for name in names)
         return Update("loss.generator", ("main",), (), draws, metrics, "generator")
 

@@ -46,7 +46,7 @@ class NoiseEstimator(Backbone):
     channels_last: bool = Field(False, description="a token is its patch as [P, P, C], rather than [C, P, P]")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="rotary positions")
     before: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees before it; null: all")
-    behind: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees after it; null: all")
+    after: int | None = Field(None, ge=0, le=65_536, description="frames that a frame sees after it; null: all")
     unit: float = Field(0.3, gt=0, description="what its output is multiplied by: noise of this deviation is 1 inside")
     final_norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="normalises what comes out of the blocks"
@@ -84,7 +84,7 @@ class NoiseEstimator(Backbone):
                 yield Problem(
                     ("patch",), f"patches of {self.patch} do not tile a side of {side}", a_divisor(*shape[-2:])
                 )
-        for name in ("before", "behind"):
+        for name in ("before", "after"):
             if len(shape) == 3 and getattr(self, name) is not None:
                 yield Problem((name,), "images have no other frames to see", "leave it out")
         if isinstance(self.positions, Positions) and not self.positions.FRAMES:
@@ -126,7 +126,7 @@ class NoiseEstimator(Backbone):
 def _forward(config: NoiseEstimator, entries: tuple[Entry, ...], layout: Layout) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
-    windowed = bool(layout.frames) and (config.before is not None or config.behind is not None)
+    windowed = bool(layout.frames) and (config.before is not None or config.after is not None)
     block = condition.block(mixer, feed_forward, norm, config.weights, BlockForm(masked=windowed))
 
     @module_class("NoiseEstimator", x=layout.shape)
@@ -170,8 +170,8 @@ def _seen(b: Builder, config: NoiseEstimator, layout: Layout, tokens: Any, frame
     count = len(own)
     key, query = b.reshape(frame, shape=(1, count)), b.reshape(frame, shape=(count, 1))
     terms = []
-    if config.behind is not None:
-        last = b.add(b.maximum(query, 0.0), config.behind + 0.5, out="last")
+    if config.after is not None:
+        last = b.add(b.maximum(query, 0.0), config.after + 0.5, out="last")
         terms.append(b.less(key, last))
     if config.before is not None:
         terms.append(b.less(b.add(query, -config.before - 0.5, out="first"), key))

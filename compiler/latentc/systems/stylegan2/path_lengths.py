@@ -47,21 +47,21 @@ class PathLengths(Term):
         projected = projection(mb, generator)
         b = mb.function(f"loss.{name}")
         of_data = conditions.operands(b, conditions.inputs(b, by_field=True)) if game.given else {}
-        noise, told = game.asked(b, of_data)
-        value, length = self._of_paths(b, generator, told, noise, projected)
+        noise, cond = game.asked(b, of_data)
+        value, length = self._of_paths(b, generator, cond, noise, projected)
         b.output(b.mul(value, self.weight * self.every, out="loss"), value, length)
-        b.finish("What the generator minimises every few steps, then the term itself, then the mean length.")
+        b.finish("The loss of the generator every few steps, then the term itself, then the mean length.")
         metrics = (f"{name}/loss", f"{name}/{self.kind}", f"{name}/length")
         fields = conditions.fields if game.given else ()
         update = Update(f"loss.{name}", ("main",), fields, (*game.draws, DIRECTION), metrics, name)
         return (replace(update, every=self.every, partial=True),)
 
     def _of_paths(
-        self, b: Builder, generator: Network, told: Operands, noise: list[Var], projected: str
+        self, b: Builder, generator: Network, cond: Operands, noise: list[Var], projected: str
     ) -> tuple[Var, Var]:
         """The penalty f32[] and the mean length, of samples of this noise; `projected`: see `projection`."""
         count = len(generator.methods["styles"].inputs_of("noise"))
-        ws = call(b, generator, "styles", told, noise=noise[:count], out="ws")
+        ws = call(b, generator, "styles", cond, noise=noise[:count], out="ws")
         image = generator.methods["synthesize"].output().type
         pixels = int(image.shape[2]) * int(image.shape[3])  # type: ignore[arg-type]
         direction = b.input(DIRECTION.name, image) * (1 / math.sqrt(pixels))

@@ -23,7 +23,7 @@ _SOFTPLUS_OF_ONE = 0.541324854612918
 class Flow:
     """The parts of one flow.
 
-    `entries`: the conditions it is told. `prefix`: their tokens stand before those of the sample, this many; 0: their
+    `entries`: the conditions it takes. `prefix`: their tokens stand before those of the sample, this many; 0: their
     embeddings are added to every token. `rotary`: tokens know their place by rotary tables; else by a learned table.
     """
 
@@ -83,13 +83,13 @@ class Flow:
         ]
         return [tokens[0] if len(tokens) == 1 else b.concat(*tokens, axis=1, out="context")]
 
-    def embedded(self, b: Builder, x: Var, places: Var, told: Sequence[Var], tokens: Any, dim: Any) -> Var:
-        """f32[B, N, D]: inputs x f32[B, N, C] of the tokens at `places` of the grid, with what they are told."""
+    def embedded(self, b: Builder, x: Var, places: Var, cond: Sequence[Var], tokens: Any, dim: Any) -> Var:
+        """f32[B, N, D]: inputs x f32[B, N, C] of the tokens at `places` of the grid, with the conditions."""
         h = dense(b, "proj_in", x, dim, True, self.init, out="h")
         if not self.rotary:
             table = b.param("pos_embed", f32(tokens, dim), "normal", std=0.01)
             h = b.add(h, b.take(table, places, axis=0, out="positions"), out="h")
-        return reduce(lambda h, c: b.add(h, c, out="h"), told, h)
+        return reduce(lambda h, c: b.add(h, c, out="h"), cond, h)
 
     def start_token(self, b: Builder, like: Var, features: Any) -> Var:
         """f32[B, 1, C]: the input from which the first token is predicted."""

@@ -40,7 +40,7 @@ _OF_FLOW = ("features", "tokens", "dim", "depth")
 class Solver:
     """Finds the next tokens by a method of the flow with these static arguments, under guidance or not.
 
-    A branch is its attention temperature, and what steps are told of the conditions.
+    A branch is its attention temperature, and the operands of the conditions.
     """
 
     parts: Flow
@@ -73,7 +73,7 @@ class Solver:
             guided = {name: self.parts.guides in ("both", name.rpartition("_")[2]) for name in self.parts.outputs}
             guides = (*("guided" if each else "carried" for each in guided.values()), *("carried",) * caches)
             found = b.guided(fn, "", operands, kinds, tuple(null[0]), scale[0], guides, out=names)
-            told = [x if each else self._own(b, x, z) for x, each in zip(found, guided.values(), strict=False)]
+            made = [x if each else self._own(b, x, z) for x, each in zip(found, guided.values(), strict=False)]
         elif self.guidance == "density":
             token, *others = shared
             both = [b.concat(x, other, axis=0) for x, other in zip(own, null[0], strict=True)]
@@ -82,14 +82,14 @@ class Solver:
             return [self._guided(b, raw, shift, z, scale[0]), *grown]
         else:
             found = b.call(fn, "", *operands, args=self.static, out=names)
-            told = list(found[: len(self.parts.outputs)])
-        *raws, shift = told
+            made = list(found[: len(self.parts.outputs)])
+        *raws, shift = made
         for raw in raws:
             z = b.mul(z, self.parts.scale(b, raw))
-        return [b.add(z, shift, out="token"), *found[len(told) :]]
+        return [b.add(z, shift, out="token"), *found[len(made) :]]
 
     def _own(self, b: Builder, x: Var, z: Var) -> Var:
-        """The half of x [2 * B, 1, C] of the branch that the conditions tell."""
+        """The half of x [2 * B, 1, C] of the branch with the conditions."""
         own, _ = b.split(x, axis=0, sizes=(z.shape[0], z.shape[0]), out=f"{x.value.name} other")
         return own  # type: ignore[no-any-return]
 
@@ -314,16 +314,16 @@ def flow_inverse(parts: Flow, guidance: Guidance, inversion: Inversion) -> Block
         sizes = {"features": features, "tokens": tokens, "dim": dim, "depth": depth, **static}
         rotary, others = list(others[: 2 * parts.rotary]), others[2 * parts.rotary :]
 
-        def told(operands: Sequence[Var]) -> list[Var]:
+        def cond(operands: Sequence[Var]) -> list[Var]:
             vectors, context = parts.vectors(b, operands, dim, static), parts.prefix_tokens(b, operands, dim, static)
             return [*vectors, *context]
 
         given = others[-2:-1] if guided else others[-1:] if guidance == "tempered" else ()
         tempered = given and guidance != "linear"
         own = given[0] if tempered else b.full(z, shape=(), value=1.0, dtype="f32", out="one")
-        branches = [[own, *told(others[:count])]]
+        branches = [[own, *cond(others[:count])]]
         if guided:
-            branches.append([*given, *told(others[count : 2 * count])])
+            branches.append([*given, *cond(others[count : 2 * count])])
         solve = Solver(parts, sizes, guidance)
         scales = [others[-1]] if guided else []
         z = b.transpose(b.take(z, order, axis=1), perm=(1, 0, 2), out="z")
@@ -494,18 +494,18 @@ def inverted(
         if config.depth_of(i):
             parts = config.flow(i, entries, layout)
             how: Guidance = "none"
-            told = others[:operands] if parts.entries else ()
+            cond = others[:operands] if parts.entries else ()
             if guided and config.conditioned(i):
-                how, told = config.guidance, others
+                how, cond = config.guidance, others
             elif guided and config.guidance == "density":
-                how, told = "tempered", (*told, _of_frames(b, layout, others[-2], static))
+                how, cond = "tempered", (*cond, _of_frames(b, layout, others[-2], static))
             x = b.sub(
                 name,
                 flow_inverse(parts, how, inversions[last]),
                 x,
                 _in_frames(b, order, static["frames"], count) if last else order,
                 *(prefixed if parts.prefix or last else rotary),
-                *told,
+                *cond,
                 out="x",
                 features=features,
                 tokens=count * static["frames"] if last else count,

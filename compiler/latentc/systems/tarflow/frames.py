@@ -60,7 +60,7 @@ Tables = tuple[Var, ...]
 
 
 def rotary_tables(config: Any, b: Builder, static: Mapping[str, Any], layout: Layout) -> tuple[Tables, Tables]:
-    """Rotary tables of a flow told nothing, and of one that is told the conditions; the latter has all frames."""
+    """Rotary tables of a flow without conditions, and of one with them; the latter has all frames."""
     positions = config.positions
     if not isinstance(positions, Positions):
         return (), ()

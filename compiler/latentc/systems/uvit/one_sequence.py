@@ -105,11 +105,11 @@ class OneSequence(Backbone):
             c = b.silu(dense(b, "t_embedder.fc1", c, 4 * width, True, self.INIT), out="c")
             c = dense(b, "t_embedder.fc2", c, width, True, self.INIT, out="c")
         last = b.reshape(c, shape=(t.shape[0], 1, width), out="time")
-        told = [
+        cond = [
             entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)[0]
             for entry, operands in with_operands(entries, conditions)
         ]
-        return [*told, last]
+        return [*cond, last]
 
 
 @cache
