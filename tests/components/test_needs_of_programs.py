@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from latentc.components.contract import Need
-from latentc.components.wrapper import Wrapper
+from latentc.components.sampler import Wrapper
 from latentc.lower import lower_networks
 from latentc.spec import Spec, load_spec
 

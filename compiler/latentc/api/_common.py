@@ -25,7 +25,7 @@ def with_first_stage(
 
     The names of the first stage's own spec and weights become paths that do not depend on where the spec lies.
     """
-    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.components.fields import FIRST_STAGE
     from latentc.spec import load_spec
     from latentc.spec.load import first_stage_path
     from latentc.spec.named import first_stage_file

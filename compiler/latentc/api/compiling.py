@@ -51,7 +51,7 @@ def compile(
     """
     from latentc.api.known_names import with_known_names
     from latentc.api.unchanged import compile_key, unchanged, weights_as_they_are
-    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.components.fields import FIRST_STAGE
     from latentc.spec import load_spec, resolved_yaml
     from latentc.spec.named import checkpoint_files
     from latentc.weights.files import named_files

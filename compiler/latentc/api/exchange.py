@@ -69,7 +69,7 @@ def _of_bundle(
 ) -> tuple[Spec, Mapping[str, Mapping[str, Expr]], list[str]]:
     """A bundle's spec, the weights of its networks, and what is not as trained."""
     from latentc.checkpoint import first_stage_weights
-    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.components.fields import FIRST_STAGE
     from latentc.measure.subject import open_subject
     from latentc.spec.named import first_stage_file
 

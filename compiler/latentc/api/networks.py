@@ -131,7 +131,7 @@ def convert_weights(
     unused tensors whose values are not kept.
     """
     from latentc.checkpoint import network_weights, write_weights
-    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.components.fields import FIRST_STAGE
 
     spec, lowered = lowered_spec(source, variant, overrides)
     _check_network(lowered, network)
@@ -169,7 +169,7 @@ def emit(
 def _first_stage_file(spec: Spec, folder: Path) -> list[Path]:
     """Writes the weights of the first stage, if the spec names any, under the names of the emitted autoencoder."""
     from latentc.checkpoint import first_stage_weights
-    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.components.fields import FIRST_STAGE
     from latentc.weights import write_safetensors
 
     if spec.data.first_stage is None or spec.data.first_stage.weights is None:

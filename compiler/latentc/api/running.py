@@ -53,7 +53,7 @@ def verify_training(
     `budget`: seconds that it may take. See `latentc.verify.training`. Raises DiagnosticError: E0401 to E0413, E0706.
     """
     from latentc.checkpoint import arrays, network_weights
-    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.components.fields import FIRST_STAGE
     from latentc.verify.run import BUDGET
     from latentc.verify.training import verify_training as run
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from latentc.checkpoint.fitting import with_suggestion
 from latentc.components.contract import Lowered, Network
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.ir.core import Param, own_parameters, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS

@@ -12,7 +12,7 @@ from pydantic import Field
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, TimeFeatures, carried
 from latentc.components.contract import Method, Need, Network, Port
-from latentc.components.first_stage import Codes
+from latentc.components.fields import Codes
 from latentc.components.parts import Part, Problem
 from latentc.ir.builder import BlockBody, ModuleBuilder
 from latentc.ir.types import Named, TensorType

@@ -41,7 +41,7 @@ class TimeFeatures(TimeEmbedding):
         """The numbers `features` is built from, which the emitted class is constructed with, `frequencies` of them."""
 
     def count(self, frequencies: Any) -> Any:
-        """F, the number of features, of so many `frequencies`."""
+        """F, the number of features for this number of `frequencies`."""
         return frequencies
 
     @abstractmethod
@@ -316,8 +316,8 @@ class GivenInput:
     A request gives it as `request`, of which it is the value or the mask. Training draws it if there is a `draw`, and
     programs if there is a source `random`. What training reads or draws has the type `stored`, by default that of the
     input, which `read` computes from it. Network `encoder` computes an operand from it, in training before the first
-    step if there are `cached` features; `null` is the input whose encoding stands for none. If it is `searched`, it is
-    a field of neighbours, which the data does not have.
+    step if there are `cached` features; `null` is the input whose encoding replaces a dropped condition. If it is
+    `searched`, it is a field of neighbours, which the data does not have.
     """
 
     name: str

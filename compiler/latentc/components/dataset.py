@@ -12,8 +12,17 @@ from pydantic import model_validator
 
 from latentc.components import Closed
 from latentc.components.condition import searches
-from latentc.components.fields import MOST_TOKENS, AxisName, ClassNames, Field, Medium, Size, Tokens
-from latentc.components.first_stage import FIRST_STAGE, FirstStage
+from latentc.components.fields import (
+    FIRST_STAGE,
+    MOST_TOKENS,
+    AxisName,
+    ClassNames,
+    Field,
+    FirstStage,
+    Medium,
+    Size,
+    Tokens,
+)
 from latentc.components.parts import Fraction, Part, Problem
 
 if TYPE_CHECKING:

@@ -1,20 +1,26 @@
-"""The fields of a data set: named arrays with a shape of any rank, named axes and a medium."""
+"""The fields of a data set: named arrays with a shape of any rank, named axes and a medium; and its first stage.
+
+The first stage is an autoencoder with a spec of its own, which turns images into latents or tokens.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-import pydantic
+from pydantic import AfterValidator, field_validator
+from pydantic import Field as Option
 
 from latentc.components.component import Closed
+from latentc.ir.types import TensorType
 from latentc_runtime.class_names import LONGEST, is_name
 from latentc_runtime.cleaning import Cleaning
 
 MOST_TOKENS = 16_777_216  # of one sample
-Size = Annotated[int, pydantic.Field(gt=0, le=MOST_TOKENS)]
-AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Size = Annotated[int, Option(gt=0, le=MOST_TOKENS)]
+AxisName = Annotated[str, Option(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 def _named(path: str) -> str:
@@ -23,7 +29,7 @@ def _named(path: str) -> str:
     return path
 
 
-DataPath = Annotated[str, pydantic.AfterValidator(_named)]
+DataPath = Annotated[str, AfterValidator(_named)]
 ClassNames = tuple[str, ...] | str
 TEXT = ("tokenizer", "alphabet", "start", "end", "cleaning")  # the keys that turn tokens into text
 MOST_ELEMENTS = 2**31  # of one sample
@@ -53,63 +59,57 @@ class Field(Closed):
 
     SEVERAL_LINES: ClassVar[tuple[str, ...]] = ("alphabet",)
 
-    shape: tuple[Size, ...] = pydantic.Field(
-        (), max_length=8, description="shape of one sample; [] for a single number"
-    )
-    dtype: Literal["f32", "i64", "bool"] = pydantic.Field(
+    shape: tuple[Size, ...] = Option((), max_length=8, description="shape of one sample; [] for a single number")
+    dtype: Literal["f32", "i64", "bool"] = Option(
         "f32", description="element type; i64 if `classes` is given, else f32"
     )
-    axes: tuple[AxisName, ...] = pydantic.Field(
+    axes: tuple[AxisName, ...] = Option(
         (), description="names of the axes of `shape`; by default those usual for the medium, or axis_0, axis_1, …"
     )
-    medium: Medium = pydantic.Field("array", description="how samples are written and displayed")
-    range: tuple[float, float] | None = pydantic.Field(
+    medium: Medium = Option("array", description="how samples are written and displayed")
+    range: tuple[float, float] | None = Option(
         None,
         description="values of black and white, or full scale; [-1, 1] for image, video and audio",
     )
-    classes: int | None = pydantic.Field(
+    classes: int | None = Option(
         None, gt=0, le=16_777_216, description="number of integer values: classes, or vocabulary size"
     )
-    class_names: ClassNames | None = pydantic.Field(
+    class_names: ClassNames | None = Option(
         None, description="names of the classes in order, or a text file with one name per line, relative to the spec"
     )
-    rate: float | None = pydantic.Field(
-        None, gt=0, description="samples per second (audio) or frames per second (video)"
-    )
-    noise: float | None = pydantic.Field(
+    rate: float | None = Option(None, gt=0, description="samples per second (audio) or frames per second (video)")
+    noise: float | None = Option(
         None, gt=0, description="standard deviation of Gaussian noise added whenever training reads it; null: none"
     )
-    resized: bool | None = pydantic.Field(
+    resized: bool | None = Option(
         None,
         description="latents of a smaller version of the image, resized bicubically before the first stage encodes "
         "it; `shape` sets the size (Hi-MAR's pivots)",
     )
-    encoded_by: str | None = pydantic.Field(
+    encoded_by: str | None = Option(
         None,
         description="one of `networks`, frozen, which computes the field from the samples once, before training; null: "
         "the data holds it",
     )
-    grid: tuple[Size, ...] | None = pydantic.Field(
+    grid: tuple[Size, ...] | None = Option(
         None,
         max_length=8,
         description="grid that tokens fill row by row: [rows, columns], or [frames, rows, columns]",
     )
-    alphabet: str | None = pydantic.Field(
+    alphabet: str | None = Option(
         None, min_length=2, description="text: the character of each token; null: tokens are UTF-8 bytes"
     )
-    tokenizer: str | None = pydantic.Field(
+    tokenizer: str | None = Option(
         None,
         description="text: a tokenizer.json as written by Hugging Face libraries; relative to the working directory, "
         "or in a project to the project",
     )
-    start: int | None = pydantic.Field(
-        None, ge=0, le=16_777_215, description="text: the token that begins a text; null: none"
-    )
-    end: int | None = pydantic.Field(
+    start: int | None = Option(None, ge=0, le=16_777_215, description="text: the token that begins a text; null: none")
+    end: int | None = Option(
         None, ge=0, le=16_777_215, description="text: token that ends a text, also used as padding"
     )
 
-    cleaning: Cleaning | None = pydantic.Field(
+    cleaning: Cleaning | None = Option(
         None,
         description="text: what is done to a text before it becomes tokens; captions: as DeepFloyd IF, PixArt and "
         "LlamaGen clean captions from the web (links, markup, names of files; needs ftfy), lower: lower case without "
@@ -238,12 +238,10 @@ class Field(Closed):
 class Tokens(Closed):
     """Short form of the field `tokens`: a sample is a grid of tokens, read row by row."""
 
-    vocabulary: int = pydantic.Field(gt=1, le=16_777_216, description="number of different tokens")
-    grid: tuple[Size, ...] = pydantic.Field(
-        min_length=1, max_length=8, description="size of the token grid: [rows, columns]"
-    )
+    vocabulary: int = Option(gt=1, le=16_777_216, description="number of different tokens")
+    grid: tuple[Size, ...] = Option(min_length=1, max_length=8, description="size of the token grid: [rows, columns]")
 
-    @pydantic.field_validator("grid")
+    @field_validator("grid")
     @classmethod
     def _grid_has_a_length(cls, grid: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(grid) > MOST_TOKENS:
@@ -254,3 +252,46 @@ class Tokens(Closed):
     def length(self) -> int:
         """Number of tokens per sample."""
         return math.prod(self.grid)
+
+
+FIRST_STAGE = "first_stage"
+"""Name of its network in programs, weights files and projects."""
+
+
+Factor = Annotated[float, Option(gt=0)]
+
+
+class FirstStage(Closed):
+    """An autoencoder: training reads the codes of images, and the samples of programs are decoded."""
+
+    spec: str = Option(description="the autoencoder: a shipped spec (`sd_vae`), or a path relative to this file")
+    variant: str | None = Option(None, description="variant of that spec")
+    weights: str | None = Option(
+        None, description="file or folder of its weights; null: samples stay latents or tokens"
+    )
+    names: str | None = Option(None, description="name map of that spec for the weights; null: latentc's own names")
+    key: str | None = Option(None, description="state dict to use from a checkpoint (`ema`); null: the one that fits")
+    shift: float | tuple[float, ...] = Option(
+        0.0, description="subtracted from latents before `scale` (FLUX: 0.1159); a list: per channel"
+    )
+    scale: Factor | tuple[Factor, ...] = Option(
+        1.0, description="factor that scales latents to about unit variance; a list: per channel"
+    )
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shift and scale, of each channel or one for all."""
+        one = lambda value: value if isinstance(value, tuple) else (value,)  # noqa: E731
+        return one(self.shift), one(self.scale)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Input of an autoencoder's `decode`: its type, the size of its vocabulary, pixels per code along a side.
+
+    `factor` is None if codes have no places in an image, whose size is then that of the autoencoder's own spec.
+    """
+
+    type: TensorType
+    values: int | None
+    factor: int | None

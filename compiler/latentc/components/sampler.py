@@ -1,11 +1,11 @@
-"""The base class of samplers."""
+"""The base classes of samplers, and of programs around one that denoises step by step."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from latentc.components.parts import Part, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
+    from latentc.components.samplers.base import ArraySampler
+    from latentc.components.samplers.guided import Around
     from latentc.spec.schema import Spec
 
 
@@ -37,7 +39,7 @@ class Sampler(Part):
     """Whether it scores texts with the tokens that a decoder repeats before them; see `next_token`."""
 
     WRAPPABLE: ClassVar[bool] = False
-    """Whether the items of a spec's `programs` can wrap its steps; see `wrapper.Wrapper`."""
+    """Whether the items of a spec's `programs` can wrap its steps; see `Wrapper`."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""
@@ -111,3 +113,50 @@ class TokenSampler(Sampler):
         if self.temperature != 1.0:
             logits = b.op("mul", logits, 1 / self.temperature, out="logits")
         return draw(b, filtered(b, logits, self.top_k, self.top_p), u)
+
+
+class Wrapper(Part):
+    """An item of a spec's `programs`: it wraps the evaluations of the sampler's steps, adds programs, or does both."""
+
+    @property
+    def around(self) -> bool:
+        """True if `wrapped` changes the evaluations of the sampler's steps."""
+        return False
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        """Networks that it calls besides the sampler's, and what they must be able to do; places relative to it."""
+        return ()
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        sampler = spec.sampler
+        if not isinstance(sampler, Sampler) or not sampler.WRAPPABLE:
+            what = "this spec has none" if sampler is None else f"`{sampler.kind}` does not"
+            message = f"program `{self.kind}` needs a sampler that denoises whole arrays step by step, but {what}"
+            yield Problem((), message, "leave it out, or use a sampler such as `ddim` or `euler`")
+        elif not any(True for _ in sampler.problems(spec)):  # otherwise the sampler reports what is wrong
+            yield from self.mismatches(spec, cast("ArraySampler", sampler))
+
+    def mismatches(self, spec: Spec, sampler: ArraySampler) -> Iterator[Problem]:
+        """Mismatches with the spec and its sampler, which has no problems of its own."""
+        yield from ()
+
+    def prepared(self, mb: ModuleBuilder, network: Network, spec: Spec) -> Network:
+        """The sampled network with the methods that this program calls. ValueError: it cannot have them."""
+        return network
+
+    def wrapped(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
+    ) -> Around | None:
+        """The change of the evaluations of the sampler's steps; None: they stay."""
+        return None
+
+    def programs(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
+    ) -> tuple[Program, ...]:
+        """Adds its own programs."""
+        return ()
+
+
+def wrappers(spec: Spec) -> tuple[Wrapper, ...]:
+    """The programs around the spec's sampler."""
+    return tuple(wrapper for wrapper in spec.programs if isinstance(wrapper, Wrapper))

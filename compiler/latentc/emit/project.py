@@ -18,8 +18,7 @@ from latentc import __version__
 from latentc.components.backbone import Backbone
 from latentc.components.condition import searches
 from latentc.components.contract import Lowered, Rollout, Update
-from latentc.components.fields import Medium
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE, Medium
 from latentc.components.objective import Objective
 from latentc.components.read_fields import encoded_fields, fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing

@@ -13,7 +13,7 @@ import numpy as np
 from latentc.checkpoint import check_complete, check_inverse, name_map, network_types, symbols
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import DiagnosticError
 from latentc.export.folder import new_folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latentc.checkpoint import network_weights
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
 from latentc.export.folder import new_folder
 from latentc.interchange.checkpoints import recognised

@@ -12,7 +12,7 @@ from latentc.components.condition import Condition, DrawnInput, prior_systems
 from latentc.components.conditions._retrieved import query_programs
 from latentc.components.contract import Lowered, Method, Network, Port, Program, Update
 from latentc.components.contracts import check_built, check_network, check_programs, check_updates
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.components.mistakes import blamed, of_code
 from latentc.components.objective import Objective
 from latentc.components.sampler import Sampler

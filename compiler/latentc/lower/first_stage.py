@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Network, OutputField, Program
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.ir.builder import ModuleBuilder, Rewriter, Var
 from latentc.ir.core import reachable
 

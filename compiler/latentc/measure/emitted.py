@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Lowered
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
 from latentc.diagnostics.faults import needed
 from latentc.emit.loops import UNFINISHED

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.components.optimizer import Optimizer
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import Param

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 
 from latentc.components.backbone import Backbone
-from latentc.components.first_stage import FirstStage
+from latentc.components.fields import FirstStage
 from latentc.components.mistakes import blamed
 from latentc.diagnostics import DiagnosticError
 from latentc.spec.errors import diagnostics_from_validation

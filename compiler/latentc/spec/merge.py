@@ -190,7 +190,7 @@ def _at(node: Node, path: Path) -> Node:
 
 
 def without(node: Node, path: Path) -> Node:
-    """`node` without what stands at `path`, if anything does."""
+    """`node` without the node at `path`, if there is one."""
     key, *rest = path
     if key not in node.fields:
         return node

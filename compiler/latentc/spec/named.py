@@ -59,7 +59,7 @@ def with_paths(spec: Spec) -> Spec:
 
 
 def _changed(spec: Spec, model: Any, place: tuple[str, ...], *keys: str) -> Any:
-    """The model, which stands at `place`, with absolute paths in the fields `keys` that it has."""
+    """The model at `place`, with absolute paths in the fields `keys` that it has."""
     paths: dict[str, Any] = {key: getattr(model, key, None) for key in keys}
     changes = {k: _absolute(spec, path, *place, k) for k, path in paths.items() if isinstance(path, str)}
     changes = {key: path for key, path in changes.items() if path != paths[key]}
@@ -134,7 +134,7 @@ def with_class_tokens(spec: Spec) -> Spec:
 
 
 def _tokenized(spec: Spec, field: Field, at: tuple[str, ...], part: BaseModel, place: tuple[str, ...]) -> BaseModel:
-    """A network, or a part of it that stands `at`, with tokens at `place` in it."""
+    """A network, or the part of it `at` this path, with tokens at `place` in it."""
     key, *rest = place
     own = getattr(part, key, None)
     if rest:

@@ -180,7 +180,7 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...], mergin
     if root.replaces:
         message = "a whole spec cannot replace its base"
         raise DiagnosticError.of("E0104", message, root.span, help="leave out the tag, or `extends`")
-    # What is said of the base's own merging is not for the author of this file.
+    # Notes on the merging of the base itself do not concern the author of this file.
     return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here, Merging()), root, merging)
 
 

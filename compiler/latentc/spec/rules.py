@@ -22,8 +22,7 @@ from latentc.components.dataset import Data
 from latentc.components.objective import Objective
 from latentc.components.parts import Applies, Part
 from latentc.components.read_fields import problems_of_encoded
-from latentc.components.sampler import Sampler
-from latentc.components.wrapper import Wrapper
+from latentc.components.sampler import Sampler, Wrapper
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
 from latentc.spec.schema import Spec
 from latentc.spec.section_rules import SECTION_RULES, Problem, Rule

@@ -67,7 +67,7 @@ class Spec(Closed):
     # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
     _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
 
-    # What merging did that the spec's author may not expect, a line each.
+    # Effects of merging that the spec's author may not expect, one line each.
     _notes: tuple[str, ...] = PrivateAttr(())
 
     # Reads the spec of the data's first stage; that spec, once it is read.

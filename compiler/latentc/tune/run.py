@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from latentc.components.sampler import wrappers
 from latentc.components.samplers._masked import ListedSampler
 from latentc.components.samplers.base import ArraySampler, parameterization_of
-from latentc.components.wrapper import wrappers
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.evaluate.bounds import Bound
 from latentc.evaluate.judge import Wanted, open_judge

@@ -21,7 +21,7 @@ import numpy as np
 
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered, Network, Update
-from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
 from latentc.emit.numbered import method_of
 from latentc.engines import ENGINES

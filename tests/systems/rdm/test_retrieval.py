@@ -363,7 +363,7 @@ def test_a_text_or_an_image_is_encoded_in_the_engine_as_a_query(folder: Path, tm
         (["networks.words.projection=63"], "network `words` returns [63] per sample, but an entry has 64"),
         (["networks.words.pretrained=null"], "network `words` encodes only queries"),
         (["conditioning.neighbours.queries=[eye, eye]"], "network `eye` is named twice"),
-        ([*OTHER, "conditioning.other.queries=[too]"], "a request could not tell what `picture` is for"),
+        ([*OTHER, "conditioning.other.queries=[too]"], "in a request `picture` would be ambiguous"),
     ],
 )
 def test_queries_that_do_not_fit(changes: list[str], message: str) -> None:

@@ -90,7 +90,7 @@ class Retrieved(Condition):
             mend = f"set `networks.{network}.pretrained: FILE`"
             yield Problem(place, f"network `{network}` encodes only queries, so nothing trains it", mend)
         elif ports[0].name in read:
-            message = f"a request could not tell what `{ports[0].name}` is for"
+            message = f"in a request `{ports[0].name}` would be ambiguous"
             yield Problem(place, message, f"let `{network}` read a field that no condition and no other query is")
 
     @abstractmethod

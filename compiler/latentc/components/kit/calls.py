@@ -22,7 +22,7 @@ Operands = Mapping[str, Var]
 """Operands of conditions by the names of their ports."""
 
 _EMPTY = "empty_"
-"""Before the name of a port: the operand that a network computes to stand for none."""
+"""Prefix of the name of a port: the operand that a network computes for a dropped condition."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Conditions:
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
         """Operands of networks, computed from the inputs. Conditions that are not among these are drawn.
 
-        Beside them stands what networks compute for the absent conditions, so that loops need not do so again.
+        Includes what networks compute for dropped conditions, so that loops need not do so again.
         """
         known, found = dict(inputs), dict[str, Var]()
         # Conditions with a prior come last, because priors may take the others as conditions.
@@ -129,7 +129,7 @@ class Conditions:
         return self.networks[condition.prior.network].drawn[name]
 
     def _prior_inputs(self, name: str, condition: Condition) -> dict[str, tuple[Value, Source]]:
-        """{name: (input of the prior's program, its source)} of those inputs that are no conditions."""
+        """{name: (input of the prior's program, its source)} of the inputs that are not conditions."""
         program = self._prior_program(name, condition)
         return {
             f"{name}_{value.name}": (value, _of_prior(name, source))
@@ -308,7 +308,7 @@ def guided_call(
 ) -> Any:
     """A call under classifier-free guidance: u + scale (c - u), c with `conditions` and u with `null` in their place.
 
-    `channels` guides only the first so many. Caches hold both branches.
+    `channels`: the number of leading channels that are guided; None: all. Caches hold both branches.
     """
     of = network.methods[method]
     made: Controls = {}

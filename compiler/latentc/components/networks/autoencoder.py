@@ -18,7 +18,7 @@ from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, e
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
-from latentc.components.first_stage import FIRST_STAGE, Codes
+from latentc.components.fields import FIRST_STAGE, Codes
 from latentc.components.kit.labels import one_hot
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class

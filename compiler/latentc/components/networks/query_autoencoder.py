@@ -24,7 +24,7 @@ from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
-from latentc.components.first_stage import Codes
+from latentc.components.fields import Codes
 from latentc.components.networks._query_parts import (
     Grid,
     LatentNorm,

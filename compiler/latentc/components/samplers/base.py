@@ -20,14 +20,13 @@ from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.sampler import Sampler
+from latentc.components.sampler import Sampler, wrappers
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.guided import Around, Replaced
 from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 from latentc.components.samplers.table import Table
-from latentc.components.wrapper import wrappers
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:

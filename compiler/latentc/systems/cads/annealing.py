@@ -16,9 +16,9 @@ from latentc.components.contract import Network
 from latentc.components.guidance.guidance import Array, Noise
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.parts import Fraction, Problem
+from latentc.components.sampler import Wrapper
 from latentc.components.samplers.guided import Around, Evaluation, Request
 from latentc.components.sums import Coefficient, weighted_sum
-from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 from latentc.systems.cads.embedding import embed, embedded, embedding, with_embedding

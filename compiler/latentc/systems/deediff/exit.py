@@ -19,10 +19,10 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, call, first_channels
 from latentc.components.parts import Problem
+from latentc.components.sampler import Wrapper
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.guided import Replaced, column, extrapolated
 from latentc.components.samplers.table import LINEAR, Table
-from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
 from latentc.systems.deediff.cuts import Cuts, exit_methods, left, stage, with_exits

@@ -18,9 +18,9 @@ from latentc.components.parts import Problem
 from latentc.components.processes.formulas import NUMPY, Array
 from latentc.components.processes.prediction import conversion, functional
 from latentc.components.processes.process import Parameterization
+from latentc.components.sampler import Wrapper
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.sums import Coefficient, weighted_sum
-from latentc.components.wrapper import Wrapper
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
 from latentc_runtime.classify import GRID

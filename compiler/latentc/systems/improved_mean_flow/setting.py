@@ -32,7 +32,7 @@ class SettingCondition(Condition):
     distribution: Literal["uniform", "inverse"] = Field(
         "uniform", description="distribution in training; inverse: density proportional to 1 / value"
     )
-    told: Literal["value", "one_minus_inverse"] = Field(
+    embedded: Literal["value", "one_minus_inverse"] = Field(
         "value", description="quantity that is embedded: the value v, or 1 - 1 / v"
     )
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
@@ -48,7 +48,7 @@ class SettingCondition(Condition):
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         low, high = self.range
-        positive = self.distribution == "inverse" or self.told == "one_minus_inverse"
+        positive = self.distribution == "inverse" or self.embedded == "one_minus_inverse"
         if not low < high or (positive and low <= 0):
             bound = "0 < low < high" if positive else "low < high"
             yield Problem(("range",), f"values from {low:g} to {high:g}", f"give [low, high] with {bound}")
@@ -74,7 +74,7 @@ class SettingCondition(Condition):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
         (value,) = operands
-        if self.told == "one_minus_inverse":
+        if self.embedded == "one_minus_inverse":
             value = b.op("sub", 1.0, 1.0 / value, out=name)
         return self._embedding.vector(b, prefix, value, width, self.weights)
 

@@ -19,7 +19,7 @@ from latentc.components.guidance.guidance import (
     settings_problems,
 )
 from latentc.components.parts import Problem
-from latentc.components.wrapper import wrappers
+from latentc.components.sampler import wrappers
 from latentc.ir.builder import ModuleBuilder, Var
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
-from latentc.components.first_stage import Codes
+from latentc.components.fields import Codes
 from latentc.components.kit.bicubic import resized_image
 from latentc.components.parts import Problem, Weights, dense, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
