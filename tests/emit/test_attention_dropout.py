@@ -29,7 +29,7 @@ def test_engines_know_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize("written_out", [False, True])
-def test_weights_are_dropped_behind_the_softmax(written_out: bool) -> None:
+def test_weights_are_dropped_after_the_softmax(written_out: bool) -> None:
     """Over many draws of one input the mean is what inference returns, and the spread is what dropout has."""
     lowered = lower(load_spec("digits_dit", overrides=[*SIZES, DROPS, *[KERNEL] * written_out]))
     text = model_text(lowered)

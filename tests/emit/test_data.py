@@ -283,7 +283,7 @@ print(len(sent))
 """
 
 
-def test_a_field_that_the_data_lacks_is_told(images: Path, modules: Callable[[Data], Modules]) -> None:
+def test_a_field_that_the_data_lacks_is_reported(images: Path, modules: Callable[[Data], Modules]) -> None:
     project = modules(data_of(f"{{kind: image_folder, path: '{images}', classes: 2, shape: [3, 8, 8]}}"))
     samples = project["data"].open_data(project.config)
     samples.require(["x", "y"])

@@ -103,7 +103,7 @@ def test_folders_that_are_not_ours_stay(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "theirs"]  # nothing half written
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("words")
     spec, overrides = CASES["digits-dit"]
     with pytest.raises(DiagnosticError, match="E0511"):
@@ -257,7 +257,7 @@ def test_all_of_a_token_model_follows_the_dtype_of_its_weights() -> None:
     assert {t.dtype for t in (logits, *caches)} == {torch.bfloat16}
 
 
-def test_fsdp_is_told_of_every_method() -> None:
+def test_fsdp_registers_every_method() -> None:
     scope: dict[str, Any] = {"__name__": "model"}
     exec(files_of("digits-llamagen")["model.py"], scope)
     text = (Path(__file__).resolve().parents[2] / "templates/project/support/parallel.py").read_text()

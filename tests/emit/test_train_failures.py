@@ -280,7 +280,7 @@ def limited(size: int) -> str:
 
 
 @pytest.mark.parametrize(("size", "file"), [(300, "config.yaml"), (60_000, "step-00000010")])
-def test_a_full_disk_is_told_and_leaves_nothing(project: Path, size: int, file: str) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(project: Path, size: int, file: str) -> None:
     out = project / f"full{size}"
     said = refusal(project, *FLAGS, "--out", out.name, before=limited(size))
     assert file in said and "File too large; free some space" in said
@@ -302,7 +302,7 @@ def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(project: Path) -> N
     same(project / "whole", out)
 
 
-def test_a_place_that_cannot_be_written_is_told(project: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(project: Path) -> None:
     (project / "words").write_text("words")
     assert "--out: words is a file, not a folder" in refusal(project, "--out", "words")
     assert "Not a directory; choose another folder with --out" in refusal(project, "--out", "words/run")

@@ -27,7 +27,7 @@ def block_of(skip: bool, attends: bool, way: str, slope: float = 0.1, noisy: boo
         return x + b.tanh(b.dense("fc", x, features))
 
     @module_class("Block", x="B T channels")
-    def block(b: Any, x: Any, *, channels: int, features: int, heads: int = 0, down: bool = False, up: bool = False):  # type: ignore[no-untyped-def]
+    def block(b: Any, x: Any, *, channels: int, features: int, heads: int = 0, **_: Any) -> Any:
         h = b.dense("fc1", b.leaky_relu(x, slope=slope), features)
         if way != "same":
             h, x = ((b.tanh if way == "down" else b.sigmoid)(v, out=out) for v, out in ((h, "h"), (x, "x")))
@@ -35,7 +35,7 @@ def block_of(skip: bool, attends: bool, way: str, slope: float = 0.1, noisy: boo
             h = b.tanh(h, out="h")
         if skip:
             x = b.dense("skip", x, features, out="x")
-        x = b.add(x, h, out="x")
+        x = b.add(h, x, out="x")
         return b.sub("mixer", mixer, x, features=features) if attends else x
 
     return block
@@ -118,6 +118,36 @@ def test_a_block_that_calls_its_like_is_no_variant_of_it() -> None:
     check(module)
 
 
+def level(projects: int, down: bool, count: int = 2) -> Any:
+    """A level of residual blocks whose first one projects the shortcut if the level is given `skip=1`."""
+
+    @module_class("Level", x="B T channels")
+    def body(b: Any, x: Any, *, channels: int, features: int, skip: int, **_: Any) -> Any:
+        for i in range(count):
+            sizes = {"channels": x.shape[2], "features": features, "skip": skip if i == 0 else 0}
+            x = b.sub(f"blocks.{i}", block_of(bool(sizes["skip"]), False, "same"), x, **sizes)
+        return b.dense("down", b.tanh(x), features, out="x") if down else x
+
+    return body, {"skip": projects, "down": down}
+
+
+def test_a_level_decides_for_its_blocks() -> None:
+    """Levels are one class, whether their first block projects or not, and whether a layer follows the blocks."""
+    levels = [level(0, True), level(1, True), level(1, False)]
+    module = network(*((factor, *one) for factor, one in zip((1, 2, 3), levels, strict=True)))
+    text = text_of(module)
+    assert classes(text) == ["Block", "Level", "Net"], text
+    for line in (
+        "Block(channels=channels, features=features, skip=skip)",
+        "Block(channels=features, features=features)",
+        "self.block_0 = Level(channels=width, features=width, skip=0, down=True)",
+        "self.block_2 = Level(channels=2 * width, features=3 * width, skip=1)",
+        "for block in self.blocks:",
+    ):
+        assert line in " ".join(text.split()), text
+    check(module)
+
+
 ONE = """
 class @CLASS@(nn.Module):
     def __init__(self, dim: int, skip: bool = False):
@@ -150,6 +180,15 @@ def test_a_class_of_optional_parts_is_compared_with_each_choice_of_them() -> Non
     for was, other in (("0.5", "0.25"), ("nn.Linear(dim, dim)\n\n", "nn.Linear(dim, dim, bias=False)\n\n")):
         assert specialised(ONE, {"skip": True}, optional) != specialised(ALONE.replace(was, other))
     assert specialised(ONE, {"skip": True}, optional) != specialised(ALONE.replace("+ self.skip(x)", "+ self.skip(h)"))
+
+
+def test_loops_of_classes_are_compared() -> None:
+    loop = "        for layer in self.layers:\n            x = layer(x, x)\n"
+    text = ALONE.replace("        return", f"{loop}        return")
+    renamed = text.replace("layer in", "block in").replace("layer(x, x)", "block(x, x)")
+    assert specialised(text) == specialised(renamed) != text
+    for was, other in (("self.layers", "self.others"), ("layer(x, x)", "layer(x, x) + 1"), ("x = layer", "h = layer")):
+        assert specialised(text) != specialised(text.replace(was, other))
 
 
 @pytest.mark.parametrize(

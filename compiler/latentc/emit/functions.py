@@ -146,7 +146,7 @@ class Functions:
 
 
 def _same_names(one: Function, other: Function) -> bool:
-    """Whether two functions take the same inputs by keyword."""
+    """True if two functions take the same inputs by keyword."""
     return [v.name for v in one.inputs] == [v.name for v in other.inputs]
 
 

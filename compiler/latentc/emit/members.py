@@ -142,8 +142,7 @@ class Members:
         """`Attention(dim=width, heads=heads)`."""
         printed, written = self.printed(path), node.attrs.get("args") or {}
         self.fixed |= {name for a in printed.fixed if a in written for name in _names(written[a])}
-        given = {a: written.get(a, printed.values[a]) for a in printed.arguments if a in printed.values}
-        return self._made(printed, {a: self._given(value) for a, value in given.items()})
+        return self._made(printed, {a: self._given(value) for a, value in _arguments(printed, written).items()})
 
     def _given(self, value: Any, indices: Mapping[str, int] | None = None) -> Text:
         """An argument of a child: a size, or a flag."""
@@ -191,8 +190,8 @@ class Members:
             if node is None or "count" not in node.attrs:
                 return None
             printed, written = self.printed(f"{path}.{i}"), node.attrs.get("args") or {}
-            given = {a: written.get(a, printed.values[a]) for a in printed.arguments if a in printed.values}
-            texts.append(self._made(printed, {a: self._given(value, {"i": i}) for a, value in given.items()}))
+            given = _arguments(printed, written).items()
+            texts.append(self._made(printed, {a: self._given(value, {"i": i}) for a, value in given}))
         return texts[0] if len(set(texts)) == 1 else None
 
     def _count(self, path: str, count: int) -> str:
@@ -271,6 +270,12 @@ class Members:
                 value += ".float()" if array.dtype.kind == "f" else ""
             lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
         return lines
+
+
+def _arguments(printed: Printed, written: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments of a call: sizes as the caller writes them, of flags those that it sets or decides."""
+    given = {**printed.values, **{a: size for a, size in written.items() if isinstance(size, Named)}}
+    return {a: given[a] for a in printed.arguments if a in given}
 
 
 def _names(size: int) -> set[str]:

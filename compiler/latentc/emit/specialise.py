@@ -126,6 +126,15 @@ class _Class:
                         found = [_digest("item", whole, i, len(elements)) for i in range(len(elements))]
                     own = [element.id for element in elements if isinstance(element, ast.Name)]
                     names |= dict(zip(own, found, strict=True))
+                case ast.For(target=ast.Name(id=item), iter=iterable):
+                    used = [n.id for n in ast.walk(statement) if isinstance(n, ast.Name)]
+                    carried = [name for name in dict.fromkeys(used) if name in names]
+                    inner = names | {name: _digest("carried", i) for i, name in enumerate(carried)}
+                    inner[item] = _digest("item of a loop")
+                    if self._run(statement.body, inner) is not None:
+                        raise _Undecided
+                    loop = self._value(iterable, names), [(names[name], inner[name]) for name in carried]
+                    names |= {name: _digest("loop", loop, i) for i, name in enumerate(carried)}
                 case _:
                     raise _Undecided
         return None

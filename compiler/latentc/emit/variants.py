@@ -156,6 +156,11 @@ class _Joiner:
                     found.setdefault(frozenset(flags[name]), Condition(name))
                     by_presence.setdefault(frozenset(flags[name]), name)
                     optional[name] = "bool"
+            elif name in self.has and {int(given.get(name, -1)) for given in arguments} == {0, 1}:
+                flags[name] = {v for v, given in enumerate(arguments) if given[name]}
+                by_presence.setdefault(frozenset(flags[name]), name)
+                optional[name] = "bool"
+                del self.sizes[name]
             elif present != self.everyone:
                 optional[name] = "int"
                 by_presence.setdefault(present, name)
@@ -231,7 +236,7 @@ class _Joiner:
         required = min(len(fn.inputs) for fn in self.functions)
         values: dict[str, Mapping[str, int]] = {}
         for v, fn in enumerate(self.functions):
-            sizes = {name: int(value) for name, value in _arguments(fn).items() if is_size(value)}
+            sizes = {n: int(value) for n, value in _arguments(fn).items() if is_size(value) and n not in flags}
             values[fn.name] = sizes | {name: True for name, present in flags.items() if v in present}
         return Joined(function, self.sizes, values, optional, members, frozenset(self.unshown), required)
 

@@ -48,7 +48,7 @@ class Run:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def should_stop(self, step: int) -> bool:
-        """Whether to save and leave: all processes must agree, so they ask each other every few steps."""
+        """True if it is time to save and leave. All processes must agree, so they ask each other every few steps."""
         if self.world == 1:
             return self.stopped
         if step % 10:

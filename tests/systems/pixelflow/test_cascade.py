@@ -81,7 +81,7 @@ def test_stages_that_choose_their_steps() -> None:
             mb.entries["between"] = b.finish()
             (x,) = Interpreter(mb.finish()).run("between", x, given["noise_1"])
         method = network.methods["forward" if stage else "stage_0"]
-        shift, scale = cascade.told(stage)
+        shift, scale = cascade.network_time(stage)
 
         def rate(t: float, v: np.ndarray) -> np.ndarray:
             state, told = v.reshape(x.shape), np.full(2, shift + scale * 0.999 * t)  # noqa: B023

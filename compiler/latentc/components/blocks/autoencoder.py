@@ -61,8 +61,8 @@ def encoder(half: Half) -> BlockBody:
         """Encodes images x [B, in_channels, H, W] as feature maps of `outputs` channels."""
         h = layers.conv(b, "conv_in", x, channels, 3, INIT, half.input_bias, out="h")
         for i, multiplier in enumerate(half.multipliers):
-            body = _level(half.blocks, half.count, i in half.attention, "" if i == last else "down")
-            h = b.sub(f"levels.{i}", body, h, channels=h.shape[1], features=multiplier * channels)
+            body = _level(half.blocks, half.count, i in half.attention, "down", i < last)
+            h = b.sub(f"levels.{i}", body, h, **_sizes(h, multiplier * channels), down=i < last)
         return _output(b, half, _middle(b, half, h), outputs)
 
     return forward
@@ -77,8 +77,8 @@ def decoder(half: Half, features: bool = False) -> BlockBody:
         h = layers.conv(b, "conv_in", z, half.multipliers[-1] * channels, 3, INIT, out="h")
         h = _middle(b, half, h)
         for place, (i, multiplier) in enumerate(levels):
-            body = _level(half.blocks, half.count, i in half.attention, "up" if i else "")
-            h = b.sub(f"levels.{place}", body, h, channels=h.shape[1], features=multiplier * channels)
+            body = _level(half.blocks, half.count, i in half.attention, "up", i > 0)
+            h = b.sub(f"levels.{place}", body, h, **_sizes(h, multiplier * channels), up=i > 0)
         return _activated(b, half, h)
 
     if features:
@@ -99,10 +99,14 @@ def decoder(half: Half, features: bool = False) -> BlockBody:
     return forward
 
 
+def _sizes(h: Var, features: Any) -> dict[str, Any]:
+    """Static arguments of blocks from h [B, C, H, W] to `features` channels; `shortcut` is 1 if these are not C."""
+    return {"channels": h.shape[1], "features": features, "shortcut": int(int(h.shape[1]) != int(features))}
+
+
 def _middle(b: Builder, half: Half, h: Var) -> Var:
-    same = {"channels": h.shape[1], "features": h.shape[1]}
     for i in range(half.middle):
-        h = b.sub(f"middle{i + 1}", _residual(half.blocks, False), h, **same)
+        h = b.sub(f"middle{i + 1}", _residual(half.blocks, False), h, **_sizes(h, h.shape[1]))
         if i == 0 and half.middle_attention:
             h = b.sub("middle_attention", _attention(half.blocks), h, channels=h.shape[1])
     return h
@@ -117,25 +121,23 @@ def _output(b: Builder, half: Half, h: Var, outputs: Any) -> Var:
 
 
 @cache
-def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockBody:
-    name = {"down": "DownLevel", "up": "UpLevel", "": "Level"}[resampling]
-
-    @module_class(f"Attention{name}" if attends else name, h="B channels H W")
-    def forward(b: Builder, h: Var, *, channels: int, features: int) -> Var:
+def _level(blocks: Blocks, count: int, attends: bool, way: Literal["down", "up"], resamples: bool) -> BlockBody:
+    @module_class(f"{'Attention' * attends}{'Encoder' if way == 'down' else 'Decoder'}Level", h="B channels H W")
+    def forward(b: Builder, h: Var, *, channels: int, features: int, shortcut: int, **_: bool) -> Var:
         """The residual blocks of one resolution, then resampling, if there is any."""
         for j in range(count):
-            body = _residual(blocks, int(h.shape[1]) != int(features))
-            h = b.sub(f"blocks.{j}", body, h, channels=h.shape[1], features=features)
+            sizes = {"channels": h.shape[1], "features": features, "shortcut": 0 if j else shortcut}
+            h = b.sub(f"blocks.{j}", _residual(blocks, bool(sizes["shortcut"])), h, **sizes)
             if attends:
                 h = b.sub(f"attention.{j}", _attention(blocks), h, channels=features)
-        if resampling == "down" and blocks.pools:
-            return b.avg_pool(h, size=2, out="h")  # type: ignore[no-any-return]
-        if resampling == "down":
-            return layers.halving_conv(b, "down", h, features, INIT, out="h")
-        if resampling == "up":
+        if not resamples:
+            return h
+        if way == "up":
             h = b.upsample_nearest(h, factor=2, out="h")
             return h if blocks.repeats else layers.conv(b, "up", h, features, 3, INIT, out="h")
-        return h
+        if blocks.pools:
+            return b.avg_pool(h, size=2, out="h")  # type: ignore[no-any-return]
+        return layers.halving_conv(b, "down", h, features, INIT, out="h")
 
     return forward
 
@@ -143,7 +145,7 @@ def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockB
 @cache
 def _residual(blocks: Blocks, projects: bool) -> BlockBody:
     @module_class("ResidualBlock", x="B channels H W")
-    def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
+    def forward(b: Builder, x: Var, *, channels: int, features: int, shortcut: int) -> Var:
         """GroupNorm, SiLU and a 3 x 3 convolution, twice, with a shortcut."""
         h = b.silu(layers.group_norm(b, "norm1", x, blocks.groups, blocks.eps))
         h = layers.conv(b, "conv1", h, features, 3, INIT, blocks.biases, out="h")
@@ -153,7 +155,7 @@ def _residual(blocks: Blocks, projects: bool) -> BlockBody:
         if projects:
             of = x if blocks.shortcut_of == "input" else h
             x = layers.conv(b, "shortcut", of, features, 1, INIT, blocks.biases, out="x")
-        return x + h
+        return h + x
 
     return forward
 

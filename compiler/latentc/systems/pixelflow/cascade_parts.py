@@ -47,7 +47,7 @@ class Cascade:
     def _rectified(self, first: float) -> float:
         return 1.0 / (math.sqrt(1.0 - 1.0 / self.correlation) * (1.0 - first) + first)
 
-    def told(self, stage: int) -> tuple[float, float]:
+    def network_time(self, stage: int) -> tuple[float, float]:
         """(shift, scale) of the time that networks take: shift + scale * local time."""
         lengths = [self.end(k) - self.start(k) for k in range(self.count)]
         total, before = sum(lengths), sum(lengths[:stage])

@@ -100,7 +100,7 @@ class CascadeSampler(Sampler):
         count = self.steps if self.steps_per_stage is None else self.steps_per_stage[stage]
         t = np.linspace(0.0, 1.0 - 1.0 / cascade.steps, count)
         t = t / (self.shift + (1.0 - self.shift) * t)
-        shift, scale = cascade.told(stage)
+        shift, scale = cascade.network_time(stage)
         zeros, ones = np.zeros(count), np.ones(count)
         columns = {"t": shift + scale * t, "d_x": zeros, "d_output": ones, "x": ones, "d": np.diff(t, append=1.0)}
         return Table("cascade", LINEAR, columns | {"progress": (stage + t) / cascade.count})
@@ -163,6 +163,6 @@ class CascadeSampler(Sampler):
 
 def _course(cascade: Cascade, stage: int) -> Course:
     """The local time of a stage, from 0 to 1 at its last whole time."""
-    shift, scale = cascade.told(stage)
+    shift, scale = cascade.network_time(stage)
     scale *= (cascade.steps - 1) / cascade.steps
     return Course((0.0, 1.0), lambda b, t, rank: At(b.add(t * scale, shift, out="time")), lambda t: t)

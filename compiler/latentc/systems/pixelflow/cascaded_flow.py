@@ -90,7 +90,8 @@ class CascadedFlow(Objective):
         """f32[B]: the loss of one stage. Adds its draws as inputs."""
         method = "forward" if stage == self.stages - 1 else f"stage_{stage}"
         t, noise = b.input(f"t_{stage}", i64(B)), b.input(f"noise_{stage}", image.type)
-        start, end, (shift, scale) = self.cascade.start(stage), self.cascade.end(stage), self.cascade.told(stage)
+        start, end = self.cascade.start(stage), self.cascade.end(stage)
+        shift, scale = self.cascade.network_time(stage)
         local = b.div(b.cast(t, to="f32"), float(self.steps), out="local")
         first = weighted_sum(b, "first", (start, b.upsample_nearest(smaller, factor=2)), (1.0 - start, noise))
         last = weighted_sum(b, "last", (end, image), (1.0 - end, noise))
