@@ -39,6 +39,15 @@ CASES: dict[str, tuple[str, list[str], str, str, dict[str, Any]]] = {
         "{kind: ddim, steps: 5, eta: 0.5}",
         {"steps": 5, "eta": 0.5},
     ),
+    "deis": ("dit", DIT, "{kind: deis, steps: 4}", "{kind: deis, steps: 7}", {"steps": 7}),
+    "deis of data": ("dit", EDM, "{kind: deis, steps: 4}", "{kind: deis, steps: 7}", {"steps": 7}),
+    "predictor_corrector": (
+        "dit",
+        [*DIT[:-1], "objective={kind: diffusion, process: {kind: vp}}"],
+        "{kind: predictor_corrector, steps: 30}",
+        "{kind: predictor_corrector, steps: 40, snr: 0.2, corrector_steps: 2}",
+        {"steps": 40, "snr": 0.2, "corrector_steps": 2},
+    ),
     "unipc": ("dit", DIT, "{kind: unipc, steps: 4}", "{kind: unipc, steps: 7}", {"steps": 7}),
     "euler_maruyama": (
         "sit",

@@ -233,10 +233,10 @@ def consistency_function(alpha: Array, sigma: Array, least: float, data_std: flo
 
 @dataclass(frozen=True)
 class Parameterization:
-    """The process of an objective and what its network predicts.
+    """The process of an objective and the prediction of its network.
 
     `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels. `coupling`: where
-    the path starts, if not from noise alone. `boundary`: what a prediction becomes where it is the end of a trajectory.
+    the path starts, if not from noise alone. `boundary`: of a network that predicts ends of trajectories.
     `averaged`: velocities are averaged over a span of time, which is a condition.
     """
 

@@ -173,7 +173,7 @@ class _Solver:
         return v if rank == 1 else b.reshape(v, shape=(v.shape[0], *[1] * (rank - 1)))  # type: ignore[no-any-return]
 
     def _over_bounds(self, b: Builder, values: Sequence[Var], sizes: Sequence[Var], out: str) -> Var:
-        """f32[B]: the norm of values in units of what the tolerances allow at these sizes of the state."""
+        """f32[B]: the norm of values relative to the tolerances at these sizes of the state."""
         bounds = [b.add(size * self.how.rtol, self.how.atol, out="bound") for size in sizes]
         return self._norm(b, [b.div(v, bound, out="relative") for v, bound in zip(values, bounds, strict=True)], out)
 

@@ -60,7 +60,7 @@ class Path:
 @dataclass(frozen=True)
 class Solution:
     """How it is integrated. `solve(b, x, path)` returns the latent of x, the integral of the divergence f32[B], then
-    what `outputs` name.
+    the `outputs`.
     """
 
     solver: str

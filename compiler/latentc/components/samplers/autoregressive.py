@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def window_problems(spec: Spec) -> Iterator[Problem]:
-    """A network that sees a window of the tokens keeps no keys and values for the next one."""
+    """Refuses a network over a window of the tokens, which keeps no keys and values for the next one."""
     main = spec.networks.get("main")
     if isinstance(main, TokenTransformer) and main.window is not None:
         message = "the network sees only a window of the tokens, so it has no cache to continue from"

@@ -257,7 +257,7 @@ class ArraySampler(GuidedSampler):
         return usual(kind=kind)
 
     def changed(self, name: str) -> bool:
-        """Whether a field differs from its default (a resolved spec writes every default out)."""
+        """True if a field differs from its default (a resolved spec writes every default out)."""
         return bool(getattr(self, name) != type(self).model_fields[name].default)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -314,7 +314,7 @@ class ArraySampler(GuidedSampler):
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`; see `program.sample_program`.
 
-        ValueError: what `problems` would have said.
+        ValueError: a problem that `problems` reports.
         """
         target = parameterization_of(spec.objective)
         if target is None:

@@ -88,7 +88,7 @@ class Confidence(ListedSampler):
 
     @property
     def noisy(self) -> bool:
-        """Whether the choice of tokens is random in some steps."""
+        """True if the choice of tokens is random in some steps."""
         return self.random_steps > 0 or bool(np.any(np.asarray(self.randomness) > 0))
 
     def progress_of_steps(self) -> np.ndarray:

@@ -109,7 +109,7 @@ class Dopri5(Tolerances, GuidedSampler):
             yield from under("likelihood", problems=target.noise_problems(spec, "program `likelihood`"))
 
     def _beyond(self, target: Parameterization) -> bool:
-        """Whether there are velocities a little after the end."""
+        """True if velocities exist a little beyond the end."""
         process, ends = target.process, self.interval(target)
         times = ends.stop + (ends.stop - ends.start) * np.geomspace(1e-4, 0.1, 10)
         try:

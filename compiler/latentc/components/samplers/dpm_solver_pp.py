@@ -55,7 +55,7 @@ def dpm_solver_pp(
 ) -> Table:
     """DPM-Solver++ multistep, `order` 1 to 3 (Lu et al. 2022, algorithm 2 and appendix; data prediction).
 
-    `solver_type` is the second order's variant. The order is at most the number of estimates there are; with
+    `solver_type` is the second order's variant. The order is at most the number of estimates so far; with
     `lower_order_final` the last steps of fewer than 15 go down to 1, and a step to sigma = 0, where h is
     infinite, is always of first order (it is the estimate itself).
     """

@@ -1,4 +1,4 @@
-"""Where a sampler evaluates the network: times of a process, and what follows from them."""
+"""The times of a process at which a sampler evaluates the network, and the coefficients of these evaluations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Grid:
 
     @property
     def ends_at_data(self) -> bool:
-        """Whether the last step ends at the data, where the network is not evaluated."""
+        """True if the last step ends at the data, where the network is not evaluated."""
         return bool(self.times[-1] == self.process.data != self.process.last)
 
     @property

@@ -34,7 +34,7 @@ def per_branch(b: Builder, memory: list[Var], guided: bool, x: Var) -> list[Var]
 
 @contextmanager
 def branched(b: Builder, memory: list[Var], guided: bool, doubled: bool) -> Iterator[list[Var]]:
-    """The part of `memory` that an evaluation takes; afterwards `memory` is what the evaluation left.
+    """The part of `memory` that an evaluation takes; afterwards `memory` is the one that the evaluation returned.
 
     An evaluation without guidance in a step that is guided elsewhere (`doubled`) has one memory for both branches.
     """
@@ -117,8 +117,8 @@ class Request:
     """A request to a sampler: the operands of the conditions, and the scales f32[B] of guidance by input name.
 
     `null(b, operands, names)` gives the operands without conditions `names`; `nullable` are those it can leave out.
-    `like` [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.
-    `coupling` says where the sample starts, if not from noise alone.
+    `like` [B, ...] gives the size of the batch; it is the same in all steps, so values of its size are, too.
+    `coupling`: where the sample starts, if not from noise alone.
     """
 
     operands: Operands
@@ -160,7 +160,7 @@ class Evaluation:
 
     @property
     def of_data(self) -> bool:
-        """Whether a prediction is made at a state whose data was changed."""
+        """True if a prediction is made at a state whose data was changed."""
         return any(contrast.of_data for _, contrast in self.contrasts)
 
     @property
@@ -184,7 +184,7 @@ class Around:
         return usual
 
     def request(self, b: Builder, conditions: Conditions, request: Request) -> Request:
-        """The request of the program, with what the evaluations need besides."""
+        """The request of the program, with further inputs of the evaluations."""
         return request
 
 
@@ -218,9 +218,9 @@ def prediction(
 ) -> Var:
     """The output of `how.network` at x [B, C, ...] and time f32[B] (or times), guided; a variance beside it is not.
 
-    `row` holds the weights of the terms whose weight is not 1 (see `weight_column`). `memory` is what a network with
-    memory is given, of which guidance keeps one per branch, [2 B, ...]; it becomes what the network returns. `noise`
-    has what the evaluation draws, by the names of inputs. `clip` bounds the data of the states that terms degrade.
+    `row` holds the weights of the terms whose weight is not 1 (see `weight_column`). `memory` is that of a
+    network with memory, with guidance one per branch, [2 B, ...]; it is replaced by the one that the network returns.
+    `noise`: random numbers of the evaluation by input name. `clip` bounds the data of the states that terms degrade.
 
     ValueError: a network with memory, and guidance that would need another branch, or another network.
     """
@@ -299,7 +299,7 @@ class Predictions:
         skips: Skips | None = None,
         forgets: bool = False,
     ) -> tuple[Var, ...]:
-        """The prediction without conditions `absent`, then what else its method returns except the memory.
+        """The prediction without conditions `absent`, then the other outputs of its method except the memory.
 
         `network` makes it, by default the one that samples, at another `state`, which is called `at`. In it tokens skip
         blocks by `skips`, and if it `forgets` the memory is empty.

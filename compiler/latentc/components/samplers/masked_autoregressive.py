@@ -83,7 +83,7 @@ class TokenSets:
     method: str = "forward"
 
     def body(self, steps: int) -> Callable[..., Any]:
-        """The body of a loop over sets of so many steps."""
+        """The body of a loop over sets of `steps` steps."""
         return self.step
 
     def step(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
@@ -188,7 +188,7 @@ Segment = tuple[tuple[int, ...], list[tuple[float, ...]]]
 
 
 class MaskedAutoregressive(Sampler):
-    """In each step, `main` sees the tokens so far and `head` denoises the next ones (arXiv:2406.11838)."""
+    """In each step `main` encodes the tokens so far and `head` denoises the next ones (arXiv:2406.11838)."""
 
     SETS: ClassVar[type[TokenSets]] = TokenSets
 

@@ -91,7 +91,7 @@ def loop(
     memory: Sequence[Var],
     known: Known | None = None,
 ) -> tuple[Var, ...]:
-    """One loop over the rows of a table: its state, then the memory. `kick` is what its evaluations draw, by name."""
+    """One loop over the rows of a table: its state, then the memory. `kick`: the random numbers of its evaluations."""
     coefficients = _columns(table, evaluations)
     constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
     varying = [name for name in coefficients if name not in constants]
@@ -148,9 +148,9 @@ def _coefficient_name(column: str) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a loop: what evaluates in it, for which request, with which coefficients.
+    """One row of a loop: its evaluations, their request and coefficients.
 
-    `memory` is replaced by what each evaluation returns. `clip`: bound of the data that a network predicts, or None.
+    Each evaluation replaces `memory`. `clip`: bound of the data that a network predicts, or None.
     """
 
     b: Builder
@@ -217,7 +217,7 @@ def sample_program(
     kernel: Kernel | None = None,
 ) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, noise
-    f32[N, B, C, ...] for the table's N stochastic steps, if any, and what evaluations draw -> x f32[B, C, ...].
+    f32[N, B, C, ...] for the table's N stochastic steps, if any, and noise of evaluations -> x f32[B, C, ...].
 
     Consecutive steps whose evaluations have the same network and the same terms of guidance are one loop. `known` adds
     inputs for a part of the sample that is given; their sources are up to the caller. `kernel` makes the first noise.
@@ -306,7 +306,7 @@ def denoise(
 
 
 def evaluation_noise(table: Table, at: Callable[[float], Evaluation]) -> dict[str, tuple[Noise, int]]:
-    """{input: what the evaluations `at` the table's progress draw, and how many do}, over all parts of the table."""
+    """{input: the noise that evaluations `at` the table's progress draw, and their number}, over all its parts."""
     found: dict[str, tuple[Noise, int]] = {}
     for which in (0, 1):
         for progress in (p for part in table.parts() for p in part.progress[:, which : which + 1].ravel()):
@@ -357,7 +357,7 @@ def request_of(
 
 
 def sources_of(conditions: Conditions, guides: Sequence[Guide]) -> dict[str, Source]:
-    """The sources of what `request_of` adds."""
+    """The sources of the inputs that `request_of` adds."""
     return {**conditions.sources(), **{guide.input: SettingSource(guide.setting) for guide in guides}}
 
 
@@ -385,7 +385,7 @@ def _evaluation_at(network: Network, guides: Sequence[Guide], around: Sequence[A
 
 
 def _segments(table: Table, at: Callable[[float], Evaluation]) -> list[tuple[int, int, tuple[Evaluation, ...]]]:
-    """Runs of rows (first, last + 1) whose evaluations are alike, and what each of a row's evaluations is."""
+    """Runs of rows (first, last + 1) whose evaluations are alike, and the evaluations of a row."""
     every = [tuple(at(float(progress)) for progress in row) for row in table.progress]
     keys = [
         tuple((one.network.main.function, tuple((g.input, g.part) for g in one.guides), one.noise) for one in row)

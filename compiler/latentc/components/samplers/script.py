@@ -1,4 +1,4 @@
-"""A sampler's table as formulas in source text: what `schedule.py` of an emitted project computes.
+"""A sampler's table as formulas in source text, the `schedule.py` of an emitted project.
 
 A `Script` collects the functions that the process, the spacing and the solver need, the arguments of the schedule, the
 lines of its body, and the columns of each loop. Names of columns are those of `Table`, but that an estimate is

@@ -65,10 +65,10 @@ DATA = (("z_scale", "z_cov"), ("z_scale_2", "z_cov_2"))
 
 @dataclass(frozen=True)
 class Step:
-    """The inputs of a step body. `state` is x, then what the body carries; `z` the step's noise, if it takes any.
+    """The inputs of a step body. `state`: x, then further values that the body carries; `z`: the step's noise or None.
 
     `evaluate(x, which)` is the network's output at x, in evaluation 0 or 1 of the step. `channels`: of x. `clip`: bound
-    of an estimate, or None. `slope(x, which)`: what guidance adds to the score at x, or None.
+    of an estimate, or None. `slope(x, which)`: the term that guidance adds to the score at x, or None.
     """
 
     row: Row
@@ -142,11 +142,11 @@ class Table:
     and, if it predicts averages, the `span` of time, and its output becomes an estimate of what the solver integrates
     (the data, the noise, a velocity, a drift): ``d = d_x * x + d_output * output``. Evaluation 1 has c_in_2, t_2, e_x
     and e_output. `progress` (and `progress_2`) is how far from noise (0) to data (1) an evaluation is; no coefficient.
-    A coefficient's column has the name of what it multiplies: x, the estimates d and e, earlier estimates h1 (the step
+    A coefficient's column has the name of its operand: x, the estimates d and e, earlier estimates h1 (the step
     before), h2 …, the step's standard normal noise z (`noise`; the table is then `stochastic`),
-    what guidance adds to the score (`d_guide`, `e_guide`). The part alpha * x0 of the network's input is
+    the guidance of the score (`d_guide`, `e_guide`). The part alpha * x0 of the network's input is
     ``z = z_x * input + z_output * output`` (z_x_2, z_output_2), and x0 is z / z_scale, its covariance given the state
-    z_cov times its derivative by the input. Each body documents what it does with its columns.
+    z_cov times its derivative by the input. Each body documents its columns.
     """
 
     solver: str
@@ -187,7 +187,7 @@ class Table:
 
     @property
     def stochastic(self) -> bool:
-        """Whether steps of this table (not of its tail) take noise."""
+        """True if steps of this table (not of its tail) take noise."""
         return "noise" in self.columns
 
     @property
@@ -208,11 +208,11 @@ class Table:
 
     @property
     def guides(self) -> dict[str, Array]:
-        """The columns by which what guidance adds to the score enters the estimates."""
+        """The columns by which the guidance of the score enters the estimates."""
         return {name: column for name, column in self.columns.items() if name in GUIDES}
 
     def guided(self, weights: Callable[[Sequence[float]], Array]) -> bool:
-        """Whether guidance of the score by these weights of the progress changes an estimate of it or a tail."""
+        """True if guidance of the score by these weights of the progress changes an estimate of it or a tail."""
         own = [
             np.any(weights(list(self.columns[at])) * self.columns.get(guide, 1.0))  # without a column, the body adds it
             for at, guide in zip(NOT_COEFFICIENTS[: self.evaluations], GUIDES, strict=False)
@@ -282,7 +282,7 @@ class _Eager:
 def run(table: Table, network: Network, x: NDArray[Any], noise: NDArray[Any] | None = None) -> NDArray[Any]:
     """The result of `table` and its tails from the standard normals `x` [B, C, …], in x's dtype.
 
-    `network(x, t)` returns what the network predicts (twice the channels, the variance second, if the body wants them).
+    `network(x, t)` returns the prediction (twice the channels, the variance second, if the body needs it).
     `noise`: [rows, *x.shape], the normals of the stochastic rows in order, over all parts.
     """
     b: Any = _Eager()

@@ -98,7 +98,7 @@ class ConditionAnnealing(Wrapper):
         return Annealing(self, sampled, network, tuple(parts))
 
     def _operands(self, network: Network, spec: Spec) -> list[tuple[str, str, bool]]:
-        """(condition, operand, whether it is numbers) of what is annealed."""
+        """(condition, operand, true if it is numbers) of each annealed operand."""
         taken = {port.name: port for port in network.methods["forward"].inputs_of("condition")}
         return [
             (name, port.name, port.type.is_float)

@@ -40,7 +40,7 @@ class TokenReuse(Reuse):
     """Steps that reuse keys and values of the tokens that they leave as they are (ReCAP, arXiv:2505.19089).
 
     A step over all tokens begins a set of tokens and draws the first of them, in order of position. The steps after it
-    evaluate the tokens of the set alone, which see what that step computed of the others.
+    evaluate the tokens of the set alone, which attend to the keys and values that step computed of the others.
     """
 
     condition: bool = Field(True, description="also reuse the tokens that hold the condition")

@@ -33,7 +33,7 @@ class ConfidentReuse(Reuse):
 
     A step over all tokens begins a set of tokens, chooses them by the confidence of a first guess and draws some of
     them anew, the most confident first. The steps after it evaluate the tokens of the set and of the condition alone,
-    which see what that step computed of the others. A step before the sets draws all that it chooses anew.
+    which attend to the keys and values of the others. A step before the sets draws all that it chooses anew.
     """
 
     temperature: float = Field(

@@ -1,4 +1,4 @@
-"""Steps that reuse what the one before computed of the tokens that they leave as they are (ReCAP, arXiv:2505.19089)."""
+"""Steps that reuse keys and values of tokens that they leave as they are (ReCAP, arXiv:2505.19089)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentc.components import Closed
 
 class Reuse(Closed):
     """A step over all tokens begins a set of tokens and draws the first of them. The steps after it evaluate the
-    tokens of the set alone, which see what that step computed of the others.
+    tokens of the set alone, which attend to the keys and values that step computed of the others.
     """
 
     after: int = Field(0, ge=0, le=100_000, description="steps over all tokens before the first set")

@@ -14,9 +14,9 @@ from latentc.components import Closed
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Operands, call
 from latentc.components.parts import Problem
-from latentc.components.samplers.flow_inverse import FlowInverse, Further
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.starflow_v.jacobi import FixedPoint, Jacobi
+from latentc.systems.tarflow.flow_inverse import FlowInverse, Further
 from latentc.systems.tarflow.transformer_flow import TransformerFlow
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
 

@@ -10,5 +10,5 @@ Rows in docs/systems.yaml: tarflow, starflow, starflow_class.
 
 COMPONENTS = {
     "networks": {"transformer_flow": "transformer_flow"},
-    "samplers": {"annealed_inverse": "annealed_inverse"},
+    "samplers": {"annealed_inverse": "flow_inverse", "flow_inverse": "flow_inverse"},
 }

@@ -58,7 +58,7 @@ class Spacing(Component):
 
     @property
     def count(self) -> int | None:
-        """The number of steps, if the spacing itself says it."""
+        """The number of steps if the spacing fixes it, otherwise None."""
         return None
 
     @abstractmethod

@@ -164,7 +164,7 @@ def respaced(total: int, counts: str) -> Timesteps:
 
 
 def evenly_spaced(timesteps: int, steps: int) -> Timesteps:
-    """Timesteps, descending, evenly spaced over all (improved DDPM, DiT). ValueError: more than there are."""
+    """Timesteps, descending, evenly spaced over all (improved DDPM, DiT). ValueError: more steps than timesteps."""
     if not 1 <= steps <= timesteps:
         raise ValueError(f"{steps} steps are out of range for a schedule of {timesteps}: use 1 to {timesteps}")
     stride = 1.0 if steps <= 1 else (timesteps - 1) / (steps - 1)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Further:
-    """Inputs of a program besides latent and conditions: operands by role, sources, and what a request gives."""
+    """Inputs of a program besides latent and conditions: operands by role, sources, and conditions of a request."""
 
     operands: Mapping[str, Var] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
@@ -171,3 +172,19 @@ class FlowInverse(Sampler):
         return Program(
             "log_likelihood", self.kind, 1, 1, sources, name="log_likelihood", outputs=outputs, conditions=asked
         )
+
+
+class AnnealedInverse(FlowInverse):
+    """`flow_inverse` with TarFlow's annealed guidance, from none at the first token to its scale at the last."""
+
+    kind: Literal["annealed_inverse"]  # type: ignore[assignment]
+    EXAMPLE: ClassVar[dict[str, Any]] = {**FlowInverse.EXAMPLE, "kind": "annealed_inverse"}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.guidance is None:
+            yield Problem(("guidance",), "nothing grows without guidance", "add `guidance: {scale: 2}`")
+
+    def scales(self, b: Builder, scale: Var, count: int) -> Var:
+        ramp = b.constant(np.arange(1, count + 1)[:, None] / count, out="ramp")
+        return b.add((scale - 1.0) * ramp, 1.0, out="weight")  # type: ignore[no-any-return]
