@@ -309,7 +309,6 @@ def test_a_learned_matrix_may_resize_as_interpolation_does() -> None:
     [
         ("backbone.tokens=5", "a square number of tokens, but there are 5 tokens"),
         ("objective.labels=[3, 3]", "3 \\+ 3 label classes do not add up to the 5 channels"),
-        ("objective.reconstruction=l2", "`labels` needs `reconstruction: cross_entropy`"),
     ],
 )
 def test_labels_and_latents_that_do_not_fit(change: str, message: str) -> None:

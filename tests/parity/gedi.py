@@ -9,13 +9,17 @@ import numpy as np
 from cases import Array, Forward
 from parity_data import Numbers
 
-SMALL = ("width=64", "depth=2", "context=32", "block.mixer.heads=4")
+BLOCK = (
+    "{mixer: {kind: attention, heads: 4, causal: true}, feed_forward: {kind: gelu_mlp, ratio: 4}, "
+    "norm: {kind: layer_norm, eps: 1e-5, affine: true}, condition: {kind: in_context}}"
+)
 SIZES = (
     "data.fields={tokens: {shape: [8], classes: 64}, prompt: {shape: [1], classes: 64}, "
     "prompt_mask: {shape: [1], dtype: bool}}",
-    "networks.main.logit_scale=true",
+    "networks.main={kind: class_language_model, width: 64, depth: 2, context: 32, conditions: [prompt], frozen: true, "
+    f"block: {BLOCK}}}",
     "networks.discriminator.class_tokens=[1, 2]",
-    *(f"networks.{name}.{size}" for name in ("main", "discriminator") for size in SMALL),
+    *(f"networks.discriminator.{size}" for size in ("width=64", "depth=2", "context=32", "block.mixer.heads=4")),
 )
 
 

@@ -36,13 +36,13 @@ class GrowingGrids:
 
 
 class Objective(Part):
-    """What is learned, and by which losses."""
+    """The losses, and the networks that they train."""
 
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        """The networks it trains or reads, and what they must be able to do."""
+        """The networks it trains or reads, and the capabilities that they need."""
         return ()
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class Objective(Part):
         return not_frozen(spec, "main", *adapters, *dict.fromkeys(encoding))
 
     def parameterization(self) -> Parameterization | None:
-        """The forward process and what the network predicts of it; None if it trains no denoiser."""
+        """The forward process and the quantity that the network predicts; None if it trains no denoiser."""
         return None
 
     def out_channels(self, channels: int) -> int:

@@ -128,7 +128,7 @@ def test_every_token_of_a_batch_of_texts_counts_alike() -> None:
 def test_blocks_of_a_row_are_predicted_as_they_are() -> None:
     """Each token but the first of a block counts alike, as in GPT-2 told nothing; names of classes are tokens of it."""
     system = SYSTEMS["class_prefix_gpt2"]
-    lowered = lower(load_spec(system.spec, None, [*system.sizes, "objective.bare=true"]))
+    lowered = lower(load_spec(system.spec, None, [*system.sizes, "objective={kind: row_tokens}"]))
     params = parameters(lowered.module, lowered.module.entries["main.forward"])
     weights = random_weights(params, np.random.default_rng(1), 0.3)
     # The names of both classes are [2, 4] and [3].

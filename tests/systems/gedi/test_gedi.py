@@ -163,7 +163,7 @@ def test_the_class_is_never_left_out_of_a_loss_that_compares_both() -> None:
 def test_a_missing_discriminator_is_named_with_its_kinds() -> None:
     with pytest.raises(DiagnosticError) as caught:
         load_spec("gedi", None, [FIELDS, "networks.discriminator=null"])
-    assert all("of kind language_model" in str(d.help) for d in caught.value.diagnostics if d.code == "E0306")
+    assert all("of kind class_language_model" in str(d.help) for d in caught.value.diagnostics if d.code == "E0306")
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -11,7 +11,7 @@ from latentc.ir.core import Function, Node, Value, live
 
 
 def added_method(mb: ModuleBuilder, network: Network, name: str, method: Method) -> Network:
-    """The network with one more method, an entry of the module."""
+    """The network with a further method, an entry of the module."""
     mb.entries[f"{network.name}.{name}"] = method.function
     return replace(network, methods={**network.methods, name: method})
 

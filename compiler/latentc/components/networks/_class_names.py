@@ -1,4 +1,4 @@
-"""Classes by the tokens of their names, which the table of the tokens embeds, and scores of two of them.
+"""Classes by the tokens of their names, which the table of the tokens embeds.
 
 Symbols: B batch, L tokens of the longest name.
 """
@@ -6,8 +6,7 @@ Symbols: B batch, L tokens of the longest name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +14,7 @@ from pydantic import Field
 from latentc.components.backbone import public
 from latentc.components.condition import Entry
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.ir.builder import Builder, Var
 
 Token = Annotated[int, Field(ge=0, le=16_777_215)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
@@ -81,32 +80,3 @@ def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:
     counts = np.array([[float(i < len(row)) for i in range(length)] for row in rows], np.float32)
     code = b.take(b.constant(names), y, axis=0, out="code")
     return code, None if counts.all() else b.take(b.constant(counts), y, axis=0, out="counts")
-
-
-@cache
-def weigh(biased: bool) -> BlockBody:
-    """Scores f32[B, K] of a class and the K - 1 after it, times a learned number; `biased`: plus one of each class."""
-
-    @module_class("LanguageModel", "weigh")
-    def weigh(b: Builder, scores: Var, *y: Var, **static: Any) -> Var:
-        scores = b.mul(scores, b.param("logit_scale", f32(1, 1), "ones"), out="scores")
-        count = int(scores.shape[1])
-        for own in y:
-            table = b.reshape(b.param("class_bias", f32(1, count), "zeros"), shape=(count, 1))
-            classes = [own, *(next_class(b, own, k, count) for k in range(1, count))]
-            scores = b.add(
-                scores, b.concat(*(b.take(table, c, axis=0) for c in classes), axis=1, out="bias"), out="scores"
-            )
-        return scores
-
-    weigh.body.__doc__ = "Scores of a class and the others, times the learned number" + (
-        ", and that of each class added." if biased else "."
-    )
-    return weigh
-
-
-def next_class(b: Builder, y: Var, k: int, count: int, out: str = "") -> Var:
-    """i64[B]: (y + k) mod `count`, for y i64[B]."""
-    if count == 2:
-        return b.op("sub", 1, y, out=out)  # type: ignore[no-any-return]
-    return b.take(b.constant((np.arange(count) + k) % count, out="next"), y, axis=0, out=out)  # type: ignore[no-any-return]

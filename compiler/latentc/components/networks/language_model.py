@@ -24,7 +24,7 @@ from latentc.components.condition import Condition, Entry, Form, ports_of, with_
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE, MASKED
 from latentc.components.kit.texts import joined
-from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of, weigh
+from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
 from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
@@ -38,11 +38,8 @@ class LanguageModel(Backbone):
 
     `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V], the first from what stands before the tokens.
     `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
-    number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
-    nats of the prompt's tokens after the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
-    scores f32[B, K] of a class and the K - 1 after it, times a learned number; with `class_bias` it also takes the
-    class, and adds a number of each. `read`, if the objective asks for it: tokens i64[B, T - 1] -> logits
-    f32[B, T - 1, V] of the tokens after each of them, which nothing precedes.
+    number of the token that is wanted), caches -> logits f32[B, V], caches. `read`, if the objective asks for it:
+    tokens i64[B, T - 1] -> logits f32[B, T - 1, V] of the tokens after each of them, which nothing precedes.
     """
 
     kind: Literal["language_model"]
@@ -60,8 +57,6 @@ class LanguageModel(Backbone):
         description="token that stands for each class (GeDi), or its name and what parts it from the text, as text or "
         "tokens; null: a learned embedding of each class",
     )
-    logit_scale: bool = Field(False, description="learned factor of the class scores (GeDi)")
-    class_bias: bool = Field(False, description="learned bias per class, added to the scaled score (GeDi)")
     block: Block = Field(description="the repeated block; its mixer is causal")
     weights: Weights = Field("normal", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -78,7 +73,7 @@ class LanguageModel(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes", "continue_rows"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "continue_rows"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
     @property
@@ -91,12 +86,9 @@ class LanguageModel(Backbone):
         return found if self.conditions is None else {name: found[name] for name in self.conditions if name in found}
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        forms = [entry.form for entry in self.entries(spec)]
-        weighs = "array" in forms and self.logit_scale
         # Training on rows would not train a class embedding.
-        names = "tokens" not in forms or self.class_tokens is not None
-        without = {"weigh_classes": weighs, "continue_rows": names}
-        return self.PROVIDES - {capability for capability, has in without.items() if not has}
+        names = self.class_tokens is not None or all(entry.form != "tokens" for entry in self.entries(spec))
+        return self.PROVIDES - (frozenset() if names else {"continue_rows"})
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
@@ -142,19 +134,24 @@ class LanguageModel(Backbone):
             cond += longest(rows) if by_name and rows else entry.token_shape(spec).length
         return cond + (self.start is not None)
 
-    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        tokens = spec.data.tokens
-        assert tokens is not None
-        entries = self.entries(spec)
-        before = self.before(entries, spec)
-        static: dict[str, Any] = {
-            "vocabulary": tokens.vocabulary,
-            "length": before + tokens.length - 1,
+    def sizes(self, spec: Spec, before: int) -> dict[str, Any]:
+        """The static arguments of its methods, with `before` tokens before those of a sample."""
+        assert spec.data.tokens is not None
+        return {
+            "vocabulary": spec.data.tokens.vocabulary,
+            "length": before + spec.data.tokens.length - 1,
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
             **self.condition_sizes(spec),
         }
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens = spec.data.tokens
+        assert tokens is not None
+        entries = self.entries(spec)
+        before = self.before(entries, spec)
+        static = self.sizes(spec, before)
         heads = static.get("kv_heads", static["heads"])
         slots = before + tokens.length - 1
         cache_type = f32(B, heads, slots, self.width // static["heads"])
@@ -173,11 +170,6 @@ class LanguageModel(Backbone):
         if asks(spec, name, "continue_rows"):
             state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
             signatures["read"] = ((state,), ("logits",))
-        if "weigh_classes" in self.provides(spec):
-            signatures["score"] = (cond, ("output", "output"))
-            classes = max(spec.data.classes, 2)
-            which = (Port("y", i64(B), "condition", classes),) if self.class_bias else ()
-            signatures["weigh"] = ((Port("scores", f32(B, classes), "state"), *which), ("output",))
         methods = {
             method: add_method(mb, name, method, _METHODS[method](self, entries, before), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
@@ -190,7 +182,7 @@ def _embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "
     return b.embedding(table, tokens, out=out)  # type: ignore[no-any-return]
 
 
-def _context(
+def context_of(
     config: LanguageModel, b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
 ) -> tuple[Var, Var, Var | None]:
     """The prefix of the tokens: embeddings f32[B, L, D], which of them count f32[B, L], the prompt i64[B, L']."""
@@ -219,7 +211,7 @@ def _context(
     return b.concat(*(x for x, _ in parts), axis=1, out="context"), b.concat(*counts, axis=1, out="counts"), prompt
 
 
-def _with_start(config: LanguageModel, b: Builder, x: Var, counts: Var, static: Mapping[str, Any]) -> tuple[Var, Var]:
+def with_start(config: LanguageModel, b: Builder, x: Var, counts: Var, static: Mapping[str, Any]) -> tuple[Var, Var]:
     """The same after the start token, if there is one."""
     if config.start is None:
         return x, counts
@@ -253,14 +245,14 @@ def _blocks(
     return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), dim=width, **sizes)
 
 
-def _logits(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width: Any) -> Var:
+def logits_of(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width: Any) -> Var:
     """Logits of features x f32[B, N, D], by the table of the tokens."""
     x = config.block.parts()[2].apply(b, "norm", x)
     table = b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
     return b.linear(x, table, out="logits")  # type: ignore[no-any-return]
 
 
-def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
+def features_of(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
     """Features of a whole sequence x f32[B, N, D]."""
     mixer, feed_forward, norm, condition = config.block.parts()
     block = condition.block(mixer, feed_forward, norm, config.weights, MASKED)
@@ -277,15 +269,15 @@ def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         """Logits of every token given what stands before it."""
         vocabulary, width = static["vocabulary"], static["width"]
         x = _embedded(b, tokens, vocabulary, width)
-        context, counts, _ = _context(config, b, entries, conditions, static)
-        context, counts = _with_start(config, b, context, counts, static)
+        context, counts, _ = context_of(config, b, entries, conditions, static)
+        context, counts = with_start(config, b, context, counts, static)
         count = int(tokens.shape[1])
         ones = b.full(x, shape=(count,), value=1.0, dtype="f32", out="ones")
         whole, known = b.concat(context, x, axis=1, out="x"), b.concat(counts, ones, axis=1, out="known")
-        h = _features(config, b, whole, known, width, static)
+        h = features_of(config, b, whole, known, width, static)
         first = last_counted(b, b.slice(h, axis=1, start=0, stop=before, out="h"), counts)
         rest = b.slice(h, axis=1, start=before, stop=before + count, out="h")
-        return _logits(config, b, b.concat(first, rest, axis=1, out="h"), vocabulary, width)
+        return logits_of(config, b, b.concat(first, rest, axis=1, out="h"), vocabulary, width)
 
     return forward
 
@@ -298,7 +290,7 @@ def _read(config: LanguageModel) -> BlockBody:
         vocabulary, width = static["vocabulary"], static["width"]
         x = _embedded(b, tokens, vocabulary, width)
         known = b.full(x, shape=(int(tokens.shape[1]),), value=1.0, dtype="f32", out="known")
-        return _logits(config, b, _features(config, b, x, known, width, static), vocabulary, width)
+        return logits_of(config, b, features_of(config, b, x, known, width, static), vocabulary, width)
 
     return read
 
@@ -309,8 +301,8 @@ def _prefill(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
     def prefill(b: Builder, *conditions: Var, **static: Any) -> tuple[Var, ...]:
         """Takes what stands before the tokens: logits of the first token, and the caches."""
         vocabulary, width, length = static["vocabulary"], static["width"], static["length"]
-        context, counts, _ = _context(config, b, entries, conditions, static)
-        x, counts = _with_start(config, b, context, counts, static)
+        context, counts, _ = context_of(config, b, entries, conditions, static)
+        x, counts = with_start(config, b, context, counts, static)
         heads = static.get("kv_heads", static["heads"])
         shape = (heads, length, width // static["heads"])
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(static["depth"]))]
@@ -318,7 +310,7 @@ def _prefill(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         x = _placed(b, x, places(b, counts), config.context, width)
         position = b.constant(np.int64(0))
         x, grown = _blocks(config, b, x, position, b.greater(mask, 0.5, out="mask"), caches, width, static)
-        logits = _logits(config, b, last_counted(b, x, counts), vocabulary, width)
+        logits = logits_of(config, b, last_counted(b, x, counts), vocabulary, width)
         seen = b.pad(counts, axis=1, before=0, after=int(length) - before, value=0.0, out="seen")
         count = b.sum(counts, axes=(1,), keepdims=False, out="count")
         return b.reshape(logits, shape=(x.shape[0], vocabulary), out="logits"), *grown, seen, count
@@ -343,52 +335,17 @@ def _decode(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> B
         seen = b.maximum(seen, b.reshape(here, shape=(1, length)), out="seen")
         mask = b.reshape(b.greater(seen, 0.5), shape=(batch, 1, 1, length), out="mask")
         x, grown = _blocks(config, b, x, slot, mask, pairs, width, static)
-        logits = b.reshape(_logits(config, b, x, vocabulary, width), shape=(batch, vocabulary), out="logits")
+        logits = b.reshape(logits_of(config, b, x, vocabulary, width), shape=(batch, vocabulary), out="logits")
         return logits, *grown, seen, count
 
     return decode
-
-
-@cache
-def _score(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
-    @module_class("LanguageModel", "score")
-    def score(b: Builder, *conditions: Var, **static: Any) -> tuple[Var, Var]:
-        """Log-probability in nats of the prompt given what stands before each of its tokens, and their number."""
-        vocabulary, width = static["vocabulary"], static["width"]
-        context, counts, prompt = _context(config, b, entries, conditions, static)
-        x, known = _with_start(config, b, context, counts, static)
-        assert prompt is not None
-        batch, size = prompt.shape
-        if before == 1:  # a prompt of one token, which nothing predicts
-            none = b.sum(known * 0.0, axes=(1,), keepdims=False, out="none")
-            return none, b.mul(none, 1.0, out="count")
-        h = _features(config, b, x, known, width, static)
-        first = max(before - int(size) - 1, 0)  # nothing predicts the first token of a sequence
-        skipped = 1 if before == int(size) else 0
-        h = b.slice(h, axis=1, start=first, stop=before - 1, out="h")
-        targets = b.slice(prompt, axis=1, start=skipped, stop=size, out="targets")
-        counted = b.slice(known, axis=1, start=before - int(size) + skipped, stop=before, out="counted")
-        rows = int(size) - skipped
-        logits = _logits(config, b, h, vocabulary, width)
-        log_p = b.op(
-            "sub",
-            b.take_along(logits, b.reshape(targets, shape=(batch, rows, 1)), axis=2),
-            b.reshape(b.logsumexp(logits, axis=2), shape=(batch, rows, 1)),
-        )
-        log_p = b.mul(b.reshape(log_p, shape=(batch, rows)), counted, out="log_p")
-        total = b.sum(log_p, axes=(1,), keepdims=False, out="log_p")
-        return total, b.sum(counted, axes=(1,), keepdims=False, out="count")
-
-    return score
 
 
 _METHODS: dict[str, Callable[[LanguageModel, tuple[Entry, ...], int], BlockBody]] = {
     "forward": _forward,
     "prefill": _prefill,
     "decode": _decode,
-    "score": _score,
     "read": lambda config, entries, before: _read(config),
-    "weigh": lambda config, entries, before: weigh(config.class_bias),
 }
 
 

@@ -1,4 +1,4 @@
-"""What objectives of autoencoders share that train against a discriminator, and compare images by a frozen network.
+"""Shared by objectives that train an autoencoder against a discriminator and compare images by a frozen network.
 
 Symbols: B batch.
 """
@@ -13,7 +13,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
-from latentc.components.objectives._common import noise_inputs, step_of, told_step
+from latentc.components.objectives._common import noise_inputs, step_of, step_operand
 from latentc.components.objectives._reconstruction import PERCEPTUAL, PIXELS, Reconstruction
 from latentc.components.objectives.terms._score import ScoreTerm
 from latentc.components.objectives.terms._term import DISCRIMINATOR, Round, Side, Term, mean, weighted
@@ -68,7 +68,7 @@ class AgainstDiscriminator(Reconstruction):
 
     @property
     def _game(self) -> ScoreTerm:
-        """What the scores cost the discriminator."""
+        """The discriminator's loss of scores."""
         if self.loss == "hinge":
             return Hinge(kind="hinge")
         return NonSaturating(
@@ -76,7 +76,7 @@ class AgainstDiscriminator(Reconstruction):
         )
 
     def opposes(self) -> Need:
-        """What the network `discriminator` must be able to do."""
+        """The capability that the network `discriminator` needs."""
         return Need(DISCRIMINATOR, "discriminate", asks={k: v for term in self.terms for k, v in term.asks.items()})
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -101,7 +101,7 @@ class AgainstDiscriminator(Reconstruction):
         # The penalty is not read here.
         annealed = main.methods["regularized"].inputs_of("scale")
         factor = {"scale": b.constant(1.0, "f32", out="factor")} if annealed else {}
-        factor |= told_step(b, main.methods["regularized"])
+        factor |= step_operand(b, main.methods["regularized"])
         made, _ = call(b, main, "regularized", {}, state=x, noise=noise, **factor, out="made penalty")
         real, fake = Side(x, {}), Side(b.stop_gradient(made, out="made"), {})
         for side, out in ((real, "real"), (fake, "fake")):
@@ -139,14 +139,14 @@ class AgainstDiscriminator(Reconstruction):
         return b.finish("The error of reconstruction, and the perceptual distance.")
 
     def score(self, mb: ModuleBuilder, discriminator: Network) -> str:
-        """A function made, noise of the discriminator -> how far it is from taking it for data, f32[]."""
+        """A function made, noise of the discriminator -> the adversarial error, f32[]."""
         b = mb.function("adversarial_error")
         made = b.input("made", discriminator.methods["forward"].input("state").type)
         drawn, _ = seen_parts(b, discriminator, "made")
         score = call(b, discriminator, "forward", {}, state=made, noise=drawn, out="score")
         far = b.neg(score, out="far")
         b.output(mean(b, far if self.generator == "linear" else b.softplus(far), "fooled"))
-        return b.finish("The adversarial error of what the autoencoder made.")
+        return b.finish("The adversarial error of a reconstruction.")
 
     def started(self, b: Builder, weight: Any) -> Any:
         """The weight of the adversarial term, 0 before it counts; adds the step as an input of a loss that needs it."""

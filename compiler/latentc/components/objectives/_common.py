@@ -1,4 +1,4 @@
-"""What losses share: their entries in the module, noise and the training step as inputs, the cross-entropy of tokens.
+"""Shared by losses: their entries in the module, noise and the training step as inputs, the cross-entropy of tokens.
 
 Symbols: B batch, T tokens of a sample, V vocabulary.
 """
@@ -53,7 +53,7 @@ def step_of(b: Builder) -> Var:
     return b.given(STEP) or b.input(STEP, i64())
 
 
-def told_step(b: Builder, method: Method) -> dict[str, Var]:
+def step_operand(b: Builder, method: Method) -> dict[str, Var]:
     """The step of training, by its role, for a method that takes it."""
     return {"position": step_of(b)} if method.inputs_of("position") else {}
 

@@ -26,7 +26,7 @@ TEACHER = "teacher"
 
 
 class Distillation(Objective):
-    """Teaches `main` what the frozen network `teacher` predicts, in the parameterization of the teacher's objective."""
+    """Teaches `main` the predictions of the frozen network `teacher`, as its objective parameterizes them."""
 
     base: Annotated[DenoisingObjective, OneOfThese("objectives", classes=(Diffusion, Flow))] = Field(
         Diffusion(kind="diffusion"), description="the diffusion or flow objective that the teacher was trained with"
@@ -55,7 +55,7 @@ class Distillation(Objective):
 
 
 def scale_condition(spec: Spec) -> str | None:
-    """The name of the condition that tells the guidance scale."""
+    """The name of the condition that provides the guidance scale."""
     return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
 
 

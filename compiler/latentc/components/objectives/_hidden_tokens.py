@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class FeaturePrediction(Closed):
-    """A smooth L1 loss between what `main` predicts of hidden tokens' features and an averaged encoder's of the whole
-    sample (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder takes all conditions, none dropped."""
+    """A smooth L1 loss of predicted features of hidden tokens against those of an averaged encoder of the whole sample
+    (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder takes all conditions, none dropped."""
 
     target: str = Field("target", description="the average of `main` whose features are predicted")
     weight: float = Field(1.0, gt=0, description="weight of the term")

@@ -1,4 +1,4 @@
-"""What objectives of autoencoders share that compare images with what was made of them. Symbols: B batch."""
+"""Shared by objectives of autoencoders that compare images with their reconstructions. Symbols: B batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Reconstruction(Objective):
     )
 
     def compares(self, spec: Spec) -> tuple[Need, ...]:
-        """What the network `perceptual` must be able to do, if there is one."""
+        """The capability that the network `perceptual` needs, if there is one."""
         if PERCEPTUAL not in spec.networks:
             return ()
         return (Need(PERCEPTUAL, "classify" if "classify" in provided(spec, PERCEPTUAL) else "compare"),)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Adversarial(Objective):
     """A generative adversarial network (Goodfellow et al. 2014, arXiv:1406.2661): `main` against `discriminator`.
 
-    Both losses are weighted sums of `terms`. Classes of generated samples are drawn uniformly; if the networks are told
+    Both losses are weighted sums of `terms`. Classes of generated samples are drawn uniformly; if the networks take
     more than a class, samples are made for the conditions of a batch of data.
     """
 
@@ -138,7 +138,7 @@ class Game:
 
     @property
     def noise(self) -> tuple[Port, ...]:
-        """What samples are made of: the generator's noise inputs; one alone is called z."""
+        """The inputs of samples: the generator's noise inputs; one alone is called z."""
         generator = self.networks["main"]
         ports = generator.methods[training_method(generator)].inputs_of("noise")
         return (replace(ports[0], name="z"), *ports[1:])
@@ -152,8 +152,8 @@ class Game:
         b, discriminator = mb.function("loss.discriminator"), self.networks[DISCRIMINATOR]
         conditions = self.conditions
         x = b.input("x", discriminator.methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        real, fake = Side(x, told, told.get(operand_name("class"))), self._samples(b, told)
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
+        real, fake = Side(x, cond, cond.get(operand_name("class"))), self._samples(b, cond)
         # No gradient reaches the generator.
         fake.images = b.stop_gradient(fake.images, out="fake")
         self._augment(b, data=real, samples=fake)
@@ -178,10 +178,10 @@ class Game:
         b, discriminator = mb.function(f"loss.{name}"), self.networks[DISCRIMINATOR]
         conditions = self.conditions
         x = b.input("x", discriminator.methods["forward"].input("state").type)
-        told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        real, fake = Side(x, told, told.get(operand_name("class"))), Side(x, told)
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True))
+        real, fake = Side(x, cond, cond.get(operand_name("class"))), Side(x, cond)
         if term.reads_samples:
-            fake = self._samples(b, told)
+            fake = self._samples(b, cond)
             fake.images = b.stop_gradient(fake.images, out="fake")
         seen = {"data": real} | ({"samples": fake} if term.reads_samples else {})
         self._augment(b, **seen)
@@ -197,8 +197,8 @@ class Game:
     def of_generator(self, mb: ModuleBuilder, multiple: int) -> Update:
         b = mb.function("loss.generator")
         conditions = self.conditions
-        told = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
-        fake = self._samples(b, told)
+        cond = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
+        fake = self._samples(b, cond)
         self._augment(b, samples=fake)
         self._judge(b, samples=fake)
         round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
@@ -210,20 +210,20 @@ class Game:
         draws = (*self.draws, *self._drawn("samples"))
         return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
-    def asked(self, b: Builder, told: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:
+    def asked(self, b: Builder, cond: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:
         """Noise, and the conditions that samples are made for: those of data, or drawn classes."""
         noise = [b.input(port.name, port.type) for port in self.noise]
         if not self.given:
             labelled = len(self.draws) > len(noise)
-            told = {operand_name("class"): b.input("labels", i64(B))} if labelled else {}
-        return noise, told
+            cond = {operand_name("class"): b.input("labels", i64(B))} if labelled else {}
+        return noise, cond
 
-    def _samples(self, b: Builder, told: Mapping[str, Var]) -> Side:
+    def _samples(self, b: Builder, cond: Mapping[str, Var]) -> Side:
         """Samples of drawn noise z, made for these conditions of data or for drawn classes."""
         generator = self.networks["main"]
-        noise, told = self.asked(b, told)
-        images = call(b, generator, training_method(generator), told, noise=noise, out="fake")
-        return Side(images, told, told.get(operand_name("class")))
+        noise, cond = self.asked(b, cond)
+        images = call(b, generator, training_method(generator), cond, noise=noise, out="fake")
+        return Side(images, cond, cond.get(operand_name("class")))
 
     def _drawn(self, *sides: str) -> tuple[Draw, ...]:
         """The random inputs of the augmentations of these sides."""
@@ -244,12 +244,12 @@ class Game:
             s.original for s in sides.values() if compared and s.original
         ]
         state = _joined(b, images, "images")
-        told = {
-            name: _joined(b, [side.told[name] for side in sides.values()] * (2 if compared else 1), "classes")
-            for name in next(iter(sides.values())).told
+        cond = {
+            name: _joined(b, [side.conditions[name] for side in sides.values()] * (2 if compared else 1), "classes")
+            for name in next(iter(sides.values())).conditions
         }
         names = [port.name for port in discriminator.methods["forward"].outputs]
-        values = call(b, discriminator, "forward", told, state=state, out=" ".join(names))
+        values = call(b, discriminator, "forward", cond, state=state, out=" ".join(names))
         outputs = dict(zip(names, values if isinstance(values, tuple) else (values,), strict=True))
         for name, value in outputs.items():
             if name in read:
@@ -288,7 +288,7 @@ def _takes_class(network: Network) -> bool:
 
 
 def _beside_class(spec: Spec) -> list[str]:
-    """The conditions besides the class that the players are told."""
+    """The conditions besides the class that the players take."""
     players = [spec.networks.get(name) for name in ("main", DISCRIMINATOR)]
     return [
         n

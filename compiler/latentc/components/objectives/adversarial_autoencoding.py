@@ -18,7 +18,7 @@ from latentc.components.objectives._against_discriminator import (
     given_samples,
     seen_parts,
 )
-from latentc.components.objectives._common import step_of, told_step
+from latentc.components.objectives._common import step_of, step_operand
 from latentc.components.parts import Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 EPS, MOST = 1e-4, 1e4
-"""What is added to the gradient that the weight is divided by, and the largest weight."""
+"""Added to the gradient norm that the weight is divided by; the largest weight."""
 
 
 class AdversarialAutoencoding(AgainstDiscriminator):
@@ -75,7 +75,7 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         b = mb.function("loss.autoencoder")
         x, noise, draws = given_samples(b, main, "regularized")
         drawn, of_parts = seen_parts(b, discriminator, "made")
-        factor = told_step(b, main.methods["regularized"])
+        factor = step_operand(b, main.methods["regularized"])
         if self.entropy_boost:
             left = 1.0 - b.cast(step_of(b), to="f32") * (1 / self.entropy_steps)
             factor |= {"scale": b.add(1.0, b.relu(left) * self.entropy_boost, out="factor")}
@@ -96,7 +96,7 @@ class AdversarialAutoencoding(AgainstDiscriminator):
         shown = {"loss": loss, "error": nll, "penalty": of_codes, "adversarial": fooled}
         shown |= {"weight": weight} if isinstance(weight, Var) else {}
         b.output(*shown.values())
-        b.finish("What the autoencoder minimises: the error, the penalty and the weighted adversarial term.")
+        b.finish("The loss of the autoencoder: the error, the penalty and the weighted adversarial term.")
         metrics = tuple(f"autoencoder/{name}" for name in shown)
         return Update("loss.autoencoder", ("main",), ("x",), (*draws, *of_parts), metrics, "autoencoder")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from latentc.components.kit.texts import counted
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish, smoothed, token_losses
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 
@@ -37,23 +37,12 @@ class NextToken(Objective):
         "`pkeep`)",
     )
     smoothing: Fraction = Field(0.0, description="label smoothing: weight of the uniform distribution in the target")
-    bare: bool = Field(
-        False,
-        description="unconditional: the network takes no conditions, and the first token is not predicted; for "
-        "blocks of concatenated texts that contain their classes",
-    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_token"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_token"), *([Need("main", "continue_rows")] if self.bare else []))
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.bare and self.keep < 1.0:
-            yield Problem(("keep",), "blocks of a row are always used whole", "leave out `keep` or `bare`")
+        return (Need("main", "next_token"),)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        if self.bare:
-            return self._of_rows(mb, networks["main"], spec)
         network, conditions = networks["main"], Conditions(spec, networks)
         forward = network.methods["forward"]
         count = int(forward.output("logits").type.shape[1])  # type: ignore[arg-type]
@@ -93,18 +82,3 @@ class NextToken(Objective):
         b.output(per_sample_mean(b, losses, out="loss") if counts is None else mean_of_counted(b, losses, counts))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), tuple(draws), self.trained(spec))
-
-    def _of_rows(self, mb: ModuleBuilder, network: Network, spec: Spec) -> tuple[Update, ...]:
-        """Of tokens i64[B, T], wherever in a row of texts they are."""
-        assert spec.data.tokens is not None
-        count = spec.data.tokens.length
-        b = mb.function("loss.terms")
-        tokens = b.input("tokens", i64(B, Named(count, "T")))
-        given = b.slice(tokens, axis=1, start=0, stop=count - 1, out="given")
-        logits = call(b, network, "read", {}, state=given, out="logits")
-        losses = token_losses(b, logits, b.slice(tokens, axis=1, start=1, stop=count, out="wanted"))
-        if self.smoothing:
-            losses = smoothed(b, losses, logits, self.smoothing)
-        b.output(per_sample_mean(b, losses, out="loss"))
-        b.finish("The cross-entropy of the tokens but the first in nats per token, one value per sample.")
-        return publish(mb, ("loss",), ("tokens",), (), self.trained(spec))

@@ -6,24 +6,21 @@ Symbols: B batch, K classes; x0 the data, x_t the state at time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._range import problems_of_range, timesteps
-from latentc.components.objectives.denoising import with_kernel
+from latentc.components.objectives._range import noised_data, problems_of_range
+from latentc.components.objectives.denoising import noised
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
-from latentc.components.processes.formulas import Symbolic
-from latentc.components.processes.process import Process, input_scale, time_column
-from latentc.components.sums import weighted_sum
-from latentc.ir.builder import ModuleBuilder, f32, i64
+from latentc.components.processes.process import Parameterization, Process
+from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -53,33 +50,23 @@ class NoisyClassification(Objective):
         yield from problems_of_range(self.process, self.range)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        network, process = networks["main"], self.process
-        conditions = Conditions(spec, networks)
-        draw, first = process.draw(), 0
-        if self.range is not None:
-            first, last = timesteps(process, self.range)
-            draw = replace(draw, parameters={"high": last - first})
+        network, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
         y = given["y"] if "y" in given else b.input("y", i64(B))
-        drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
-        noise, further = with_kernel(b, process, b.input("noise", x0.type))
-        m = Symbolic(b, x0.type.rank)
-        if first:
-            drawn = b.add(drawn, first, out="step")
-        t = process.training_time(m, drawn, "noise")
-        at = time_column(process, m, t)
-        x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
-        scaled = weighted_sum(b, "scaled", (input_scale(process, m, at), x_t))
+        if self.range is None:
+            at = noised(b, Parameterization(self.process, "noise"), x0)
+        else:
+            at = noised_data(b, self.process, self.range, x0)
         cond = conditions.dropped(b, conditions.operands(b, given))
-        logits = call(b, network, "forward", cond, state=scaled, time=process.network_time(m, t), out="logits")
+        logits = call(b, network, "forward", cond, state=at.scaled, time=at.network_time, out="logits")
         loss = b.cross_entropy(logits, y, out="loss")
         right = b.cast(b.equal(b.argmax(logits, axis=1), y), to="f32", out="accuracy")
         b.output(loss, right)
         b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
         fields = dict.fromkeys(("x", *conditions.fields, "y"))
-        draws = (draw, Draw("noise", "normal"), *further, *conditions.draws())
+        draws = (*at.draws, *conditions.draws())
         return publish(mb, ("loss", "accuracy"), tuple(fields), draws)
 
 

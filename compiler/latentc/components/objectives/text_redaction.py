@@ -1,4 +1,4 @@
-"""Redaction of words: what a text encoder makes of texts with them is distilled into what it makes of other texts.
+"""Redaction of words: a text encoder learns to encode texts with them as it encodes others.
 
 Symbols: B batch, L tokens of a text, D width.
 """
@@ -146,7 +146,7 @@ def _rewritten(
     b: Builder, tokens: Var, mask: Var | None, redacted: Sequence[int], instead: Sequence[int]
 ) -> tuple[Var, Var, Var | None]:
     """(bool[B]: whether `redacted` occurs in tokens i64[B, L], the tokens with `instead` wherever it does, and which of
-    these count). Tokens behind an occurrence move along; those beyond the end are lost.
+    these count). Tokens after an occurrence move along; those beyond the end are lost.
     """
     length, grown = int(tokens.shape[1]), len(instead) - len(redacted)
     begins = _occurrences(b, tokens, mask, redacted)

@@ -11,7 +11,7 @@ COMPONENTS = {
     "conditions": {"masked_text": "masked_text_condition"},
     "data": {"text_rows": "text_rows"},
     "networks": {"text_bert": "text_bert", "text_to_text": "text_to_text"},
-    "objectives": {"masked_text": "masked_text_objective"},
+    "objectives": {"masked_text": "masked_text_objective", "row_tokens": "row_tokens"},
     "samplers": {"beam_search": "beam_search", "infill": "infill"},
 }
 

@@ -1,4 +1,4 @@
-"""Prediction of what is hidden in texts.
+"""Prediction of hidden tokens of texts.
 
 Beside masked_token: a fixed share of the tokens up to the end of each text is predicted, some of them hidden by other
 tokens than the mask.

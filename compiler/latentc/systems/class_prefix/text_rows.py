@@ -9,8 +9,8 @@ from pydantic import Field as Option
 
 from latentc.components.data.table import Table
 from latentc.components.fields import Field
-from latentc.components.objectives.next_token import NextToken
 from latentc.components.parts import Problem
+from latentc.systems.class_prefix.row_tokens import RowTokens
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -44,6 +44,6 @@ class TextRows(Table):
                 "a `row` needs the field `tokens` to be text, and must contain `{text}`",
                 "for example `row: '{label}: {text}'`, with a field `tokens` of medium `text`",
             )
-        if not isinstance(spec.objective, NextToken) or not spec.objective.bare:
+        if not isinstance(spec.objective, RowTokens):
             message = "rows already contain their classes, but the objective would add another token for the class"
-            yield Problem(("row",), message, "use `objective: {kind: next_token, bare: true}`")
+            yield Problem(("row",), message, "use `objective: {kind: row_tokens}`")

@@ -1,4 +1,4 @@
-"""Shared by objectives that teach a network where trajectories end, whatever state on them it is shown.
+"""Shared by objectives that teach a network where trajectories end, from any state on them.
 
 Symbols: B batch; x_t the noisier and x_s the less noisy of two neighbouring states of a trajectory; F what a network
 returns, D the data that follows from it; f the consistency function (`Boundary`).
@@ -168,7 +168,7 @@ class ConsistencyObjective(Objective):
         yield from self._problems_of_target(spec)
 
     def _problems_of_target(self, spec: Spec) -> Iterator[Problem]:
-        """A target that is no average of what is evaluated."""
+        """A target that is no average of `main` or its adapter."""
         found = spec.networks.get(self.target or "")
         if found is None:
             return  # or an unmet need

@@ -1,4 +1,4 @@
-"""The error of what a network predicts at lower resolutions.
+"""The error of predictions at lower resolutions.
 
 Symbols: B batch.
 """

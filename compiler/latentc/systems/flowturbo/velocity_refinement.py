@@ -1,4 +1,4 @@
-"""Velocity refinement: a small network learns what a flow's velocity changes by over a short step.
+"""Velocity refinement: a small network learns the change of a flow's velocity over a short step.
 
 Symbols: B batch; x_t the data noised to time t, v the velocity there, dt the step.
 """

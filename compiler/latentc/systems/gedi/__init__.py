@@ -8,6 +8,7 @@ Rows in docs/systems.yaml: gedi.
 """
 
 COMPONENTS = {
+    "networks": {"class_language_model": "class_language_model"},
     "objectives": {"class_tokens": "class_tokens"},
     "samplers": {"gedi": "gedi"},
 }

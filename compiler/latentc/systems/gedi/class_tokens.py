@@ -12,12 +12,12 @@ from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.calls import per_sample_mean
 from latentc.components.kit.texts import counted
-from latentc.components.networks._class_names import next_class
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B, Named
+from latentc.systems.gedi.class_language_model import next_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

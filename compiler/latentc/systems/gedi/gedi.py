@@ -16,11 +16,11 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.tokens import rank
-from latentc.components.networks._class_names import next_class
 from latentc.components.parts import Problem
 from latentc.components.samplers.autoregressive import Autoregressive
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
+from latentc.systems.gedi.class_language_model import next_class
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ COMPONENTS = {
         "mixture_transformer": "mixture_transformer",
         "reversible": "reversible",
     },
-    "objectives": {"mixture_likelihood": "mixture_likelihood"},
+    "objectives": {"label_autoencoding": "label_autoencoding", "mixture_likelihood": "mixture_likelihood"},
     "samplers": {"mixture_autoregressive": "mixture_autoregressive", "mixture_confidence": "mixture_confidence"},
 }
 

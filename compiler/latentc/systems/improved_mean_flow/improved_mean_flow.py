@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 METHOD = "train_forward"
 
 
-class ToldGuidance(Closed):
-    """The conditions of kind `setting` that tell the network of guidance: v + (1 - 1 / w) (v(c) - v(no c))."""
+class GuidanceConditions(Closed):
+    """The conditions of kind `setting` that describe guidance: v + (1 - 1 / w) (v(c) - v(no c))."""
 
     scale: str = Field("omega", description="condition that provides the scale w")
     start: str = Field("t_min", description="condition that provides the smallest time at which guidance is active")
@@ -51,7 +51,7 @@ class ImprovedMeanFlow(AverageVelocity):
     averaged: float = Field(
         0.5, ge=0, le=1, description="fraction of samples with a nonzero span; the others are plain flow matching"
     )
-    guidance: ToldGuidance | None = Field(None, description="conditions that describe the guidance; null: none")
+    guidance: GuidanceConditions | None = Field(None, description="conditions that describe the guidance; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "improved_mean_flow"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -102,7 +102,7 @@ class ImprovedMeanFlow(AverageVelocity):
         return publish(mb, ("loss", "mse", "mse_v"), ("x", *conditions.fields), drawn, self.trained(spec))
 
     def _over_all_times(
-        self, b: Builder, guidance: ToldGuidance, given: Mapping[str, Var], matched: Var
+        self, b: Builder, guidance: GuidanceConditions, given: Mapping[str, Var], matched: Var
     ) -> dict[str, Var]:
         """The operands, with all times as the interval of guidance for the samples of flow matching."""
         ends = {guidance.start: 0.0, guidance.end: 1.0}

@@ -195,7 +195,7 @@ class SensitivityBounds(Objective):
             grown = b.relu(b.op("sub", multiplier, slack * mu), out="grown")
             losses.append(b.mean(_regressed(b, multiplier, grown), axes=(0,), keepdims=False, out=f"loss_{side}"))
         b.output(b.add(*losses, out="loss"))
-        b.finish("How far the multipliers of both shifts are from what their violations make of them.")
+        b.finish("The distance of the multipliers of both shifts from those that their violations ask for.")
         draws, fields = (Draw("latents", "normal"),), conditions.fields
         name = "multipliers"
         return self._in_spans(Update("loss.multipliers", (name,), fields, draws, ("multipliers/loss",), name))

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
@@ -71,18 +71,18 @@ class NoisyDistillation(Objective):
         method = "see" if self.match == "map" else "forward"
         x0 = b.input("x", network.methods[method].input("state").type)
         cond = conditions.operands(b, conditions.inputs(b, by_field=True))
-        x_t, time, steps = noised_data(b, self.process, self.range, x0)
-        clean = b.mul(time, 0.0, out="clean")
+        at = noised_data(b, self.process, self.range, x0)
+        clean = b.mul(at.network_time, 0.0, out="clean")
         said = call(b, teacher, method, cond, state=x0, time=clean, out="said")
-        draws = (Draw("step", "integers", {"high": steps}), Draw("noise", "normal"), *conditions.drawn())
+        draws = (*at.draws, *conditions.drawn())
         if self.match == "map":
-            seen = call(b, network, method, cond, state=x_t, time=time, out="seen")
+            seen = call(b, network, method, cond, state=at.x_t, time=at.network_time, out="seen")
             difference = b.op("sub", seen, b.stop_gradient(said), out="difference")
             b.output(per_sample_mean(b, b.mul(difference, difference), out="loss"))
-            b.finish("The mean squared difference from what the teacher sees, one value per sample.")
+            b.finish("The mean squared difference from the teacher's map, one value per sample.")
             return publish(mb, ("loss",), ("x", *conditions.fields), draws)
         wanted = b.softmax(b.stop_gradient(b.mul(said, 1.0 / self.temperature)), axis=-1, out="wanted")
-        logits = call(b, network, method, cond, state=x_t, time=time, out="logits")
+        logits = call(b, network, method, cond, state=at.x_t, time=at.network_time, out="logits")
         ratio = b.op("sub", b.log(b.add(wanted, 1e-12)), b.log_softmax(logits, axis=-1), out="ratio")
         loss = b.mean(b.mul(wanted, ratio), axes=(1,), keepdims=False, out="loss")
         same = b.equal(b.argmax(logits, axis=1), b.argmax(said, axis=1), out="same")

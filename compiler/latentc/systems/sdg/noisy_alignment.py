@@ -12,7 +12,7 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
@@ -65,9 +65,9 @@ class NoisyAlignment(Objective):
         network, teacher = networks["main"], networks[TEACHER]
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["see"].input("state").type)
-        x_t, time, steps = noised_data(b, self.process, self.range, x0)
+        at = noised_data(b, self.process, self.range, x0)
         wanted = b.stop_gradient(call(b, teacher, "see", {}, state=x0, out="wanted"))
-        found = call(b, network, "see", {}, state=x_t, time=time, out="found")
+        found = call(b, network, "see", {}, state=at.x_t, time=at.network_time, out="found")
         x, y = (_unit(b, features) for features in (found, wanted))
         logits = b.mul(b.matmul(x, b.transpose(y, perm=(1, 0))), self.scale, out="logits")
         same = b.mul(b.sum(b.mul(x, y), axes=(1,), keepdims=False), self.scale, out="same")
@@ -75,8 +75,7 @@ class NoisyAlignment(Objective):
         cosine = b.mul(same, 1 / self.scale, out="cosine")
         b.output(b.add(*costs, out="loss"), cosine)
         b.finish("Both cross-entropies, and the cosine of the features of an image, one value per sample.")
-        draws = (Draw("step", "integers", {"high": steps}), Draw("noise", "normal"))
-        return publish(mb, ("loss", "cosine"), ("x",), draws)
+        return publish(mb, ("loss", "cosine"), ("x",), at.draws)
 
 
 def _unit(b: Builder, x: Var) -> Var:

@@ -58,7 +58,7 @@ class LatentTranslation(Objective):
         c = b.stop_gradient(c, out=port.name)
         density = call(b, translator, "log_prob", {port.name: c}, state=z, out="log_prob")
         b.output(b.neg(b.mean(density, axes=(0,), keepdims=False), out="loss"))
-        b.finish("The negative log-likelihood of latents, given what is seen in their samples.")
+        b.finish("The negative log-likelihood of latents, given the features of their samples.")
         mb.entries["loss"] = "loss"
         return (Update("loss", ("translator",), (), tuple(draws), ("loss",)),)
 

@@ -1,1 +1,1 @@
-"""What scores the samples of rollouts: training projects call it, the compiler never does."""
+"""Scores of the samples of rollouts: training projects call it, the compiler never does."""

@@ -29,14 +29,14 @@ DISCRIMINATOR = "discriminator"
 
 @dataclass
 class Side:
-    """Images of one kind (data or samples): what the discriminator is told of them, and its outputs by name.
+    """Images of one kind (data or samples): the conditions of the discriminator, and its outputs by name.
 
     If they are augmented: also the `original` images, and by augmentation the parameters f32[B, P] and those that the
     discriminator has predicted.
     """
 
     images: Var
-    told: Operands
+    conditions: Operands
     labels: Var | None = None  # i64[B]
     outputs: dict[str, Var] = field(default_factory=dict)
     original: Var | None = None
@@ -97,11 +97,11 @@ class Term(Part):
 
     @property
     def asks(self) -> Mapping[str, Any]:
-        """What the discriminator builds for it (`Need.asks`)."""
+        """Requests to the discriminator (`Need.asks`)."""
         return {}
 
     def needs(self, place: tuple[str | int, ...]) -> tuple[Need, ...]:
-        """What it needs of networks, at its place in the objective."""
+        """The capabilities that it needs of networks, at its place in the objective."""
         return (Need(DISCRIMINATOR, "discriminate", self.READS, place, f"the term `{self.kind}`", self.asks),)
 
     def updates(self, mb: ModuleBuilder, number: int, game: Game) -> tuple[Update, ...]:

@@ -66,11 +66,11 @@ class GradientPenalty(Term):
         b, real, fake = round.b, round.real, round.fake
         if self.at != "interpolated":
             side = real if self.at == "real" else fake
-            return side.told, side.images
+            return side.conditions, side.images
         mix = round.draw("mix", f32(B))
         mix = b.reshape(mix, shape=(mix.shape[0], *(1 for _ in real.images.shape[1:])), out="mix")
         between = b.add(real.images, mix * (fake.images - real.images), out="between")
-        return real.told, between
+        return real.conditions, between
 
 
 __all__ = ["GradientPenalty"]
