@@ -184,22 +184,3 @@ def normalised(b: Builder, x: Var, mean: tuple[float, ...], std: tuple[float, ..
     scale = b.constant([[[0.5 / s]] for s in std], out="scale")
     shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(mean, std, strict=True)], out="shift")
     return b.add(b.mul(x, scale, out="x"), shift, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = [
-    "EPS",
-    "MEAN",
-    "MP_EPS",
-    "STATISTICS",
-    "batch_norm",
-    "conv",
-    "depthwise",
-    "embedding",
-    "group_norm",
-    "halving_conv",
-    "linear",
-    "mp_linear",
-    "normalised",
-    "patch_conv",
-    "standardised",
-]

@@ -106,14 +106,3 @@ def remember(b: Builder, context: Var, *, dim: int, heads: int) -> tuple[Var, Va
 def look_up(b: Builder, x: Var, k: Var, v: Var, mask: Var, *, dim: int, heads: int) -> Var:
     """Attention of x [B, T, D] to keys and values [B, H, L, d] where the mask is true."""
     return _found(b, _asked(b, x, dim, heads, True, "normal"), k, v, (mask,), dim, "normal")
-
-
-__all__ = [
-    "context_attention",
-    "context_look_up",
-    "context_memory",
-    "cross_attention",
-    "encoder_attention",
-    "look_up",
-    "remember",
-]

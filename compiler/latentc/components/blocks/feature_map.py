@@ -28,6 +28,3 @@ def as_tokens(b: Builder, x: Var, tokens: int, out: str = "x") -> Var:
     """The feature map f32[B, D, H, W] as `tokens` = H W tokens, row by row: f32[B, T, D]."""
     batch, dim, _, _ = x.shape
     return b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch, tokens, dim), out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["as_map", "as_tokens", "columns_of"]

@@ -113,14 +113,3 @@ def discriminator_block(first: bool, downsamples: bool, init: str, spectral: boo
         return h + x  # type: ignore[no-any-return]
 
     return block
-
-
-__all__ = [
-    "MOMENTUM",
-    "NormKind",
-    "activated",
-    "after_relu",
-    "conditional_norm",
-    "discriminator_block",
-    "generator_block",
-]

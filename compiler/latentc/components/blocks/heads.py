@@ -20,6 +20,3 @@ def joined_heads(b: Builder, x: Var, width: Any, out: str = "") -> Var:
     """f32[B, H, T, d] -> f32[B, T, D], D = `width` = H d."""
     batch, _, tokens, _ = x.shape
     return b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, width), out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["joined_heads", "split_heads"]

@@ -44,6 +44,3 @@ def cached_blocks(
         x, keys, values = b.sub(f"{base}.{i}", block, *operands, out=f"{out} keys values", **sizes)
         grown += [keys, values]
     return x, grown
-
-
-__all__ = ["apart", "cached_blocks"]

@@ -44,6 +44,3 @@ def _projection(config: Projection, init: str) -> BlockBody:
         return x
 
     return forward
-
-
-__all__ = ["Projection"]

@@ -52,6 +52,3 @@ def upsample(how: Resampling, init: str) -> BlockBody:
         return b.reshape(b.transpose(x, perm=(0, 4, 2, 5, 3, 1)), shape=(batch, twice * (2 * columns), features))  # type: ignore[no-any-return]
 
     return forward
-
-
-__all__ = ["Resampling", "downsample", "upsample"]

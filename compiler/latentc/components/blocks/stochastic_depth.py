@@ -62,6 +62,3 @@ def dropped(b: Builder, branch: Var, static: Mapping[str, Any]) -> Var:
     """A residual branch f32[B, ...] of a block, which samples skip if the block is one of `dropping`."""
     rate = static.get(_RATE)
     return branch if rate is None else b.drop_path(branch, rate, out="h")
-
-
-__all__ = ["DropPath", "dropped", "dropping", "growing_rates"]

@@ -33,6 +33,3 @@ def of_beams(b: Builder, x: Var, beam: Var, beams: int, out: str = "kept") -> Va
     index = b.broadcast_to(index, beam, shape=(B, count, *rest), out="index")
     rows = B * count if count > 1 else B
     return b.reshape(b.take_along(x, index, axis=1), shape=(rows, *rest), out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["first_beam", "of_beams", "repeated"]

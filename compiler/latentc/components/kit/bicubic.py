@@ -109,6 +109,3 @@ def scaled_image(b: Builder, x: Var, wanted: int, how: str) -> Var:
     matrix = b.constant(bicubic_matrix(side, int(wanted), antialias=True), out="scaling")
     rows = b.matmul(matrix, x, out="rows")
     return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["bicubic_matrix", "image_matrix", "resized_image", "resized_positions", "scaled_image"]

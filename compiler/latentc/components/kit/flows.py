@@ -44,6 +44,3 @@ def normal_log_density(b: Builder, z: Var) -> Var:
     """f32[B]: log-density of z under the standard normal distribution, in nats."""
     squares = b.sum(z * z, axes=tuple(range(1, z.type.rank)), keepdims=False, out="squares")
     return b.add(squares * -0.5, -0.5 * log(2 * pi) * dimensions(z), out="log_p")  # type: ignore[no-any-return]
-
-
-__all__ = ["dimensions", "log_density", "normal_log_density", "prior_variances"]

@@ -13,6 +13,3 @@ def one_hot(b: Builder, x: Var, count: Any, out: str) -> Var:
     column = b.reshape(labels, shape=(labels.shape[0], 1, 1))
     hot = b.equal(b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:])), column)
     return b.cast(hot, to="f32", out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["one_hot"]

@@ -78,6 +78,3 @@ def _spiral(cells: NDArray[np.int64]) -> NDArray[np.int64]:
         turns.append(cells[::-1, -1])
         cells = np.rot90(cells[:, :-1], -1)
     return np.concatenate(turns)
-
-
-__all__ = ["Reading", "in_reading_order", "reading_order", "row_by_row", "unreadable"]

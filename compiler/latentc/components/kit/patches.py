@@ -76,6 +76,3 @@ def problems_of_square(kind: str, data: Data, patch: int) -> Iterator[Problem]:
 def patch_side(size: int, channels: int) -> int:
     """P of patches with `size` numbers, C P P."""
     return round((size // channels) ** 0.5)
-
-
-__all__ = ["embedded_patches", "image", "patch_side", "patchify", "problems_of_square", "unpatchify"]

@@ -84,6 +84,3 @@ class History:
             rest = b.add(logits, b.op("sub", after, other), out="rest")
         new = b.take_along(own, b.maximum(self.last, 0), axis=1, out="new")
         return b.where(said, new, rest, out="logits")  # type: ignore[no-any-return]
-
-
-__all__ = ["History"]

@@ -19,6 +19,3 @@ def stacked(b: Builder, values: Sequence[Var], out: str) -> Var:
         raise ValueError("nothing to stack")
     one = [b.reshape(x, shape=(1, *x.shape)) for x in values]
     return one[0] if len(one) == 1 else b.concat(*one, axis=0, out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["entry", "stacked"]

@@ -140,19 +140,3 @@ def joined_digits(b: Builder, digits: Var, base: int, count: int) -> Var:
     parts = b.reshape(digits, shape=(digits.shape[0], tokens, count))
     powers = b.constant(base ** np.arange(count), out="powers")
     return b.sum(parts * powers, axes=(2,), keepdims=False, out="tokens")  # type: ignore[no-any-return]
-
-
-__all__ = [
-    "NEVER",
-    "Schedule",
-    "bits_of",
-    "digit_base",
-    "draw",
-    "filtered",
-    "hidden_fraction",
-    "joined",
-    "joined_digits",
-    "rank",
-    "rows",
-    "split_digits",
-]

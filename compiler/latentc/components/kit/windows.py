@@ -51,6 +51,3 @@ def cut(method: Method, name: str, x: Var, show: Callable[[Var], Var]) -> Var:
     port = next((port for port in method.inputs if port.name == name), None)
     fits = port is None or port.type.rank != 2 or port.type.shape[1:] == x.type.shape[1:]
     return x if fits else show(x)
-
-
-__all__ = ["cells", "cut", "sliding", "windows"]

@@ -35,6 +35,3 @@ def projector(b: Builder, x: Var, *, dim: int, hidden: int, out_dim: int) -> Var
     x = b.silu(dense(b, "fc1", x, hidden, True, "xavier"), out="x")
     x = b.silu(dense(b, "fc2", x, hidden, True, "xavier"), out="x")
     return dense(b, "fc3", x, out_dim, True, "xavier", out="features")
-
-
-__all__ = ["Alignment", "projector"]

@@ -83,6 +83,3 @@ class ImageEncoder(Backbone):
         """Images x normalised and scaled to the side `size`."""
         x = x if self.normalise is None else normalised(b, x, *STATISTICS[self.normalise])
         return x if self.image is None else scaled_image(b, x, size, self.scaling)
-
-
-__all__ = ["ImageEncoder"]

@@ -290,6 +290,3 @@ def denoising(
         return parts.read(parts.up(parts.middle(x), skips))
 
     return forward
-
-
-__all__ = ["Levels", "LevelsDenoiser", "Path", "denoising", "scaled", "whole"]

@@ -229,6 +229,3 @@ def keys_of(b: Builder, seen: Var) -> Var:
     """bool[B, 1, 1, T]: a mask of attention to the tokens that are seen [B, T]."""
     batch, count = seen.shape
     return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
-
-
-__all__ = ["Decoder", "MaskedParts", "in_front", "keys_of", "position", "visibility"]

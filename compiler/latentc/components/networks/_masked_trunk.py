@@ -60,6 +60,3 @@ class MaskedTrunk(Backbone):
         assert spec.data.shape is not None
         channels, height, width = spec.data.shape
         return (height // self.patch) * (width // self.patch), channels * self.patch**2
-
-
-__all__ = ["MaskedTrunk"]

@@ -40,6 +40,3 @@ class PatchBlocks(Backbone):
     def form_of(self, condition: Condition) -> Form | None:
         form = super().form_of(condition)
         return None if form == "tokens" and not self.block.parts()[3].takes_tokens else form
-
-
-__all__ = ["PatchBlocks"]

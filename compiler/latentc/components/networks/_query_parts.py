@@ -126,19 +126,3 @@ def filled_up(b: Builder, x: Var, frames: int) -> Var:
     last = b.slice(x, axis=2, start=given - 1, stop=given, out="last")
     last = b.broadcast_to(last, x, shape=(*x.shape[:2], frames - given, *x.shape[3:]), out="last")
     return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = [
-    "Grid",
-    "LatentNorm",
-    "Place",
-    "embedded",
-    "filled_up",
-    "from_patches",
-    "norm_sizes",
-    "normed",
-    "patches_of",
-    "positions_of",
-    "shortened",
-    "waves",
-]

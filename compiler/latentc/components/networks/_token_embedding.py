@@ -262,6 +262,3 @@ def logits(
     rows = made[0].shape[2]
     parts = [b.reshape(y, shape=(batch, static["tokens"], 1, rows)) for y in made]
     return b.reshape(b.concat(*parts, axis=2), shape=(batch, tokens, rows), out="logits")  # type: ignore[no-any-return]
-
-
-__all__ = ["Embedding", "Readout", "embedded", "logits", "placed"]

@@ -221,6 +221,3 @@ def embedding_of(config: Unet, entries: tuple[Entry, ...]) -> BlockBody:
         return b.sub("embedder", embedded, *operands, embedding=config.embedding * width, out="c", **static)  # type: ignore[no-any-return]
 
     return embed
-
-
-__all__ = ["Parts", "Unet", "embedding_of"]

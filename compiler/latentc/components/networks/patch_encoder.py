@@ -185,6 +185,3 @@ def standardised_rows(b: Builder, x: Var) -> Var:
     total = b.sum(b.mul(centred, centred), axes=(last,), keepdims=True)
     deviation = b.sqrt(b.mul(total, 1 / (int(x.shape[last]) - 1)), out="deviation")
     return b.div(centred, deviation, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["PatchEncoder"]

@@ -350,6 +350,3 @@ def _final_layer(config: PatchTransformer, norm: Norm, sequence: bool) -> BlockB
     if sequence:
         final.body.__doc__ = "Normalises, modulates and projects the tokens."
     return final
-
-
-__all__ = ["Passage", "PatchTransformer", "modulated", "projected"]

@@ -457,6 +457,3 @@ def _problems(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
         message = "`lengths` keeps only part of the tokens, which a codebook cannot do"
         yield Problem(("lengths",), message, "leave `lengths` out, or use the bottleneck `gaussian`")
     yield from config.problems_of_conditions(spec)
-
-
-__all__ = ["QueryAutoencoder"]

@@ -192,6 +192,3 @@ def max_pool(b: Builder, x: Var) -> Var:
         third = b.slice(third, axis=axis + 1, start=0, stop=1, out="third")
         x = b.maximum(two, b.reshape(third, shape=two.shape, out="third"), out="x")
     return x
-
-
-__all__ = ["ResnetClassifier", "classes_of", "problems_of_labels"]

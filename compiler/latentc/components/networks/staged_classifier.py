@@ -152,6 +152,3 @@ def _downsample(norm: Norm, init: str) -> BlockBody:
         return as_tokens(b, halving_conv(b, "conv", x, features, init, out="x"), half * half)
 
     return forward
-
-
-__all__ = ["StagedClassifier"]

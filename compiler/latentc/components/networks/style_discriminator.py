@@ -128,6 +128,3 @@ def halving_block(blur: Blur | None, widens_first: bool = False) -> BlockBody:
         return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
 
     return forward
-
-
-__all__ = ["SLOPE", "StyleDiscriminator", "halving_block"]

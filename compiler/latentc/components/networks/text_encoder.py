@@ -214,6 +214,3 @@ def _pooled(b: Builder, config: TextEncoder, x: Var, tokens: Var, end: int | Non
     if config.unit:
         x = b.div(x, b.sqrt(b.sum(x * x, axes=(1,), keepdims=True), out="length"), out="x")
     return x
-
-
-__all__ = ["TextEncoder"]

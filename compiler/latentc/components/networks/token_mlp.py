@@ -15,7 +15,6 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Network, Port
-from latentc.components.networks._heads import features_of_main, problems_of_head
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -96,3 +95,17 @@ def _final_layer(b: Builder, x: Var, c: Var, *, dim: int, out_channels: int) -> 
     shift, scale = b.split(modulation, axis=1, sizes=(dim, dim), out="shift scale")
     x = b.layer_norm(x, eps=1e-6) * (scale + 1.0) + shift
     return dense(b, "linear", x, out_channels, True, "zeros", out="x")
+
+
+def features_of_main(spec: Spec) -> tuple[int, int] | None:
+    """(C, D): channels of a token and of its features; None if network `main` has none."""
+    main = spec.networks.get("main")
+    shaped = spec.data.shape is not None and len(spec.data.shape) == 3
+    return main.token_features(spec) if isinstance(main, Backbone) and shaped else None
+
+
+def problems_of_head(head: Backbone, spec: Spec) -> Iterator[Problem]:
+    """Problems of a head of network `main`."""
+    if features_of_main(spec) is None:
+        message = f"a {head.kind} denoises tokens given the features of a network such as a masked_autoencoder"
+        yield Problem((), message, "make `networks.main` a masked_autoencoder, and name this one `head`")

@@ -260,6 +260,3 @@ class _Denoiser(Parts):
         b, block, suffix = self.b, self.config.block, f"_{level}" if level else ""
         h = block.activated(b, block.norm(b, f"out_norm{suffix}", x))
         return conv(b, f"out_conv{suffix}", h, channels, 3, block.weights, place, out="out")
-
-
-__all__ = ["UnetDenoiser"]

@@ -140,6 +140,3 @@ def _pool(config: ResidualBlock, axes: int) -> BlockBody:
         return linear(b, "proj", h, classes, config.weights)
 
     return forward
-
-
-__all__ = ["UnetEncoder"]

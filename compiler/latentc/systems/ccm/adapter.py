@@ -127,6 +127,3 @@ class Adapter(Backbone):
         adapted = controlled(mb, networks[self.network], networks[name])
         mb.forget_unused()
         return {**networks, self.network: adapted}
-
-
-__all__ = ["Adapter"]

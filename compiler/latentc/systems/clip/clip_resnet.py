@@ -213,6 +213,3 @@ def _pool(b: Builder, x: Var, *, channels: Any, side: Any, heads: Any, features:
     q = b.slice(q, axis=2, start=0, stop=1, out="q")
     h = b.reshape(b.attention(q, k, v, causal=False, scale=None), shape=(batch, channels), out="h")
     return b.dense("out", h, features)  # type: ignore[no-any-return]
-
-
-__all__ = ["ClipResnet"]

@@ -189,6 +189,3 @@ def _estimator(b: Builder, x: Var, features: Var, *, dim: int, frequencies: int)
     of_time = b.reshape(dense(b, "time", features, 1, False, "zeros"), shape=(x.shape[0], 1, 1), out="of_time")
     u = b.sigmoid(dense(b, "tokens", x, 1, True, "zeros") + of_time, out="u")
     return b.mean(u, axes=(1, 2), keepdims=False, out="u")  # type: ignore[no-any-return]
-
-
-__all__ = ["EarlyExits"]

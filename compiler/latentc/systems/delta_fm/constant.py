@@ -51,6 +51,3 @@ def forward(b: Builder, x: Var, t: Var, *, shape: tuple[int, ...]) -> Var:
     """The same array for every sample, whatever its state x and time t."""
     value = b.param("value", f32(*shape), "zeros")
     return b.broadcast_to(b.reshape(value, shape=(1, *shape)), x, shape=(x.shape[0], *shape), out="value")  # type: ignore[no-any-return]
-
-
-__all__ = ["Constant"]

@@ -79,6 +79,3 @@ def _forward() -> BlockBody:
         return turned(q, "q"), turned(k, "k")
 
     return forward
-
-
-__all__ = ["AxialAttention", "axial_rotary"]

@@ -328,6 +328,3 @@ def _output(kernel: int) -> BlockBody:
         return conv(b, "conv", as_map(b, NORM.apply(b, "norm", x, t), grid), channels, kernel, "linear_default")
 
     return forward
-
-
-__all__ = ["MultiResolution"]

@@ -140,6 +140,3 @@ def _final_layer() -> BlockBody:
         return image(b, x, out_channels, grid, patch)
 
     return forward
-
-
-__all__ = ["Dis"]

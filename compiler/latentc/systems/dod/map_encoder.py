@@ -152,6 +152,3 @@ def _as_tokens(b: Builder, x: Var) -> Var:
     batch, width, rows, columns = x.shape
     x = b.reshape(x, shape=(batch, width, rows * columns))
     return b.transpose(x, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["MapEncoder"]

@@ -91,6 +91,3 @@ def log_normal_cdf(b: Builder, x: Var) -> Var:
     density = b.add(b.mul(b.mul(far, far), -0.5), -0.5 * math.log(2 * math.pi), out="log_density")
     tail = b.op("sub", density, b.log(ratio), out="tail")
     return b.where(b.less(x, -SWITCH), tail, b.log(cdf), out="log_p")  # type: ignore[no-any-return]
-
-
-__all__ = ["Event", "log_normal_cdf"]

@@ -386,6 +386,3 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         return step(b, x, position, own, memories, Named(tokens, "T"), width, static)
 
     return forward, prefill, decode
-
-
-__all__ = ["MixtureTransformer"]

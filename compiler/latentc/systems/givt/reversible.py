@@ -133,6 +133,3 @@ def _whole(config: Reversible, inverse: bool) -> BlockBody:
         return x
 
     return whole
-
-
-__all__ = ["Reversible"]

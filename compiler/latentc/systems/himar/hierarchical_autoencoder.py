@@ -231,6 +231,3 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
         return run(b, x, b.concat(shown, mask, axis=1, out="mask"), 1, conditions, static)
 
     return pivots, forward
-
-
-__all__ = ["HierarchicalAutoencoder"]

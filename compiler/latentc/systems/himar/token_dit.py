@@ -20,7 +20,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import Given
-from latentc.components.networks._heads import features_of_main, problems_of_head
+from latentc.components.networks.token_mlp import features_of_main, problems_of_head
 from latentc.components.parts import BlockParts, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -142,6 +142,3 @@ def _final_layer(b: Builder, x: Var, c: Var, *, dim: int, channels: int) -> Var:
     shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
     x = LayerNorm(kind="layer_norm", eps=1e-6).apply(b, "norm", x) * (scale + 1.0) + shift
     return dense(b, "linear", x, channels, True, "zeros", out="x")
-
-
-__all__ = ["TokenDit"]

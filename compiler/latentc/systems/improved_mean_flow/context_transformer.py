@@ -186,6 +186,3 @@ def _tokens(b: Builder, name: str, vector: Var, count: int, width: Any, init: st
     """f32[B, count, D]: learned tokens, which start as `init` says, and the embedding of a condition."""
     learned = table(b, f"{name}_tokens", count, width, init)
     return b.op("add", learned, b.reshape(vector, shape=(vector.shape[0], 1, width)), out=f"{name}_tokens")  # type: ignore[no-any-return]
-
-
-__all__ = ["ContextTransformer"]

@@ -64,6 +64,3 @@ def _forward(config: EfficientAttention, init: str) -> BlockBody:
         return config.norm.apply(b, "norm", x) if isinstance(config.norm, TokenNorm) else x
 
     return attention
-
-
-__all__ = ["EfficientAttention"]

@@ -248,6 +248,3 @@ def _mixing(config: LinearAttentionUnet, mixer: Mixer, kind: str, axes: int) -> 
         return b.add(x, h, out="x")  # type: ignore[no-any-return]
 
     return forward
-
-
-__all__ = ["LinearAttentionUnet"]

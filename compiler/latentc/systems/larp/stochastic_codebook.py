@@ -34,6 +34,3 @@ class StochasticCodebook(Codebook):
         assert noise is not None
         closeness = b.op("mul", b.linear(rows, table), 1 / self.temperature, out="closeness")
         return draw(b, closeness, b.reshape(noise, shape=(rows.shape[0],), out="u"), out="index")
-
-
-__all__ = ["StochasticCodebook"]

@@ -102,6 +102,3 @@ def _forward(config: VectorTransformer) -> BlockBody:
         return b.div(x, b.maximum(size, EPS), out="x")
 
     return forward
-
-
-__all__ = ["VectorTransformer"]

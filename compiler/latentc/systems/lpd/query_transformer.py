@@ -272,6 +272,3 @@ def _group(config: QueryTransformer, entries: tuple[Entry, ...], k: int, groups:
         return predicted(b, known, queries, caches, width, depth, vocabulary, static)
 
     return later
-
-
-__all__ = ["QueryTransformer"]

@@ -134,6 +134,3 @@ def _network(config: TokenClassifier) -> BlockBody:
         return dense(b, "head", x, classes, True, config.weights, out="logits")
 
     return forward
-
-
-__all__ = ["TokenClassifier"]

@@ -126,6 +126,3 @@ def _method(config: SplineFlow, entries: tuple[Entry, ...], method: str) -> Bloc
         return mapped(b, z, conditions, static)
 
     return {"forward": forward, "inverse": inverse, "shift": shift}[method]
-
-
-__all__ = ["SplineFlow"]

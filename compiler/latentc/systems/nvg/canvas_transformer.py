@@ -137,6 +137,3 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...], alignment: A
         return last, dense(b, "head", mean, vocabulary, True, "xavier", out="logits"), *features
 
     return forward
-
-
-__all__ = ["CanvasTransformer"]

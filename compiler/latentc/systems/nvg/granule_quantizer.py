@@ -112,6 +112,3 @@ def _add(codebook: GranularityCodebook, k: int, scale: float) -> BlockBody:
         return b.add(canvas, _sequence(b, added, latent, codebook.side**2, scale), out="canvas")
 
     return add
-
-
-__all__ = ["GranuleQuantizer"]

@@ -94,6 +94,3 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
         return b.sub("output", modulated_linear, x, c, dim=width, features=stages, out="velocity")  # type: ignore[no-any-return]
 
     return forward
-
-
-__all__ = ["StructureTransformer"]

@@ -76,6 +76,3 @@ def _network(config: Convolution) -> BlockBody:
         return dense(b, "leave", x, size, True, "xavier", out="z")
 
     return encode
-
-
-__all__ = ["Convolution"]

@@ -94,6 +94,3 @@ def _network(config: Deconvolution) -> BlockBody:
         return x
 
     return encode
-
-
-__all__ = ["Deconvolution"]

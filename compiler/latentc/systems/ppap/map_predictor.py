@@ -299,6 +299,3 @@ def _conv(
     groups = {"groups": x.shape[1]} if depthwise else {}
     padding = 0 if stride == 2 else kernel // 2
     return b.conv(*operands, stride=stride, padding=padding, **groups, out="h")  # type: ignore[no-any-return]
-
-
-__all__ = ["MapPredictor"]

@@ -174,6 +174,3 @@ def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
         return b.add(h, x, out="x")  # type: ignore[no-any-return]
 
     return forward
-
-
-__all__ = ["WideResnet"]

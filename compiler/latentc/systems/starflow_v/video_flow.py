@@ -109,6 +109,3 @@ def _extend_of(guided: bool) -> Method:
         return extend
 
     return made
-
-
-__all__ = ["VideoFlow"]

@@ -177,6 +177,3 @@ def _deviation(b: Builder, h: Var, group: int) -> Var:
     deviation = b.mean(b.sqrt(variance + 1e-8), axes=(1,), keepdims=True, out="deviation")
     shape = (batch, 1, *h.shape[2:])
     return b.broadcast_to(column(b, deviation), h, shape=shape, out="deviation")  # type: ignore[no-any-return]
-
-
-__all__ = ["EqualisedDiscriminator"]

@@ -65,6 +65,3 @@ class Uvit(OneSequence):
         x = dense(b, "decoder", norm.apply(b, "norm", x), patch * patch * out_channels, True, "normal", out="x")
         x = image(b, without_prefix(b, x, prefix, patches), out_channels, size // patch, patch, size, out="x")
         return conv(b, "output", x, out_channels, 3, "torch") if self.output_conv else x
-
-
-__all__ = ["Uvit"]

@@ -14,6 +14,3 @@ class ScaleAutoencoder(Autoencoder):
     kind: Literal["scale_autoencoder"]  # type: ignore[assignment]
     QUANT_KERNEL: ClassVar[int] = 3
     EXAMPLE: ClassVar[dict[str, Any]] = {**Autoencoder.EXAMPLE, "kind": "scale_autoencoder"}
-
-
-__all__ = ["ScaleAutoencoder"]

@@ -123,6 +123,3 @@ def _add(codebook: MultiScaleCodebook, k: int, mixed: bool = False) -> BlockBody
         return grown(b, latents, chosen, static)
 
     return add
-
-
-__all__ = ["ScaleQuantizer"]

@@ -239,6 +239,3 @@ def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> Bloc
         return scale(b, inputs, others, vocabulary, width, depth, static)
 
     return later
-
-
-__all__ = ["ScaleTransformer"]

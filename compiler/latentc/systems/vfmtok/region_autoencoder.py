@@ -368,6 +368,3 @@ def _cosine(b: Builder, x: Var, y: Var) -> Var:
         return b.maximum(b.sqrt(b.sum(v * v, axes=(2,), keepdims=False)), 1e-6)  # type: ignore[no-any-return]
 
     return b.div(b.sum(x * y, axes=(2,), keepdims=False), length(x) * length(y), out="cosine")  # type: ignore[no-any-return]
-
-
-__all__ = ["RegionAutoencoder"]

@@ -73,6 +73,3 @@ def _forward(base: float) -> BlockBody:
         return turned(q, "q"), turned(k, "k")
 
     return forward
-
-
-__all__ = ["MixedRotaryAttention", "mixed_rotary"]

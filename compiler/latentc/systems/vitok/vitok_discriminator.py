@@ -17,6 +17,3 @@ class VitokDiscriminator(StyleDiscriminator):
 
     def block(self) -> BlockBody:
         return halving_block(self.blur, widens_first=True)
-
-
-__all__ = ["VitokDiscriminator"]

@@ -240,6 +240,3 @@ def _module(config: Attention, init: str, form: BlockForm, further: int) -> Bloc
         form.method, f"{words}{' to the tokens where `mask` is true' if form.masked else ''}."
     )
     return BlockBody(attention, form.cls(name), form.method, {}, names)
-
-
-__all__ = ["Attention", "Call", "one_key_per_query"]

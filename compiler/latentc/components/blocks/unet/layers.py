@@ -178,22 +178,3 @@ def separable(b: Builder, x: Var, taps: tuple[float, ...], gain: float, out: str
         kernel = np.multiply.outer(kernel, along)
     one = b.constant(gain * kernel[None, None], out=out)
     return b.broadcast_to(one, shape=(x.shape[1], 1, *(len(taps),) * axes), out=out)
-
-
-__all__ = [
-    "SHAPES",
-    "Activation",
-    "Filter",
-    "Place",
-    "Way",
-    "Weights",
-    "activated",
-    "binomial",
-    "conv",
-    "doubling_conv",
-    "group_norm",
-    "halving_conv",
-    "linear",
-    "resampled",
-    "strided_conv",
-]

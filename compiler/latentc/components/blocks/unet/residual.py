@@ -229,6 +229,3 @@ def heads_of(b: Builder, qkv: Var, order: str, heads: Any, size: Any) -> tuple[V
     parts = b.unbind(b.reshape(qkv, shape=(batch, positions, *shape), out="qkv"), axis=axis, out="q k v")
     q, k, v = (b.transpose(part, perm=(0, 2, 1, 3), out=out) for part, out in zip(parts, "qkv", strict=True))
     return q, k, v
-
-
-__all__ = ["ResidualBlock", "heads_of"]

@@ -108,6 +108,3 @@ def _attended(b: Builder, q: Var, k: Var, v: Var, mask: tuple[Var, ...], heads: 
     h = b.attention(*parts, *seen, causal=False, scale=None, out="h")
     h = joined_heads(b, h, channels, out="h")
     return b.dense("proj", h, channels, out="h")  # type: ignore[no-any-return]
-
-
-__all__ = ["MapTransformer"]
