@@ -103,19 +103,17 @@ class Part(Component):
 class Norm(Part):
     """A normalisation over the last axis."""
 
-    TIMED: ClassVar[bool] = False
-    """Whether its parameters depend on the time."""
     CENTRED: ClassVar[bool] = True
     """Whether it subtracts the mean."""
 
     @property
     def spatial(self) -> bool:
-        """Whether tokens must be a square, whose side `grid` it is then applied with."""
+        """Whether tokens must be a square; blocks are then built with `grid`, its side."""
         return False
 
     @abstractmethod
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
-        """x [B, ..., D] normalised. The time t f32[B, 1] is for those that are `TIMED`, of x [B, T, D]."""
+    def apply(self, b: Builder, name: str, x: Var) -> Var:
+        """x [B, ..., D] normalised. Refusal: it depends on more than x."""
 
 
 class TokenNorm(Norm):

@@ -22,7 +22,7 @@ from latentc.components.parts import (
 )
 
 _WORDS: dict[BlockInput, str] = {"vector": "a vector", "time": "the time", None: "nothing"}
-_USUAL: dict[BlockInput, str] = {"vector": "adaln_zero", "time": "time_norm", None: "in_context"}
+_USUAL: dict[BlockInput, str] = {"vector": "adaln_zero", None: "in_context"}
 
 
 class Block(Closed):
@@ -75,17 +75,11 @@ class Block(Closed):
 
         `any_heads`: the network supports heads whose size is not width / heads.
         """
-        mixer, _, norm, condition = self.parts()
+        mixer, _, norm, _ = self.parts()
         if grid is None and self.spatial:
             where = ("block", "mixer" if mixer.spatial else "norm" if norm.spatial else "condition")
             message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, but this network has a sequence"
             yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
-        if norm.TIMED and condition.TAKES != "time":
-            message = f"`{norm.kind}` depends on the time, but `{condition.kind}` does not pass it to norms"
-            yield Problem(("block", "norm"), message, "use `{kind: layer_norm}`, or the condition `{kind: time_norm}`")
-        if norm.spatial and condition.TAKES != "time":
-            message = f"`{norm.kind}` takes a square of tokens, but `{condition.kind}` does not pass one to norms"
-            yield Problem(("block", "norm"), message, "use the condition `{kind: time_norm}`")
         heads, size = mixer.head_count, mixer.head_size(width)
         if size != width // heads and not any_heads:
             message = "heads of this network always have width / `heads` channels"
@@ -113,7 +107,7 @@ class Block(Closed):
         taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")
         words = " or ".join(_WORDS[each] for each in inputs)
         message = f"blocks of a {network} are conditioned on {words}, but `{condition.kind}` takes {taken}"
-        use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in inputs)
+        use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in inputs if each in _USUAL)
         yield Problem(("block", "condition"), message, f"use {use}")
 
     def problems_of_decoding(self, why: str) -> Iterator[Problem]:

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Norm
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.systems.dimr.timed_norms import SituatedNorm
 
 
-class FirstTokenRmsNorm(Norm):
+class FirstTokenRmsNorm(SituatedNorm):
     """RMSNorm whose scale is 1 + a linear map, initially 0, of the first token (ADARMSN, Liu et al. 2024,
     arXiv:2406.09416).
 
@@ -31,8 +31,14 @@ class FirstTokenRmsNorm(Norm):
     def spatial(self) -> bool:
         return self.rows
 
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
-        return b.sub(name, _forward(self), x, dim=x.shape[-1], **({"grid": grid} if self.rows else {}))  # type: ignore[no-any-return]
+    def apply(self, b: Builder, name: str, x: Var) -> Var:
+        return super().apply(b, name, x) if self.rows else self._applied(b, name, x)
+
+    def at(self, b: Builder, name: str, x: Var, t: Var, grid: Any) -> Var:
+        return self._applied(b, name, x, **({"grid": grid} if self.rows else {}))
+
+    def _applied(self, b: Builder, name: str, x: Var, **grid: Any) -> Var:
+        return b.sub(name, _forward(self), x, dim=x.shape[-1], **grid)  # type: ignore[no-any-return]
 
 
 @cache

@@ -312,10 +312,10 @@ def _enter(ratio: int) -> BlockBody:
     def forward(b: Builder, x: Var, t: Var, *, dim: int, features: int, grid: int) -> Var:
         """Features of the branch below as tokens of this one: each becomes a square of them."""
         batch, low = x.shape[0], grid // ratio
-        x = dense(b, "linear", NORM.apply(b, "norm1", x, t), ratio * ratio * features, True, "normal", out="x")
+        x = dense(b, "linear", NORM.at(b, "norm1", x, t, None), ratio * ratio * features, True, "normal", out="x")
         x = b.reshape(x, shape=(batch, low, low, ratio, ratio, features))
         x = b.reshape(b.transpose(x, perm=(0, 1, 3, 2, 4, 5)), shape=(batch, grid * grid, features), out="x")
-        return NORM.apply(b, "norm2", x, t)
+        return NORM.at(b, "norm2", x, t, None)
 
     return forward
 
@@ -325,6 +325,6 @@ def _output(kernel: int) -> BlockBody:
     @module_class("Output")
     def forward(b: Builder, x: Var, t: Var, *, dim: int, grid: int, channels: int) -> Var:
         """The prediction of a branch at its resolution."""
-        return conv(b, "conv", as_map(b, NORM.apply(b, "norm", x, t), grid), channels, kernel, "linear_default")
+        return conv(b, "conv", as_map(b, NORM.at(b, "norm", x, t, None), grid), channels, kernel, "linear_default")
 
     return forward

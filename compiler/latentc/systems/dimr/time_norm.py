@@ -12,6 +12,7 @@ from latentc.components.parts import BlockCondition, BlockInput, BlockParts, Mix
 from latentc.ir.builder import Builder, Var
 from latentc.systems.dimr.contextual_attention import contextual_attention
 from latentc.systems.dimr.convnext_conv import ConvNextConv
+from latentc.systems.dimr.timed_norms import SituatedNorm
 
 
 class TimeNorm(BlockCondition):
@@ -48,10 +49,13 @@ class TimeNorm(BlockCondition):
         def dropped(x: Var) -> Var:
             return b.dropout(x, p=self.dropout) if self.dropout else x  # type: ignore[no-any-return]
 
-        h = x if isinstance(mixer, ConvNextConv) else norm.apply(b, "norm1", x, t, grid)
+        def normed(name: str, x: Var) -> Var:
+            return norm.at(b, name, x, t, grid) if isinstance(norm, SituatedNorm) else norm.apply(b, name, x)
+
+        h = x if isinstance(mixer, ConvNextConv) else normed("norm1", x)
         if given.context:
             own = mixer.own(dim, static)
             x = x + dropped(contextual_attention(b, mixer, h, given.context, parts.init, dim=dim, **own))
         else:
             x = x + dropped(mix(h))
-        return x + dropped(parts.fed(b, norm.apply(b, "norm2", x, t, grid), dim, static))
+        return x + dropped(parts.fed(b, normed("norm2", x), dim, static))

@@ -20,7 +20,7 @@ class LayerNorm(TokenNorm):
     bias: bool = Field(True, description="learned shift, if `affine`")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "layer_norm"}
 
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
+    def apply(self, b: Builder, name: str, x: Var) -> Var:
         if not self.affine:
             return b.layer_norm(x, eps=self.eps)  # type: ignore[no-any-return]
         width = TensorType(x.type.dtype, (x.shape[-1],))

@@ -20,7 +20,7 @@ class RmsNorm(TokenNorm):
     CENTRED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rms_norm"}
 
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
+    def apply(self, b: Builder, name: str, x: Var) -> Var:
         if not self.affine:
             return b.rms_norm(x, eps=self.eps)  # type: ignore[no-any-return]
         scale = b.param(f"{name}.weight", TensorType(x.type.dtype, (x.shape[-1],)), "ones")
