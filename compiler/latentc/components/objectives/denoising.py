@@ -149,7 +149,7 @@ class DenoisingLoss(Objective):
 
     @abstractmethod
     def parameterization(self) -> Parameterization:
-        """The forward process, and what the network predicts of it."""
+        """The forward process and the quantity that the network predicts."""
 
     @abstractmethod
     def loss(self, at: Noised, prediction: Var) -> Terms:

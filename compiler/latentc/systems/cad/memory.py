@@ -1,4 +1,4 @@
-"""Guidance away from what a network predicts without its memory."""
+"""Guidance away from a network's prediction without its memory."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class MaskAndReplaceLoss(Objective):
 
 
 class _Step:
-    """One random step of a sample: x_t, what the network makes of it, and how far that is from other samples."""
+    """One random step of a sample: x_t, the network's prediction, and its distances from other samples."""
 
     def __init__(
         self, b: Builder, config: MaskAndReplaceLoss, process: MaskAndReplace, x: Var, t: Var, u: Var, length: int

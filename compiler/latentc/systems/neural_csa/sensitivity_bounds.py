@@ -243,7 +243,7 @@ class SensitivityBounds(Objective):
         return b.sum(log_q * weight, axes=(1,), keepdims=False, out="aim")  # type: ignore[no-any-return]
 
     def _slack(self, b: Builder, log_ratio: Var) -> Var:
-        """f32[B]: how far the shift is from what the sensitivity model allows, below 0 beyond it."""
+        """f32[B]: the distance of the shift from the limit of the sensitivity model, below 0 beyond it."""
 
         def most(x: Var) -> Var:
             return b.max(x, axes=(1,), keepdims=False)  # type: ignore[no-any-return]

@@ -130,7 +130,7 @@ class ProgressiveDistillation(Distillation):
         return publish(mb, ("loss",), ("x", *conditions.fields), draws, self.trained(spec))
 
     def _coefficients(self, sampler: ArraySampler) -> dict[str, Array]:
-        """f64[rounds, rounds[0]]: what the loss reads, by round and drawn step.
+        """f64[rounds, rounds[0]]: the tables of the loss, by round and drawn step.
 
         Rounds of fewer steps have each row several times, so that the drawn step is uniform in every round.
         ValueError: the sampler's steps are no affine functions of x and the network's output, or its grids do not nest.

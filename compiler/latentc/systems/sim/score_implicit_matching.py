@@ -1,7 +1,7 @@
 """Score implicit matching: a generator of one evaluation learns from the scores of a teacher and of its own samples.
 
-Symbols: B batch; z noise, x0 = g(z) a sample of the generator, x_t the sample noised to time t; D(x_t) what a denoiser
-says x0 is.
+Symbols: B batch; z noise, x0 = g(z) a sample of the generator, x_t the sample noised to time t; D(x_t) the data
+that a denoiser predicts.
 """
 
 from __future__ import annotations
