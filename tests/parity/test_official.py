@@ -90,7 +90,9 @@ CASES: list[Case] = [case for module in MODULES for case in importlib.import_mod
 
 
 def of(kind: type[Case]) -> Any:
-    return pytest.mark.parametrize("case", [c for c in CASES if type(c) is kind], ids=lambda case: case.numbers)
+    """The cases of a kind. By their scope, all tests of one case follow one another and read its numbers once."""
+    cases = [case for case in CASES if type(case) is kind]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.numbers, scope="module")
 
 
 @lru_cache(maxsize=8)
@@ -127,7 +129,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="latentc-parity-")
 
 @lru_cache(maxsize=4)
 def official(case: Case) -> Official:
-    """What all backends share; tests of a case follow one another."""
+    """What all tests of a case share."""
     numbers, folder = load(case.numbers), Path(tempfile.mkdtemp(dir=FOLDER.name))
     spec, lowered = lowered_of(case.spec, case.variant, tuple(case.sizes))
     files = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,6 +14,7 @@ import pytest
 
 from latentc import api
 from latentc.checkpoint import buffer, computed, name_map, network_params, network_types, symbols
+from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower_networks
 from latentc.spec import Spec, load_spec
@@ -116,6 +118,12 @@ OF_AUTHORS = {
 ALWAYS_1000 = "1000*(1//(data_classes+1))"  # for data without classes
 
 
+@cache
+def lowered_of(system: str) -> Lowered:
+    """The networks of a shipped spec, for all tests."""
+    return lower_networks(load_spec(system))
+
+
 def maps_of(system: str, variants: Iterable[str]) -> Iterator[tuple[Any, Any, Any]]:
     """(rules, types, sizes) of every map, network, and variant or further option."""
     of_variants: list[tuple[str | None, tuple[str, ...]]] = [(variant, ()) for variant in (None, *variants)]
@@ -127,7 +135,7 @@ def maps_of(system: str, variants: Iterable[str]) -> Iterator[tuple[Any, Any, An
         if spec in done:
             continue
         done.append(spec)
-        lowered = lower_networks(spec)
+        lowered = lower_networks(spec) if variant or options else lowered_of(system)
         for names, networks in spec.weights.items():
             for network in networks:
                 sizes = symbols(lowered, lowered.networks[network])
@@ -165,10 +173,9 @@ def test_an_ignored_tensor_with_another_value_is_refused_or_noted() -> None:
     """Of every kind of ignored tensor that a map writes: its value follows from the network, or nothing uses it."""
     for system in VARIANTS:
         spec = load_spec(system)
-        lowered = lower_networks(spec) if spec.weights else None
         for names, networks in spec.weights.items():
             for network in networks:
-                assert lowered is not None
+                lowered = lowered_of(system)
                 params, types = network_params(lowered, lowered.networks[network]), network_types(lowered, network)
                 rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
                 buffers: dict[str, Expr] = {name: buffer(p) for name, p in params.items() if computed(p)}
@@ -263,7 +270,7 @@ def test_every_option_of_a_network_is_covered_by_its_name_maps_or_refused(
             options = options if exhaustive else [option for option in options if option not in done]
             done.update(options)
             place = "backbone" if "backbone" in resolve_file(system).document.data else f"networks.{network}"
-            own = shapes(lower_networks(spec), network) if options else {}
+            own = shapes(lowered_of(system), network) if options else {}
             for option in (f"{field}={value}" for _, field, value in options):
                 try:
                     lowered = lower_networks(load_spec(system, None, [f"{place}.{option}"]))

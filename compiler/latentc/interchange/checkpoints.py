@@ -139,8 +139,15 @@ def fit_variant(system: str, variant: str | None, readings: Sequence[Reading]) -
     if not found.networks:
         return None
     every = lowered.networks.keys() <= found.networks.keys()
-    found.complete = every or set(lower(spec).sampled) <= found.networks.keys()
+    found.complete = every or _sampled(system, variant) <= found.networks.keys()
     return found
+
+
+@lru_cache(maxsize=512)
+def _sampled(system: str, variant: str | None) -> frozenset[str]:
+    """The networks that the programs of a variant call."""
+    opened = opened_variant(system, variant)
+    return frozenset() if opened is None else frozenset(lower(opened[0]).sampled)
 
 
 @lru_cache(maxsize=512)
