@@ -51,6 +51,7 @@ def test_every_integer_has_bounds() -> None:
         ("dimr", ["backbone.branches=[{width: 64, half: 1, patch: 2, block: coarse}]"], "one value per 2 pixels"),
         ("dimr", ["backbone.coarse.mixer={kind: axial_attention, heads: 16}"], "the mixer needs a square alone"),
         ("dimr", ["backbone.branches=[{width: 8, half: 1, kernel: 4}]"], "a kernel of side 4 has no centre"),
+        ("dimr", ["backbone.branches=[{width: 8, half: 1}]"], "no branch has others"),
         ("dimr", ["backbone.branches=[{width: 32, half: 1, block: coarse, kernel: 3}]"], "`attention` has no `kernel`"),
     ],
 )

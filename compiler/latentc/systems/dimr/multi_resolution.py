@@ -144,6 +144,10 @@ class MultiResolution(Backbone):
                 message,
                 "use `{kind: attention}`, or leave out the conditions",
             )
+        if self.entries(spec) and all(branch.block == "fine" for branch in self.branches):
+            message = "blocks of kind `fine` take no condition but the time, and no branch has others"
+            help = "use `block: coarse` in a branch, or leave out the conditions (`conditions: []`)"
+            yield Problem(("branches", 0, "block"), message, help)
         below: Branch | None = None
         for i, branch in enumerate(self.branches):
             yield from self._problems_of_branch(i, branch, below, shape[1])
