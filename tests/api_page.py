@@ -12,7 +12,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "latentc.components.backbone": ("Backbone", "add_method"),
     "latentc.components.capabilities": ("Capability", "Role"),
     "latentc.components.condition": ("Condition", "Entry", "Form", "ports_of", "with_operands"),
-    "latentc.components.conditions._arrays": ("ArrayCondition",),
+    "latentc.components.conditions.array": ("ArrayCondition",),
     "latentc.components.contract": ("Draw", "Method", "Need", "Network", "OutputField", "Port", "Program", "Update"),
     "latentc.components.kit": ("Conditions", "Operands", "call"),
     "latentc.components.objective": ("Objective",),

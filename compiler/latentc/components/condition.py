@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import Setting, Source
 
 if TYPE_CHECKING:
+    from latentc.components.read_fields import CachedFeatures
     from latentc.spec.schema import Spec
 
 
@@ -246,49 +247,6 @@ class Condition(Part):
         For conditions whose FORMS have "map".
         """
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class EncodedField:
-    """A field that network `network` computes from the field that it `reads`, or from `images` of the first stage.
-
-    `mask`: the field of valid tokens, which the network takes if it is `masked`. `empty`: the tokens of one text,
-    followed by `pad`, whose features all samples share; None: each sample has its own.
-    """
-
-    network: str
-    reads: str
-    mask: str | None = None
-    masked: bool = False
-    empty: tuple[int, ...] | None = None
-    pad: int = 0
-
-    def settings(self) -> dict[str, Any]:
-        """The entry of config.yaml, without defaults."""
-        given = {key: value for key, value in asdict(self).items() if value not in (None, 0, False)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-
-
-@dataclass(frozen=True)
-class CachedFeatures:
-    """Features f32[B, ...], in the field `field` of a batch, that a frozen network computes once, before training.
-
-    If `encoded` has an `empty` text, the field `empty_field` has the features of its null.
-    """
-
-    field: str
-    type: TensorType
-    encoded: EncodedField
-
-    @property
-    def empty_field(self) -> str:
-        return f"empty_{self.field}"
-
-    @property
-    def fields(self) -> dict[str, EncodedField]:
-        """How the fields of a batch are computed."""
-        own = {self.field: replace(self.encoded, empty=None, pad=0)}
-        return own if self.encoded.empty is None else own | {self.empty_field: self.encoded}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from latentc.components import load
 from latentc.components.backbone import encoding_networks
-from latentc.components.condition import EncodedField, GivenInput, searches
+from latentc.components.condition import GivenInput, searches
 from latentc.components.contract import Update
 from latentc.components.dataset import Data
 from latentc.components.fields import Field
@@ -20,6 +21,49 @@ if TYPE_CHECKING:
 
 IMAGES = "images"
 """The name of the images of a first stage as input of a network; no field holds them."""
+
+
+@dataclass(frozen=True)
+class EncodedField:
+    """A field that network `network` computes from the field that it `reads`, or from `images` of the first stage.
+
+    `mask`: the field of valid tokens, which the network takes if it is `masked`. `empty`: the tokens of one text,
+    followed by `pad`, whose features all samples share; None: each sample has its own.
+    """
+
+    network: str
+    reads: str
+    mask: str | None = None
+    masked: bool = False
+    empty: tuple[int, ...] | None = None
+    pad: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The entry of config.yaml, without defaults."""
+        given = {key: value for key, value in asdict(self).items() if value not in (None, 0, False)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Features f32[B, ...], in the field `field` of a batch, that a frozen network computes once, before training.
+
+    If `encoded` has an `empty` text, the field `empty_field` has the features of its null.
+    """
+
+    field: str
+    type: TensorType
+    encoded: EncodedField
+
+    @property
+    def empty_field(self) -> str:
+        return f"empty_{self.field}"
+
+    @property
+    def fields(self) -> dict[str, EncodedField]:
+        """How the fields of a batch are computed."""
+        own = {self.field: replace(self.encoded, empty=None, pad=0)}
+        return own if self.encoded.empty is None else own | {self.empty_field: self.encoded}
 
 
 def encoded_fields(spec: Spec) -> dict[str, EncodedField]:

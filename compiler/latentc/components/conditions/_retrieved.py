@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import Condition, GivenInput, Searched, searches
-from latentc.components.conditions._arrays import asked
+from latentc.components.conditions.array import asked
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import call
 from latentc.components.parts import Problem

@@ -1,11 +1,98 @@
-"""An array that a network takes as it is: a spectrogram, a low-resolution signal."""
+"""An array that a network takes as it is, and the base classes of conditions that are arrays."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from latentc.components.condition import Form
-from latentc.components.conditions._arrays import ArrayCondition
+from pydantic import Field
+
+from latentc.components.condition import Condition, Form
+from latentc.components.contract import Network, Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ArrayCondition(Condition):
+    """An array per sample, of the shape that its data field declares; its null is zeros."""
+
+    default: float | None = Field(
+        None, description="default value of every element if a request does not pass it; null: required"
+    )
+    RANKS: ClassVar[tuple[int, ...]] = ()
+    """Allowed ranks of its field; empty: any rank."""
+
+    def shape(self, name: str, spec: Spec) -> tuple[int, ...]:
+        """The shape of one sample."""
+        field = spec.data.fields.get(self.field or name)
+        return field.shape if field is not None else ()
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems_as(name, spec)
+        shape = self.shape(name, spec)
+        if (self.field or name) in spec.data.fields and self.RANKS and len(shape) not in self.RANKS:
+            wanted = " or ".join(str(n) for n in self.RANKS)
+            message = (
+                f"a `{self.kind}` has {wanted} axes per sample, but field `{self.field or name}` has "
+                f"shape {list(shape)}"
+            )
+            yield Problem((), message, "choose another kind or another field")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        return (Port(name, f32(B, *self.shape(name, spec)), "condition"),)
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return tuple(b.scalar(0.0, x) for x in operands)
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        field = spec.data.fields.get(self.field or name)
+        axes = field.axes if field is not None else ()
+        return (Requested(name, "array", self.shape(name, spec), "f32", axes, default=self.default),)
+
+
+def asked(port: Port, spec: Spec) -> Requested:
+    """The entry in a request for the data field that an encoder reads at `port`, or for images of the first stage."""
+    field = spec.data.fields.get(port.name)
+    shape = tuple(int(d) for d in port.type.shape[1:])  # type: ignore[arg-type]
+    axes = field.axes if field is not None else ("channel", "height", "width")
+    if field is not None and field.classes:
+        return Requested(port.name, "tokens", shape, "i64", axes, vocabulary=field.classes, **field.text)
+    return Requested(port.name, "array", shape, "f32", axes)
+
+
+class NumbersCondition(ArrayCondition):
+    """Numbers whose null may be learned; networks then also take `NAME_given` f32[B], which is 1 if it is given."""
+
+    null_embedding: Literal["zeros", "vector", "sequence", "empty_text"]
+
+    @property
+    def learns_null(self) -> bool:
+        """True if networks have a weight for the null."""
+        return self.nullable and self.null_embedding in ("vector", "sequence")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        return *super().ports(name, spec), *([Port(f"{name}_given", f32(B), "condition")] if self.learns_null else [])
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        ones = [b.full(given[0], shape=(), value=1.0, dtype="f32", out=f"{name}_given")] if self.learns_null else []
+        return *given, *ones
+
+    def or_null(self, b: Builder, prefix: str, operands: Sequence[Var], out: str) -> Var:
+        """The numbers f32[B, ...] of samples that have them; of the others the learned null, if there is one."""
+        x, *given = operands
+        if not given:
+            return x
+        shape = x.shape[-1:] if self.null_embedding == "vector" else x.shape[1:]
+        null = b.param(f"{prefix}_null", f32(*shape), "normal", std=0.02)
+        has = b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], *(1,) * (x.type.rank - 1)))
+        return b.where(has, x, null, out=out)  # type: ignore[no-any-return]
 
 
 class ArrayGiven(ArrayCondition):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, encoding_networks
-from latentc.components.condition import CachedFeatures, EncodedField, GivenInput
+from latentc.components.condition import GivenInput
 from latentc.components.conditions.features import Features
 from latentc.components.conditions.tokens import Text
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem
+from latentc.components.read_fields import CachedFeatures, EncodedField
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
 

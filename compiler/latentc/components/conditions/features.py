@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.condition import TokenShape
-from latentc.components.conditions._arrays import NumbersCondition
+from latentc.components.conditions.array import NumbersCondition
 from latentc.components.conditions.tokens import Sequence
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from latentc.components.condition import Form
-from latentc.components.conditions._arrays import ArrayCondition
+from latentc.components.conditions.array import ArrayCondition
 from latentc.components.contract import Port
 from latentc.components.kit.labels import one_hot
 from latentc.components.parts import Problem

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.condition import Form, GivenInput, TokenShape
-from latentc.components.conditions._arrays import ArrayCondition
+from latentc.components.conditions.array import ArrayCondition
 from latentc.components.contract import Port
 from latentc.components.parts import Applies, Problem
 from latentc.ir.builder import Builder, Var, f32, i64

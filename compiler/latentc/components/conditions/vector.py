@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.condition import Form
-from latentc.components.conditions._arrays import NumbersCondition
+from latentc.components.conditions.array import NumbersCondition
 from latentc.components.parts import Init, dense
 from latentc.ir.builder import Builder, Var
 

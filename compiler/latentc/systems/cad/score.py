@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.condition import Form
-from latentc.components.conditions._arrays import ArrayCondition
-from latentc.components.conditions._standardized import standardized_embedder
-from latentc.components.conditions.timestep import Timestep
+from latentc.components.conditions.array import ArrayCondition
+from latentc.components.conditions.timestep import Timestep, standardized_embedder
 from latentc.ir.builder import Builder, Var
 
 

@@ -16,7 +16,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.stochastic_depth import DropPath
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
-from latentc.components.conditions._standardized import standardized_embedder
+from latentc.components.conditions.timestep import standardized_embedder
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.parts import Problem, dense
