@@ -7,9 +7,10 @@ import pytest
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from processes import discrete_grid, flow_grid, karras_grid, path, schedule, spaced
 
-from latentc.components import load
+from latentc.components import find, load
 from latentc.components.processes.formulas import NUMPY
 from latentc.components.processes.prediction import KINDS, Point, conversion
+from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.spacings.timesteps import respaced
 
 NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -171,3 +172,12 @@ def test_timesteps_between_whole_ones():
     # the level a Karras grid asks for is the level of the time it finds
     karras = karras_grid(levels, 7)
     np.testing.assert_allclose(discrete_grid(levels, karras.times[:-1]).sigma, karras.sigma, rtol=1e-9)
+
+
+def test_levels_beyond_the_last_noisy_step_are_refused():
+    """The last step of a stochastic sampler starts at a time of its own, past which steps would run backwards."""
+    target = Parameterization(find("processes", "interpolant")(kind="interpolant"), "flow_velocity")
+    make = find("samplers", "euler_maruyama")
+    assert make(kind="euler_maruyama", steps=4, spacing={"kind": "karras"}).table(target)
+    with pytest.raises(ValueError, match="beyond the end"):
+        make(kind="euler_maruyama", steps=4, spacing={"kind": "karras", "sigma_min": 0.002}).table(target)

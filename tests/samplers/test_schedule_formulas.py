@@ -21,7 +21,6 @@ PROCESSES = {name: cls for name, cls in load("processes").items() if issubclass(
 SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
 SPACINGS = load("samplers/spacings")
 PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
-NO_SPACING = {"betas", "iddpm_levels"}
 OTHERS = {*NOT_COEFFICIENTS, *GUIDES, *sum(DATA_PART + DATA, ())}
 
 
@@ -82,9 +81,8 @@ def test_formulas_are_the_table(kind: str) -> None:
             found = compared(sampler, Parameterization(process, predicts, boundary=Boundary(0.05, 0.5)))
             if found is None:
                 continue
-            lacks = spacing in NO_SPACING and kind != "predictor_corrector"  # which has no spacing
-            levels = (spacing or process.DEFAULTS.spacing) in ("karras", "log_snr", "vp_levels")
-            assert found != (lacks or (kind == "dpm_solver_singlestep" and levels)), (name, spacing)
+            levels = (spacing or process.DEFAULTS.spacing) in ("karras", "log_snr", "vp_levels", "iddpm_levels")
+            assert found != (kind == "dpm_solver_singlestep" and levels), (name, spacing)
             count += found
     assert count
 
@@ -121,6 +119,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "ddpm": [
         *({"variance": variance} for variance in ("fixed_small", "fixed_large")),
         {"variance": "fixed_large", "final_noise": True},
+        {"spacing": {"kind": "betas", "values": [0.001, 0.01, 0.1]}, "steps": 3},
     ],
     "dpm_solver_pp": [
         *({"order": order, "solver_type": kind} for order in (1, 2, 3) for kind in ("midpoint", "heun")),

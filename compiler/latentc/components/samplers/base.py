@@ -231,8 +231,10 @@ class ArraySampler(GuidedSampler):
             times = ", ".join(repr(float(t)) for t in (*self.timesteps, self.end(script.target)))
             script.line(f"t = np.array([{times}])")
             return
-        script.argument("steps", self.steps)
-        self.spacing_of(script.process).write(script, self.steps, self.interval(script.target))
+        spacing = self.spacing_of(script.process)
+        if spacing.count is None:
+            script.argument("steps", self.steps)
+        spacing.write(script, self.steps, self.interval(script.target))
 
     def write(self, script: Script) -> None:
         """Writes the table as formulas. NoSourceError: it has none."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from latentc.components.processes.process import Process
 from latentc.components.samplers.grid import Grid, level_range
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -42,8 +43,17 @@ class Betas(Spacing):
                     f"the betas lead to noise level {level:g}, but the process only has levels {low:g} to {high:g}"
                 )
                 raise ValueError(f"{message}: change the first beta or use smaller ones")
-        end = process.last if process.data is None else process.data
-        return Grid(process, np.append(process.time_of_level(levels)[::-1], end))
+        return Grid(process, np.append(process.time_of_level(levels)[::-1], _end(process)))
+
+    def write(self, script: Script, steps: int, interval: Interval) -> None:
+        script.alpha_sigma()
+        script.line(f"bar = np.cumprod(1.0 - np.array({list(self.values)}))")
+        times = script.times_of("np.sqrt((1.0 - bar) / bar)")
+        script.line(f"t = np.append({times}[::-1], {_end(script.process)!r})")
+
+
+def _end(process: Process) -> float:
+    return process.last if process.data is None else process.data
 
 
 __all__ = ["Betas"]

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.formula_source import NoSourceError
-from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.discrete import cosine_betas
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
 from latentc.components.processes.sde import log_alpha, vp_rates
@@ -49,11 +48,13 @@ class OfLevels(Spacing):
         else:
             times = process.time_of_level(self.chosen(low, high, steps + (closing is None)))
         times = nearest(process, times) if self.rounded else times
+        if closing is not None and (closing - times[-1]) * np.sign(process.last - process.first) < -1e-9:
+            raise ValueError(f"noise level {low:g} is beyond the end of the last step: give a larger `sigma_min`")
         return Grid(process, times if closing is None else np.append(times, closing), (low, high), self.rounded)
 
+    @abstractmethod
     def chosen_text(self, script: Script, count: str) -> str:
-        """`chosen` as an expression of the arguments sigma_min and sigma_max. NoSourceError: there is none."""
-        raise NoSourceError(f"spacing `{self.kind}` has no formulas")
+        """`chosen` as an expression of the arguments sigma_min and sigma_max."""
 
     def write(self, script: Script, steps: int, interval: Interval) -> None:
         process, script.levels, script.rounded = script.process, ("sigma_min", "sigma_max"), self.rounded
@@ -152,12 +153,21 @@ class IddpmLevels(OfLevels):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "iddpm_levels"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:
-        every = Discrete(kind="discrete", schedule="cosine", steps=self.steps).levels[::-1]
-        within = every[(every >= low) & (every <= high)]
-        places = np.round((len(within) - 1) / max(count - 1, 1) * np.arange(count)).astype(np.int64)
-        if len(within) < count:
-            raise ValueError(f"{count} levels requested, but there are only {len(within)} between {high:g} and {low:g}")
-        return np.array(within[places])
+        return iddpm_levels(low, high, self.steps, count)
+
+    def chosen_text(self, script: Script, count: str) -> str:
+        return f"{script.function(iddpm_levels)}(sigma_min, sigma_max, {self.steps}, {count})"
+
+
+def iddpm_levels(sigma_min: float, sigma_max: float, timesteps: int, count: int) -> Array:
+    """Levels of improved DDPM's cosine schedule, evenly spaced by index (EDM's `iddpm` discretisation)."""
+    bar = np.cumprod(1.0 - cosine_betas(timesteps), dtype=np.float64)[::-1]
+    every = np.sqrt((1.0 - bar) / bar)
+    within = every[(every >= sigma_min) & (every <= sigma_max)]
+    places = np.round((len(within) - 1) / max(count - 1, 1) * np.arange(count)).astype(np.int64)
+    if len(within) < count:
+        raise ValueError(f"{count} levels, but there are only {len(within)} between {sigma_max:g} and {sigma_min:g}")
+    return np.array(within[places])
 
 
 __all__ = ["IddpmLevels", "Karras", "LogSnr", "OfLevels", "VpLevels"]
