@@ -89,12 +89,8 @@ def objective_and_sampler(lowered: Lowered, dtype: torch.dtype) -> tuple[dict[st
     functions = Functions(lowered.module)
     texts = [objective_source(lowered, functions), sampler_source(lowered, functions)]
     table = side_file(functions.constants)["table"]
-    bare = [
-        t.replace(f"from {SUPPORT}.constants import table\n", "").replace(
-            f"from {SUPPORT}.sources", "from latentc_runtime.sources"
-        )
-        for t in texts
-    ]
+    bare = [t.replace(f"from {SUPPORT}.constants import table\n", "") for t in texts]
+    bare = [t.replace(f"from {SUPPORT}.", "from latentc_runtime.") for t in bare]
     held = {"table": table}
     if source := functions.schedules.source():
         bare[1] = bare[1].replace("import schedule\n", "")
