@@ -236,6 +236,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "improved_mean_flow": ("tells_time=true",),
     "larp_tokenizer": ("encoder_norm=true",),
     "mage_classifier": ('pooling="first"',),
+    "mean_flow_cifar10": ('decoder="residual"',),
     "rarm": ("final_norm=true",),
     "vitok_tokenizer": tuple(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
 }
