@@ -76,6 +76,10 @@ REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
         *("class_prefix_bert", None, ["networks.main.block.mixer={kind: efficient_attention, heads: 2}"]),
         "masks tokens or keeps a cache, but `efficient_attention` processes whole sequences",
     ),
+    "a decoder of a text": (
+        *("class_prefix_bert", None, ["networks.main.decoder={depth: 1, width: 64, heads: 2}"]),
+        "a `text_bert` has an encoder alone",
+    ),
     "a hole in a video": ("interpolant_inpaint", None, [VIDEO], "needs images [C, H, W]"),
 }
 

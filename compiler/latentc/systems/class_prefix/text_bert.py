@@ -135,3 +135,5 @@ class TextBert(Bert):
         yield from super().problems(spec)
         if self.splits > 1:
             yield Problem(("splits",), "`splits` gives tokens several tables, but a text has one", "leave it out")
+        if self.decoder is not None:
+            yield Problem(("decoder",), "a `text_bert` has an encoder alone", "leave it out, or use `bert`")
