@@ -60,14 +60,20 @@ def ranked(border: float, noise: Mapping[str, np.ndarray]) -> np.ndarray:
 def test_ties_of_several_numbers() -> None:
     rng = np.random.default_rng(0)
     noise = {"keys": rng.normal(size=(2, 2000, 8)), "shift": rng.uniform(size=2000)}
+    noise["shift"][:2] = 1e-5, 1 - 1e-5
+
+    def moved(noise: Mapping[str, np.ndarray]) -> np.ndarray:
+        assert (noise["shift"] > 0).all() and (noise["shift"] < 1).all()
+        return ranked(0.0, noise)
+
     got, axes = ranked(-1e-4, noise), {"keys": 1, "shift": 0}
     differ = (ranked(0.0, noise) != got).any(axis=1)
     assert 0 < differ.sum() < 20
-    expected, ties, decided = reconciled_by_trials(lambda n: ranked(0.0, n), noise, axes, got, 2e-4)
+    expected, ties, decided = reconciled_by_trials(moved, noise, axes, {"shift"}, got, 2e-4)
     assert np.array_equal(expected, got) and np.array_equal(ranked(0.0, decided), got)
     assert ties == differ.sum()
     assert all(np.array_equal(np.moveaxis(decided[n], axes[n], 0)[~differ], np.moveaxis(noise[n], axes[n], 0)[~differ])
                for n in noise)  # fmt: skip
     other = ranked(-0.1, noise)
-    expected, _, _ = reconciled_by_trials(lambda n: ranked(0.0, n), noise, axes, other, 1e-5)
+    expected, _, _ = reconciled_by_trials(moved, noise, axes, {"shift"}, other, 1e-5)
     assert (expected != other).any(axis=1).mean() > 0.05

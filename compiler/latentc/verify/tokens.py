@@ -8,7 +8,7 @@ Symbols: B batch, T tokens, N rows of a per-step input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from latentc_runtime.sources import RandomSource
 Array = np.ndarray
 Noise = Mapping[str, Array]
 MOST = 16  # ties resolved per sequence, and trials for ties of programs with several random numbers
+INSIDE = np.nextafter(np.float32([0, 1]), np.float32([1, 0]))  # the least and the largest uniform number
 
 
 def draws_tokens(subject: Subject, request: Request) -> list[bool]:
@@ -76,7 +77,8 @@ def with_ties(
         decided = {name: u}
     else:
         axes = {name: 0 if i.rows is None else 1 for name, i in inputs.items()}
-        expected, ties, decided = reconciled_by_trials(sample, noise, axes, tokens, width)
+        uniform = {name for name, i in inputs.items() if i.source.distribution == "uniform"}  # type: ignore[union-attr]
+        expected, ties, decided = reconciled_by_trials(sample, noise, axes, uniform, tokens, width)
     if tokens is not got:
         expected = reference(replace(request, noise={**request.noise, **decided}))[output]
     error = relative_error(got, expected)
@@ -102,7 +104,7 @@ def reconciled(sample: Callable[[Array], Array], uniforms: Array, got: Array, wi
         decided, used = expected.copy(), u.copy()
         for step in (-width, width):
             moved = u.copy()
-            moved[first[rows], rows] = np.clip(moved[first[rows], rows] + step, 0.0, 1.0)
+            moved[first[rows], rows] = np.clip(moved[first[rows], rows] + step, *INSIDE)
             other = sample(moved)
             for b in rows:
                 if other[b, first[b]] == got[b, first[b]]:
@@ -115,12 +117,18 @@ def reconciled(sample: Callable[[Array], Array], uniforms: Array, got: Array, wi
 
 
 def reconciled_by_trials(
-    sample: Callable[[Noise], Array], noise: Noise, axes: Mapping[str, int], got: Array, width: float
+    sample: Callable[[Noise], Array],
+    noise: Noise,
+    axes: Mapping[str, int],
+    uniform: Collection[str],
+    got: Array,
+    width: float,
 ) -> tuple[Array, int, dict[str, Array]]:
     """As `reconciled`, of a program in which several random numbers decide a token, or the order of tokens.
 
     Moves all of `noise` {input: [B, ...] or [N, B, ...]} by `width` up or down at random. A sequence that is then that
-    of `got` differed by ties; each counts as one. `axes`: the batch axis of each input.
+    of `got` differed by ties; each counts as one. `axes`: the batch axis of each input. `uniform`: inputs that stay
+    between 0 and 1.
     """
     rng = np.random.default_rng(0)
     found = {name: a.copy() for name, a in noise.items()}
@@ -130,6 +138,7 @@ def reconciled_by_trials(
         if not differ.any():
             break
         moved = {name: a + rng.choice([-width, width], a.shape).astype(a.dtype) for name, a in noise.items()}
+        moved |= {name: np.clip(moved[name], *INSIDE) for name in uniform}
         other = sample(moved)
         for b in np.nonzero(differ & (other == got).all(axis=1))[0]:
             for name, a in moved.items():
