@@ -395,6 +395,15 @@ def test_adams_of_first_order_is_ddim(make, variable):
     close(run(make(steps, "velocity", *given), network, X), run(ddim(steps, "velocity"), network, X), 1e-9)
 
 
+@pytest.mark.parametrize("make", [deis, ipndm])
+def test_a_score_moves_the_first_step_alike_for_estimates_of_noise_and_data(make):
+    moved = [
+        table.columns["d"][0] * table.columns["d_guide"][0]
+        for table in (make(grid(7, "linspace", destination=True), p) for p in ("noise", "velocity", "x0"))
+    ]
+    assert moved == pytest.approx([moved[0]] * 3) and moved[0] > 0
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_deis(order):
     theirs = exact(DEISMultistepScheduler(1000, solver_order=order, lower_order_final=False))

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.processes.formulas import Array
-from latentc.components.processes.prediction import Prediction, conversion
+from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization
-from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.grid import Grid, evaluation
 from latentc.components.samplers.multistep import Gridded, history_names
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.table import LINEAR, Table
@@ -99,8 +99,9 @@ def _table(solver: str, grid: Grid, predicts: Prediction, order: int, steps: dic
         raise ValueError("a solver in sigma / alpha needs alpha > 0: start later")
     columns = grid.evaluation(predicts, "noise")
     if predicts not in OF_NOISE:
-        d_x, d_output = conversion(predicts, "x0", grid.starts)
-        columns["d_x"][0], columns["d_output"][0] = d_x[0], d_output[0]
+        of_data = evaluation(grid.process, grid.times[:1], predicts, "x0")
+        for name in ("d_x", "d_output", "d_guide"):
+            columns[name][0] = of_data[name][0]
         steps = first_of_data(grid.alpha, grid.sigma, steps)
     return Table(solver, LINEAR, {**columns, **steps}, history=order - 1, prior=grid.prior)
 
