@@ -95,8 +95,9 @@ def test_refused_at_its_place(case: str) -> None:
 
 def test_accepted_with_the_defaults_of_the_schedule() -> None:
     api.check("digits_rin", None, ["objective.process.schedule=cosine"])
-    assert Signal.example(schedule="cosine").segment == (0.0, 1.0)
-    assert Signal.example().segment == (-3.0, 3.0)
+    cosine, sigmoid = Signal.example(schedule="cosine"), Signal.example()
+    assert (cosine.curve_start, cosine.curve_end) == (0.0, 1.0)
+    assert (sigmoid.curve_start, sigmoid.curve_end) == (-3.0, 3.0)
 
 
 def test_nested_norms_work_on_tokens_alone() -> None:

@@ -57,14 +57,17 @@ def test_the_reference_has_shorter_and_shorter_steps(name: str) -> None:
 
 
 def test_nothing_outside_of_components_imports_a_kind() -> None:
-    """So that a new file is tuned, quantised and verified without a change elsewhere."""
+    """So that a new file is tuned, quantised and verified without a change elsewhere.
+
+    The equals of diffusers' classes name kinds, as there is one for each class.
+    """
     root = Path(latentc.__file__).parent
     folders = [path.parent for path in (root / "components").rglob("__init__.py")]
     names = {str(folder.relative_to(root / "components")) for folder in folders} - {"."} | packages.folders()
     kinds = {(cls.__module__, cls.__name__) for name in names for cls in load(name).values() if kind_of(cls)}
     assert len(kinds) > 80
     for path in root.rglob("*.py"):
-        if any(path.is_relative_to(root / folder) for folder in ("components", "systems")):
+        if any(path.is_relative_to(root / folder) for folder in ("components", "systems", "interchange/diffusers")):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):

@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["conditioning.span=null", "objective={kind: flow}"], "told no span whose features could join"),
+        (["conditioning.span=null", "objective={kind: flow}"], "takes no span whose features could join"),
         (["backbone.early=[span]"], "the features of `span` already stand beside those of the time"),
         (["objective.process.times=uniform", "objective.end=[-4, 1.6]"], "`times` of the process is uniform"),
     ],
