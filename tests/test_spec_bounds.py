@@ -68,7 +68,7 @@ def test_numbers_beyond_bounds_are_refused(spec: str, overrides: list[str], word
         ("dit_moe", ["backbone.block.feed_forward.experts=1024"]),
         ("digits_llamagen", ["backbone.depth=512"]),
         ("digits_tarflow", ["backbone.depth=64", "backbone.flows=64"]),
-        ("sit", ["data.shape=[4,16384,16384]"]),
+        ("sit", ["data.shape=[4,2048,2048]"]),
         ("digits_maskgit", ["backbone.depth=512"]),
     ],
 )
