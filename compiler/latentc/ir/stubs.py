@@ -30,8 +30,8 @@ _HEAD = '''"""Written by `python -m latentc.ir.stubs`; do not edit."""
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from latentc.ir.types import Dim
 from latentc.ir.builder import Var
+from latentc.ir.types import Dim
 
 Operand: TypeAlias = Var | float
 
