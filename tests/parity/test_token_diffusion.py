@@ -37,7 +37,7 @@ def test_the_loss_of_tokens(tmp_path: Path) -> None:
     b = mb.function("tokens")
     inputs = {"x": f32(B, 4), "z": f32(B, 64), "t": i64(B), "noise": f32(B, 4)}
     x, z, t, noise = (b.input(name, type_) for name, type_ in inputs.items())
-    b.output(*spec.objective.of_tokens(b, lowered.networks, x, z, (t, noise)))
+    b.output(*spec.objective.of_tokens(b, lowered.networks["head"], x, z, (t, noise)).values())
     mb.entries["tokens"] = b.finish("The loss of tokens.")
     given, mask = [numbers.inputs["target"], numbers.inputs["z"], *numbers.noise], numbers.inputs["mask"]
     assert 0 < mask.sum() < len(mask)

@@ -17,7 +17,7 @@ from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.patches import patch_side, patchify
 from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import publish
-from latentc.components.objectives.denoising import DenoisingLoss, noised
+from latentc.components.objectives.denoising import DenoisingLoss, Terms, noised
 from latentc.components.parts import Problem
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -121,9 +121,7 @@ class HiddenTokens(DenoisingLoss):
         kept, width = features, int(features.shape[2])
         x0, features = repeated(tokens, size, "x0"), repeated(features, width, "features")
         drawn, noise = b.reshape(drawn, shape=(rows,), out=draw.name), b.reshape(noise, shape=(rows, size), out="noise")
-        at = noised(b, self.parameterization(), x0, (drawn, noise))
-        roles = {"state": at.scaled, "time": at.network_time}
-        terms = self.loss(at, call(b, networks["head"], "forward", {"z": features}, out="prediction", **roles))
+        terms = self.of_tokens(b, networks["head"], x0, features, (drawn, noise))
         weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
         for name, term in terms.items():
             term = b.mean(b.reshape(term, shape=shape), axes=(1,), keepdims=False)
@@ -144,6 +142,15 @@ class HiddenTokens(DenoisingLoss):
             *conditions.draws(),
         )
         return publish(mb, tuple(terms), ("x", *conditions.fields), draws, self.trained(spec))
+
+    def of_tokens(self, b: Builder, head: Network, x0: Var, features: Var, draws: tuple[Var, Var]) -> Terms:
+        """The loss of `head` for each of N tokens x0 f32[N, C] with features f32[N, D], and its parts, f32[N] each.
+
+        `draws`: that of the time, [N], and the noise f32[N, C].
+        """
+        at = noised(b, self.parameterization(), x0, draws)
+        roles = {"state": at.scaled, "time": at.network_time}
+        return self.loss(at, call(b, head, "forward", {"z": features}, out="prediction", **roles))
 
 
 __all__ = ["FeaturePrediction", "HiddenTokens"]
