@@ -25,7 +25,7 @@ gc.set_threshold(100_000, 20, 50)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite the golden files with what came out")
     parser.addoption("--fast", action="store_true", help="each test with its first parameters only, without slow ones")
-    parser.addoption("--exhaustive", action="store_true", help="test every variant where the first and last are enough")
+    parser.addoption("--exhaustive", action="store_true", help="test every variant and pair where the suite takes some")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent / "fuzz"))
 from run import fuzz
 
 # Cases, and how many outcomes they have at least.
-CASES = {"specs": (80, 20), "files": (80, 6), "twins": (8, 1), "data": (40, 6)}
+CASES = {"specs": (120, 20), "files": (120, 6), "twins": (12, 1), "data": (60, 6)}
 
 
 @pytest.mark.slow

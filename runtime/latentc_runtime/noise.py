@@ -14,7 +14,7 @@ and one of the ten rounds, with 64-bit products and the key raised by (W0, W1) b
 
 A stream names the purpose of the noise ("x" the initial state, "step" the noise of a step, "token" the uniform of a
 token). `index` is the step or position. `attempt` is 0 unless a distribution needs more than one word per value. Other
-distributions use these words too.
+distributions, in rare_distributions.py, use these words too.
 
 Sources: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011; Box and Muller, 1958.
 """

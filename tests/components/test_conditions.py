@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentc.components import load
+from latentc.components.conditions.tokens import TokenSequence
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
@@ -213,3 +215,8 @@ def test_masks_are_truth_values() -> None:
     """Numbers would be added to the scores of attention."""
     with pytest.raises(DiagnosticError, match=r"reads its mask from field `caption_mask`, which has dtype f32"):
         load_spec("pixart", overrides=["data.fields.caption_mask.dtype=f32"])
+
+
+def test_requests_of_tokens_have_no_number_as_default() -> None:
+    kinds = [cls for cls in load("conditions").values() if issubclass(cls, TokenSequence)]
+    assert len(kinds) >= 4 and {cls.model_fields["default"].annotation for cls in kinds} == {type(None)}

@@ -136,7 +136,7 @@ def test_networks(seed: int) -> None:
     mb.entries["main"] = fn
     (expected,) = Interpreter(mb.finish(), weights).run("main", x)
     found = model(torch.tensor(x)).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12, err_msg=file.text)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12, equal_nan=False, err_msg=file.text)
     assert model.train().training and not model.eval().training
     assert {p.dtype for p in model.to(torch.bfloat16).state_dict().values()} == {torch.bfloat16}
     assert hidden_names(file.text) == [], file.text
@@ -175,7 +175,9 @@ def test_free_functions(seed: int) -> None:
     scope = loaded(text, torch.float64, **side_file(functions.constants))
     made = scope[name](lambda x: 2 * x, *map(torch.tensor, values))
     for actual, expected in zip(made, Interpreter(mb.finish(), {}).run("main", *values), strict=True):
-        np.testing.assert_allclose(actual.double().numpy(), expected, rtol=1e-7, atol=1e-7, err_msg=text)
+        np.testing.assert_allclose(
+            actual.double().numpy(), expected, rtol=1e-7, atol=1e-7, equal_nan=False, err_msg=text
+        )
     assert hidden_names(text) == [], text
 
 

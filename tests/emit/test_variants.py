@@ -76,6 +76,12 @@ def check(module: Module) -> None:
     assert error(actual, Interpreter(module, weights).run("main", x)[0]) < 1e-9
 
 
+def shows(text: str, *lines: str) -> None:
+    """The text has each of these, whatever its line breaks."""
+    for line in lines:
+        assert line in " ".join(text.split()), text
+
+
 def test_optional_members_and_flags_are_arguments_of_one_class() -> None:
     module = network(
         PLAIN,
@@ -87,15 +93,15 @@ def test_optional_members_and_flags_are_arguments_of_one_class() -> None:
     )
     text = text_of(module)
     assert classes(text) == ["Mixer", "Block", "Net"], text
-    for line in (
+    shows(
+        text,
         "heads: int | None = None, down: bool = False, up: bool = False, skip: bool = False",
         "self.skip = nn.Linear(channels, features) if skip else None",
         "self.mixer = Mixer(features) if heads else None",
         "if self.skip is not None:",
         "elif self.up:",
         "self.block_1 = Block(channels=width, features=2 * width, skip=True)",
-    ):
-        assert line in " ".join(text.split()), text
+    )
     check(module)
 
 
@@ -137,14 +143,14 @@ def test_a_level_decides_for_its_blocks() -> None:
     module = network(*((factor, *one) for factor, one in zip((1, 2, 3), levels, strict=True)))
     text = text_of(module)
     assert classes(text) == ["Block", "Level", "Net"], text
-    for line in (
+    shows(
+        text,
         "Block(channels=channels, features=features, skip=skip)",
         "Block(channels=features, features=features)",
         "self.block_0 = Level(channels=width, features=width, skip=0, down=True)",
         "self.block_2 = Level(channels=2 * width, features=3 * width, skip=1)",
         "for block in self.blocks:",
-    ):
-        assert line in " ".join(text.split()), text
+    )
     check(module)
 
 
@@ -189,6 +195,10 @@ def test_loops_of_classes_are_compared() -> None:
     assert specialised(text) == specialised(renamed) != text
     for was, other in (("self.layers", "self.others"), ("layer(x, x)", "layer(x, x) + 1"), ("x = layer", "h = layer")):
         assert specialised(text) != specialised(text.replace(was, other))
+    last = re.sub(r"return .*", "return h", text.replace("x = layer(x, x)", "h = layer(x)"))
+    assert "return h" in last
+    for was, other in (("self.layers", "self.others"), ("layer(x)", "layer(x) + 1")):
+        assert specialised(last) != specialised(last.replace(was, other))
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="latentc-parity-")
 
 @lru_cache(maxsize=4)
 def official(case: Case) -> Official:
-    """What all tests of a case share."""
+    """The parts of a case that all its tests share."""
     numbers, folder = load(case.numbers), Path(tempfile.mkdtemp(dir=FOLDER.name))
     spec, lowered = lowered_of(case.spec, case.variant, tuple(case.sizes))
     files = []

@@ -91,8 +91,11 @@ def test_formulas_are_the_table(kind: str, pytestconfig: pytest.Config) -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("kind", ["ddim", "deis", "heun", "euler_maruyama"])
 def test_every_prediction(process: str, kind: str) -> None:
-    for predicts in PREDICTIONS:
-        compared(SAMPLERS[kind](**fields(kind)), Parameterization(example(process), predicts))
+    sampler = SAMPLERS[kind](**fields(kind))
+    found = {compared(sampler, Parameterization(example(process), predicts)) for predicts in PREDICTIONS}
+    if found == {None}:
+        pytest.skip("the sampler does not take the process")
+    assert found <= {True, None}
 
 
 PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral")

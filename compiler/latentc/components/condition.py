@@ -357,7 +357,11 @@ def ports_of(entries: tuple[Entry, ...]) -> tuple[Port, ...]:
     return tuple(port for entry in entries for port in entry.ports)
 
 
-def with_operands(entries: tuple[Entry, ...], operands: Sequence[Var]) -> Iterator[tuple[Entry, tuple[Var, ...]]]:
+Pair = tuple[Entry, tuple[Var, ...]]
+"""A condition of a network, and its operands."""
+
+
+def with_operands(entries: tuple[Entry, ...], operands: Sequence[Var]) -> Iterator[Pair]:
     """Each entry with its part of the operands, which come in the order of `ports_of`."""
     rest = list(operands)
     for entry in entries:

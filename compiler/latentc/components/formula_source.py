@@ -119,8 +119,8 @@ class _Printed(ast.NodeTransformer):
             arg.annotation = _annotation(arg.annotation)
         tree.returns = _annotation(tree.returns)
         if self.owner is not None and (text := DOCS.get(tree.name, "")):
-            told = ast.get_docstring(tree) is not None
-            tree.body[:told] = [ast.Expr(ast.Constant(text))]
+            documented = ast.get_docstring(tree) is not None
+            tree.body[:documented] = [ast.Expr(ast.Constant(text))]
 
     def _known(self, node: ast.expr) -> Any:
         """The value of an expression that the spec decides. LookupError if it does not."""

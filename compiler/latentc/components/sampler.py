@@ -82,13 +82,13 @@ class ScoringSampler(Sampler):
 
     @abstractmethod
     def problems_of_scores(self) -> Iterator[Problem]:
-        """Settings under which `token_log_prob` is not what tokens are drawn with."""
+        """Refuses settings under which tokens are drawn with other probabilities than `token_log_prob`."""
 
     @abstractmethod
-    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands | None, tokens: Var) -> Var:
+    def token_log_prob(self, b: Builder, network: Network, cond: Operands, null: Operands | None, tokens: Var) -> Var:
         """f32[B, T]: log-probabilities, in nats, with which it draws tokens i64[B, T] one after the other.
 
-        Guidance has its default scale; `null` are the conditions of its other branch, None: there is no guidance.
+        Guidance has its default scale; `null` are the conditions of its other branch; None if there is no guidance.
         """
 
 

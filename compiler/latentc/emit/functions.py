@@ -37,6 +37,7 @@ class Functions:
 
     def begin_file(self, imported: Iterable[str] = ()) -> None:
         """Begins another file, which defines every function that it calls but those that it has `imported`."""
+        # Under keys that no function has: the names are only reserved.
         self.texts, self._names = [], {f"imported {name}": name for name in imported}
         self.helpers.clear()
 

@@ -19,7 +19,7 @@ def inputs_function(program: str, inputs: Sequence[Input], settable: bool) -> st
     """
     counts = {entry.rows for entry in inputs if entry.rows is not None}
     rows = "rows" if settable and len(counts) == 1 else ""
-    arguments = ["given: Given", *(f"rows: int = {count}" for count in counts if rows)]
+    arguments = ["given: Given", *([f"rows: int = {counts.pop()}"] if rows else [])]
     parts = [f"{literal(identifier(entry.name)).code}: {_value(entry, rows)}" for entry in inputs]
     lines = [
         *layout("", f"def {program}_inputs({commas(arguments)}) -> dict[str, Any]:"),

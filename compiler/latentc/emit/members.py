@@ -273,7 +273,7 @@ class Members:
 
 
 def _arguments(printed: Printed, written: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments of a call: sizes as the caller writes them, of flags those that it sets or decides."""
+    """Constructor arguments of a call: sizes as the caller writes them; flags if the caller sets or passes them."""
     given = {**printed.values, **{a: size for a, size in written.items() if isinstance(size, Named)}}
     return {a: given[a] for a in printed.arguments if a in given}
 

@@ -134,7 +134,8 @@ class _Class:
                     if self._run(statement.body, inner) is not None:
                         raise _Undecided
                     loop = self._value(iterable, names), [(names[name], inner[name]) for name in carried]
-                    names |= {name: _digest("loop", loop, i) for i, name in enumerate(carried)}
+                    made = {name: _digest("last of a loop", loop, v) for name, v in inner.items() if name not in names}
+                    names |= {name: _digest("loop", loop, i) for i, name in enumerate(carried)} | made
                 case _:
                     raise _Undecided
         return None

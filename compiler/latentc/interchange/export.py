@@ -218,9 +218,9 @@ def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> t
             notes.append(f"no {name}, which needs an autoencoder: give its weights with -w first_stage=FILE")
             return None
         network = spec.networks["main"]
-        told = list(network.takes(spec)) if isinstance(network, Backbone) else []
-        if pipeline.conditions != tuple(told):
-            takes, own = (" and ".join(names) or "no condition" for names in (pipeline.conditions, told))
+        taken = list(network.takes(spec)) if isinstance(network, Backbone) else []
+        if pipeline.conditions != tuple(taken):
+            takes, own = (" and ".join(names) or "no condition" for names in (pipeline.conditions, taken))
             notes.append(f"no {name}, whose network takes {takes}: this one takes {own}")
             return None
         if pipeline.autoencoder is not None:

@@ -22,7 +22,7 @@ from latentc_runtime.sources import RandomSource
 Array = np.ndarray
 Noise = Mapping[str, Array]
 MOST = 16  # ties resolved per sequence, and trials for ties of programs with several random numbers
-INSIDE = np.nextafter(np.array([0, 1], np.float32), np.array([1, 0], np.float32))  # least and largest uniform number
+INSIDE = (2.0**-24, 1.0 - 2.0**-24)  # the least and the largest number of noise.uniforms
 
 
 def draws_tokens(subject: Subject, request: Request) -> list[bool]:

@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
     ("overrides", "words"),
     [
         (["conditioning.span=null", "objective={kind: flow}"], "takes no span whose features could join"),
-        (["backbone.early=[span]"], "the features of `span` already stand beside those of the time"),
+        (["backbone.early=[span]"], "the features of `span` are already concatenated with those of the time"),
         (["objective.process.times=uniform", "objective.end=[-4, 1.6]"], "`times` of the process is uniform"),
     ],
 )

@@ -90,8 +90,8 @@ class Bottleneck(Part):
         raise Refusal(message, "set `entropy`, or leave `entropy_boost` out", ("bottleneck",))
 
     @property
-    def told_step(self) -> bool:
-        """Whether latents in training depend on the step of training, as `at_step` has it."""
+    def uses_step(self) -> bool:
+        """True if latents in training depend on the training step; see `at_step`."""
         return False
 
     def at_step(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any], step: Var) -> tuple[Var, Var]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import Condition, GivenInput, Searched, searches
-from latentc.components.conditions.array import asked
+from latentc.components.conditions.array import request_of
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import call
 from latentc.components.parts import Problem
@@ -117,7 +117,7 @@ def query_programs(mb: ModuleBuilder, spec: Spec, networks: Mapping[str, Network
         b = mb.function(entry)
         b.output(call(b, networks[network], "encode", {}, state=b.input(port.name, port.type), out="query"))
         mb.entries[entry] = b.finish(f"The embedding by `{network}` that neighbours are searched for.")
-        given, sources = asked(port, spec), {port.name: ConditionSource(port.name)}
+        given, sources = request_of(port, spec), {port.name: ConditionSource(port.name)}
         output = (OutputField("query"),)
         made.append(Program(entry, "query", 1, 1, sources, name=entry, outputs=output, conditions=(given,)))
     return made

@@ -55,7 +55,7 @@ class ArrayCondition(Condition):
         return (Requested(name, "array", self.shape(name, spec), "f32", axes, default=self.default),)
 
 
-def asked(port: Port, spec: Spec) -> Requested:
+def request_of(port: Port, spec: Spec) -> Requested:
     """The entry in a request for the data field that an encoder reads at `port`, or for images of the first stage."""
     field = spec.data.fields.get(port.name)
     shape = tuple(int(d) for d in port.type.shape[1:])  # type: ignore[arg-type]

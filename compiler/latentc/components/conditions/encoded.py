@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import Condition, Form, GivenInput, TokenShape
-from latentc.components.conditions.array import asked
+from latentc.components.conditions.array import request_of
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.parts import Problem, Refusal
@@ -114,7 +114,7 @@ class Encoded(Condition):
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         ports, _ = self._encoding(spec) or ((), None)
-        return tuple(asked(port, spec) for port in ports)
+        return tuple(request_of(port, spec) for port in ports)
 
 
 def _numbers(name: str, codes: Var) -> Var:

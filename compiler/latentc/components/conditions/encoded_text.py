@@ -11,7 +11,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, encoding_networks
 from latentc.components.condition import GivenInput
 from latentc.components.conditions.features import Features
-from latentc.components.conditions.tokens import Text
+from latentc.components.conditions.tokens import TokenSequence
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.objective import Objective
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class EncodedText(Text, Features):
+class EncodedText(TokenSequence, Features):
     """Features f32[B, L, D] that a network of the spec computes, once per sample, from tokens i64[B, L] and a mask of
-    the valid ones, which the data has as `NAME_mask`.
+    the valid ones, the data's field `FIELD_mask`.
     """
 
     kind: Literal["encoded_text"]  # type: ignore[assignment]
@@ -38,8 +38,8 @@ class EncodedText(Text, Features):
     )
     null_embedding: Literal["zeros", "vector", "sequence", "empty_text"] = Field(  # type: ignore[assignment]
         "zeros",
-        description="features that replace dropped ones: zeros, a learned vector for each token, a learned sequence, "
-        "or those of a text without words",
+        description="features that replace dropped ones: zeros, one learned vector for all tokens, a learned "
+        "sequence, or those of a text without words",
     )
     padding: Literal["masked", "zeros", "none"] = Field(  # type: ignore[assignment]
         "masked",

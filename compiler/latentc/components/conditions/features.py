@@ -11,23 +11,23 @@ from pydantic import Field
 
 from latentc.components.condition import TokenShape
 from latentc.components.conditions.array import NumbersCondition
-from latentc.components.conditions.tokens import Sequence
+from latentc.components.conditions.tokens import SequenceCondition
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Features(NumbersCondition, Sequence):
-    """Features f32[B, L, D], such as those of a text encoder, and a mask of the valid ones, which the data has as
-    `NAME_mask`. Only the first of the null is valid, unless the null is a learned sequence.
+class Features(NumbersCondition, SequenceCondition):
+    """Features f32[B, L, D], such as those of a text encoder, and a mask of the valid ones, the data's field
+    `FIELD_mask`. Only the first of the null is valid, unless the null is a learned sequence.
     """
 
     kind: Literal["features"]
     null_embedding: Literal["zeros", "vector", "sequence"] = Field(
         "zeros",
-        description="features that replace dropped ones: zeros, a learned vector for each token, or a learned sequence "
-        "(PixArt)",
+        description="features that replace dropped ones: zeros, one learned vector for all tokens, or a learned "
+        "sequence (PixArt)",
     )
     projection: Literal["linear", "mlp", "none"] = Field(
         "linear",
@@ -51,7 +51,7 @@ class Features(NumbersCondition, Sequence):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> tuple[Var, Var | None]:
         x, *given = operands
-        mask = given.pop(0) if self.masks else None
+        mask = given.pop(0) if self.has_mask else None
         if self.padding == "zeros" and mask is not None:
             x, mask = b.where(b.reshape(mask, shape=(*mask.shape, 1)), x, 0.0, out=name), None
         return self.projected(b, prefix, self.or_null(b, prefix, (x, *given), name), width, name), mask

@@ -11,7 +11,7 @@ from latentc.components.conditions.tokens import TokenCondition
 class Prompt(TokenCondition):
     """Tokens i64[B, L] and a mask of the valid ones; shorter prompts are padded at the end.
 
-    The data has the mask in the field `NAME_mask`. The null is a prompt of the token `pad`.
+    The data has the mask in the field `FIELD_mask`. The null is a prompt of the token `pad`.
     """
 
     kind: Literal["prompt"]  # type: ignore[assignment]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from latentc.components.condition import TimeFeatures
-from latentc.components.layers import linear
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.builder import Builder, Var
 
 
 class Timestep(TimeFeatures):
@@ -42,21 +40,3 @@ class Timestep(TimeFeatures):
         half = dim // 2
         cosines, sines = b.split(x, axis=1, sizes=(half, half), out="cosines sines")
         return b.concat(sines, cosines, axis=1, out="x")
-
-
-@cache
-def standardized_embedder(features: TimeFeatures, scale: float) -> BlockBody:
-    """A block: t f32[B] -> f32[B, dim]; its features are of `scale` times t, with mean 0 and deviation 1."""
-
-    @module_class("StandardizedEmbedder")
-    def embedder(b: Builder, t: Var, *, dim: int, **static: Any) -> Var:
-        """Embeds numbers: standardised sinusoids, then two linear layers."""
-        x = features.features(b, t * scale, **static)
-        x = b.op("sub", x, b.mean(x, axes=(1,), keepdims=True), out="centered")
-        count = int(static["frequencies"])
-        variance = b.sum(x * x, axes=(1,), keepdims=True, out="variance") * (1.0 / (count - 1))
-        x = b.div(x, b.sqrt(variance), out="x")
-        x = b.silu(linear(b, "fc1", x, dim, "xavier"), out="x")
-        return linear(b, "fc2", x, dim, "xavier")
-
-    return embedder

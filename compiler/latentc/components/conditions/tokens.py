@@ -11,7 +11,7 @@ from pydantic import Field
 from latentc.components.condition import Form, GivenInput, TokenShape
 from latentc.components.conditions.array import ArrayCondition
 from latentc.components.contract import Port
-from latentc.components.parts import Applies, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -20,49 +20,48 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Sequence(ArrayCondition):
-    """A sequence and, unless `padding` is none, a mask of its valid tokens, which the data has as `NAME_mask`."""
+class SequenceCondition(ArrayCondition):
+    """A sequence and, unless `padding` is none, a mask bool[B, L] of its valid tokens: the data's `FIELD_mask`."""
 
-    APPLIES: ClassVar[Applies] = {"untrained_null": ("dropout", (0,))}
-    untrained_null: bool = Field(False, description="has a null although `dropout` is 0, as in LlamaGen's checkpoints")
     padding: Literal["masked", "zeros", "none"]
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
 
     @property
-    def nullable(self) -> bool:
-        return super().nullable or self.untrained_null
+    def has_mask(self) -> bool:
+        """True if the data has a mask of valid tokens."""
+        return self.padding != "none"
 
-    @property
-    def masks(self) -> int:
-        """1 if the data has a mask, otherwise 0."""
-        return int(self.padding != "none")
+    def length(self, name: str, spec: Spec) -> int:
+        """L, the tokens of a sample; 1 if the data has no such field."""
+        return next(iter(self.shape(name, spec)), 1)
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
-        mask = Port(f"{name}_mask", TensorType("bool", (B, next(iter(self.shape(name, spec)), 1))), "condition")
-        return *super().ports(name, spec), *[mask] * self.masks
+        mask = Port(f"{name}_mask", TensorType("bool", (B, self.length(name, spec))), "condition")
+        return *super().ports(name, spec), *([mask] if self.has_mask else [])
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
         value, *others = self.ports(name, spec)
-        field, masks = self.field or name, others[: self.masks]
+        field, masks = self.field or name, others[: int(self.has_mask)]
         given = GivenInput(value.name, value.type, field, name)
         return given, *(GivenInput(mask.name, mask.type, f"{field}_mask", name, "mask") for mask in masks)
 
     def nulls(self, b: Builder, operands: tuple[Var, ...], value: float = 0.0, whole: bool = False) -> tuple[Var, ...]:
-        """Arrays of `value`, of which the first token is valid, or the `whole` sequence."""
+        """Null operands: the scalar `value`; the mask bool[1, L], if there is one, of which the first token is valid or
+        the `whole` sequence; and 0 for the others."""
         x, *others = operands
         null, length = b.scalar(value, x), int(x.shape[1])
-        valid = [b.constant([[whole or i == 0 for i in range(length)]], out="first") for _ in range(self.masks)]
-        return null, *valid, *(b.scalar(0.0, given) for given in others[self.masks :])
+        valid = [b.constant([[whole or i == 0 for i in range(length)]], out="first")] if self.has_mask else []
+        return null, *valid, *(b.scalar(0.0, given) for given in others[len(valid) :])
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         (numbers,) = super().requests(name, spec)
-        return (replace(numbers, mask=bool(self.masks)),)
+        return (replace(numbers, mask=self.has_mask),)
 
     def token_shape(self, name: str, spec: Spec) -> TokenShape:
-        return TokenShape(next(iter(self.shape(name, spec)), 1), self.padding == "masked")
+        return TokenShape(self.length(name, spec), self.padding == "masked")
 
 
-class Text(Sequence):
+class TokenSequence(SequenceCondition):
     """A sequence of tokens i64[B, L] in the data and in requests."""
 
     default: None = Field(None, description="requests pass the tokens")
@@ -86,8 +85,8 @@ class Text(Sequence):
         return (replace(numbers, form="tokens", shape=shape, dtype="i64", vocabulary=known, pad=self.pad, **text),)
 
 
-class TokenCondition(Text):
-    """Tokens i64[B, L], embedded by a table, and a mask of the valid ones, which the data has as `NAME_mask`.
+class TokenCondition(TokenSequence):
+    """Tokens i64[B, L], embedded by a table, and a mask of the valid ones, the data's field `FIELD_mask`.
 
     The null is the token `pad`, of which only the first is valid.
     """

@@ -1,14 +1,13 @@
-"""Texts of different lengths: which tokens are a text's, and texts in a row. Symbols: B batch, T tokens of a sample."""
+"""Texts of different lengths: which tokens are a text's, and texts joined into one.
+
+Symbols: B batch, T tokens of a sample.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    pass
 
 
 def counted(b: Builder, tokens: Var, end: int | None) -> Var | None:

@@ -11,13 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
-from latentc.components.condition import Condition, Entry, with_operands
+from latentc.components.condition import Condition, Entry, Pair, with_operands
 from latentc.components.kit.tokens import bits_of
 from latentc.components.parts import Norm, Problem, TokenNorm, dense
 from latentc.ir.builder import Builder, Var, f32
 
-Pair = tuple[Entry, tuple[Var, ...]]
-"""A condition and its operands."""
 Kind = Literal["table", "bits"]
 Read = Literal["tied", "tied_by_place", "linear"]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from latentc.components.blocks.unet.layers import Way, conv, halving_conv, linear, resampled
 from latentc.components.blocks.unet.residual import ResidualBlock
-from latentc.components.condition import Condition, Entry, Form, TimeFeatures, with_operands
+from latentc.components.condition import Condition, Entry, Form, Pair, TimeFeatures, with_operands
 from latentc.components.contract import Sizes
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._levels import Levels, Path, scaled, whole
@@ -22,10 +22,6 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-Pair = tuple[Entry, tuple[Var, ...]]
-"""A condition and its operands."""
 
 
 class Unet(Levels):

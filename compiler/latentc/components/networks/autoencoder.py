@@ -210,7 +210,7 @@ class Autoencoder(Backbone):
         anneals = asked(spec, name, "entropy_factor", False)
         if anneals:
             noise = (*noise, Port("entropy_factor", f32(), "scale"))
-        if self.bottleneck.told_step:
+        if self.bottleneck.uses_step:
             noise = (*noise, Port("step", i64(), "position"))
         bodies = _methods(self, anneals, x.values is not None)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
@@ -295,7 +295,7 @@ def _methods(config: Autoencoder, anneals: bool, labels: bool) -> dict[str, Bloc
 
         `more`: noise, if codes are drawn, then the factor of entropies or the step of training.
         """
-        if bottleneck.told_step:
+        if bottleneck.uses_step:
             *noise, step = more
             return bottleneck.at_step(b, h, noise[0] if noise else None, static, step)
         if not anneals:

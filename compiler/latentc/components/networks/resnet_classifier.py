@@ -55,7 +55,10 @@ class ResnetClassifier(Backbone):
         return b.param(name, type, init, **args)
 
     def kernel(self, b: Builder, name: str, weight: Var, sizes: Mapping[str, Any]) -> Var:
-        """The weight with which convolution `name` computes; for the stem and the first two of every block."""
+        """The kernel f32[F, C, k, k] that convolution `name` applies, from its weight.
+
+        It is called for the stem and the first two convolutions of every block.
+        """
         return weight
 
     def sizes_of_blocks(self) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def _conv(
     stride: int,
     sizes: Mapping[str, Any] | None = None,
 ) -> Var:
-    """A convolution without a bias; of `sizes`, with the config's own kernel."""
+    """A convolution without a bias. With `sizes`, its weight passes through `config.kernel`."""
     channels = x.shape[1]
     shape = f32(features, channels, kernel, kernel)
     weight = config.param(b, f"{name}.weight", shape, "kaiming_normal", mode="fan_out")

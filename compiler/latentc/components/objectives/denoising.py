@@ -199,7 +199,7 @@ class DenoisingObjective(DenoisingLoss):
         main = spec.networks.get("main")
         if self.self_conditioning and not (main is not None and main.MEMORY):
             message = "the network has no memory between evaluations"
-            yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory, such as `rin`")
+            yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory")
         if self.sample_weight is not None:
             yield from self.sample_weight.problems(spec)
         yield from super().problems(spec)

@@ -157,7 +157,7 @@ class MaskedSampler(Sampler):
         scale = {"scale": b.input("scale", f32(B))} if self.guidance else {}
         if self.guidance:
             sources["scale"] = SettingSource("guidance")
-        by_rows = "recall" not in network.methods  # sets of several steps take several rows
+        by_rows = self.recalls(length) is None  # a sampler that reuses results takes several rows at once
 
         def random(key: str, source: RandomSource) -> Var:
             """A random input; one that is not taken by rows is not drawn row by row either."""

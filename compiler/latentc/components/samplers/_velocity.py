@@ -79,7 +79,7 @@ def velocity(
 ) -> tuple[str, list[Var]]:
     """Adds a function (t f32[B], x [B, C, ...], *kept) -> dx/dt at a time t of the course, under guidance.
 
-    Returns its name, and the values of the program with this `request` that are its `kept`.
+    Returns its name, and the values to pass as `kept` in the program of `request`.
     """
     b = mb.function("velocity")
     t, x = b.input("t", f32(B)), b.input("x", network.methods["forward"].input("state").type)

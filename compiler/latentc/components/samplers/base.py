@@ -219,7 +219,7 @@ class ArraySampler(GuidedSampler):
         return interval.stop if interval.closing is None else interval.closing
 
     def grid(self, target: Parameterization) -> Grid:
-        """Where the solver evaluates, and where it ends. ValueError: there is no such grid."""
+        """The times of the evaluations and of the end. ValueError: there is no such grid."""
         if self.timesteps is not None:
             return Grid(target.process, np.array([*self.timesteps, self.end(target)], np.float64))
         return self.spacing_of(target.process).grid(target.process, self.steps, self.interval(target))

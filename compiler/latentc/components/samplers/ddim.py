@@ -1,4 +1,4 @@
-"""DDIM."""
+"""DDIM, and the base that it shares with DDPM: respacing, and bounds of the data estimate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Ancestral(ArraySampler):
-    """A sampler whose timesteps improved DDPM's respacing text may choose, down to the data."""
+    """Base of DDPM and DDIM: steps down to the data, improved DDPM's respacing, and clipping of the data estimate."""
 
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
         "respacing": ("spacing",),

@@ -1,4 +1,5 @@
-"""One evaluation of a network inside a sampler's step, under guidance.
+"""One evaluation of a network inside a sampler's step, under guidance, and the memory that a network carries between
+evaluations, one per branch of guidance.
 
 Symbols: B batch, C channels.
 """

@@ -1,6 +1,7 @@
 """Sets of tokens one after the other in a random order, each token by a diffusion of its own: MAR's sampler.
 
-Symbols: B batch, T tokens of a sample, C channels of a token, S noisy steps of the diffusion.
+Symbols: B batch, T tokens of a sample, C channels of a token, D channels of its features, K tokens denoised at once, S
+noisy steps of the diffusion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""From a table to IR: a program of loops over the table's rows (see `loop`), and its inputs and their sources."""
+"""From a table to IR: a program of loops over the table's rows (see `loop`), and its inputs and their sources.
+
+A coefficient that is 0 or 1 in all rows leaves out its term or product; the others are tables of the loop, so that
+loops of other steps have the same body. Symbols: B batch, C channels, N rows.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,8 @@ class Known:
     """A part of the sample that is given: `given` [B, C, ...], noised after rows by `noise` [N, B, C, ...], or by
     `noise` [B, C, ...] after all of them (`same_noise`).
 
-    The table has columns `known_alpha`, `known_sigma` and `known`: 1 where the part is replaced, else 0. `operands` are
-    what `impose` takes. `start` makes the first state of one of noise.
+    The table has columns `known_alpha`, `known_sigma` and `known`: 1 where the part is replaced, else 0. `operands`:
+    further operands of `impose`. `start` turns initial noise into the first state.
     """
 
     given: Var

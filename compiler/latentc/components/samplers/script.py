@@ -116,7 +116,7 @@ class Script:
             lines.append(f"    alpha, sigma = {self.alpha_sigma()}(t)")
         if re.search(r"\bd_(alpha|sigma)\b", text):
             lines.append(f"    d_alpha, d_sigma = {sources.method(process, 'derivatives')}(t)")
-        for names, formula in (("own_skip, own_out", "denoiser"), ("own_x0, own_noise", "functional")):
+        for names, formula in (("own_skip, own_out", "denoiser"), ("f_x0, f_noise", "functional")):
             if names.partition(",")[0] in text:
                 lines.append(f"    {names} = {sources.method(scaled, formula)}(t)")
         inside = ", ".join(f'"{name}": {text}' for name, text in columns.items())
@@ -167,7 +167,7 @@ def _functional(kind: Prediction) -> tuple[str, str]:
         "score": ("0", "(-1.0 / sigma)"),
         "scaled_score": ("0", "-1"),
         "flow_velocity": ("d_alpha", "d_sigma"),
-        "preconditioned": ("own_x0", "own_noise"),
+        "preconditioned": ("f_x0", "f_noise"),
     }
     if kind not in found:
         raise NoSourceError(f"`{kind}` has no formula")

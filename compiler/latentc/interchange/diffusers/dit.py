@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 GUIDANCE = 4.0
-"""The guidance scale that `DiTPipeline` has if it is not told another; it guides all channels."""
+"""The guidance scale that `DiTPipeline` has by default; it guides all channels."""
 EPS = 1e-6
 """Of the norms whose eps the class does not let one choose."""
 

@@ -149,11 +149,11 @@ class UNet2DModel(Model):
         net, time = spec.networks["main"], spec.time
         asked(isinstance(net, UnetDenoiser), f"its network is `{net.kind}`, not a U-Net")
         assert isinstance(net, UnetDenoiser) and spec.data.shape is not None
-        told, block = net.takes(spec), net.block
+        taken, block = net.takes(spec), net.block
         asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
         assert isinstance(time, Timestep)
-        label = told.get("class")
-        asked(list(told) in ([], ["class"]), "a UNet2DModel takes at most one condition, a class")
+        label = taken.get("class")
+        asked(list(taken) in ([], ["class"]), "a UNet2DModel takes at most one condition, a class")
         asked(label is None or isinstance(label, Label), "a UNet2DModel takes at most one condition, a class")
         assert label is None or isinstance(label, Label)
         asked(

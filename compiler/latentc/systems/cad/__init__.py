@@ -8,6 +8,8 @@ Tests: tests/systems/cad, tests/parity/cad.py.
 Rows in docs/systems.yaml: cad.
 """
 
+BASES = ("rin",)
+
 COMPONENTS = {
     "conditions": {"score": "score"},
     "guidance": {"memory": "memory"},

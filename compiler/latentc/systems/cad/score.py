@@ -9,8 +9,9 @@ from pydantic import Field
 
 from latentc.components.condition import Form
 from latentc.components.conditions.array import ArrayCondition
-from latentc.components.conditions.timestep import Timestep, standardized_embedder
+from latentc.components.conditions.timestep import Timestep
 from latentc.ir.builder import Builder, Var
+from latentc.systems.rin.standardized import standardized_embedder
 
 
 class Score(ArrayCondition):

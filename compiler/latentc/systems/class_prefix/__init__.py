@@ -1,6 +1,6 @@
 """Data Augmentation using Pre-trained Transformer Models (Kumar, Choudhary and Cho 2020, arXiv:2003.02245).
 
-Pre-trained language models restore or continue texts that are prefixed with their class.
+Pre-trained language models (BERT, BART, GPT-2) restore or continue texts that are prefixed with their class.
 
 Specs: specs/tokens/class_prefix_bart.yaml, specs/tokens/class_prefix_bert.yaml, specs/tokens/class_prefix_gpt2.yaml.
 Tests: tests/systems/class_prefix, tests/parity/class_prefix.py.
@@ -18,6 +18,6 @@ COMPONENTS = {
 CAPABILITIES = {
     "continue_rows": {
         "words": "predicts the tokens of a row from its first token alone, without conditions",
-        "methods": {"forward": "state condition* -> logits"},
+        "methods": {"read?": "state -> logits"},
     },
 }

@@ -40,7 +40,7 @@ def hidden_count(
 
 
 def problems_of_starts(starts: str | None, spec: Spec) -> Iterator[Problem]:
-    """True if the data field `starts` can say which tokens of the sample begin a word."""
+    """Refuses `starts` unless it names a data field f32[T], 1 for each token that begins a word."""
     tokens = spec.data.tokens
     if starts is None or tokens is None:
         return
@@ -54,8 +54,8 @@ def begins(b: Builder, tokens: Var, starts: Var, end: int | None) -> Var:
     """f32[B, T]: 1 for the tokens i64[B, T] that begin a word, as `starts` f32[B, T] says; a text's first one does."""
     length = int(tokens.shape[1])
     first = b.reshape(b.constant(np.arange(length) < 1, out="first"), shape=(1, length))
-    said = b.logical_or(b.greater(starts, 0.5), first)
-    return b.mul(inside(b, tokens, end), b.cast(said, to="f32"), out="begins")  # type: ignore[no-any-return]
+    starting = b.logical_or(b.greater(starts, 0.5), first)
+    return b.mul(inside(b, tokens, end), b.cast(starting, to="f32"), out="begins")  # type: ignore[no-any-return]
 
 
 def hidden_words(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, Entry
+from latentc.components.condition import Condition, Entry, Pair
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.networks._token_embedding import Embedding, Pair
+from latentc.components.networks._token_embedding import Embedding
 from latentc.components.networks.bert import Bert
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
@@ -99,8 +99,7 @@ class TextEmbedding(Embedding):
             yield Problem(("class_tokens",), message, "list it in `conditions`")
         if self.class_segments:
             yield from self._problems_of_segments(entries)
-        for name in ("mask", "start"):
-            token = {"mask": self.mask, "start": self.start}[name]
+        for name, token in (("mask", self.mask), ("start", self.start)):
             if token is not None and token >= vocabulary:
                 message = f"token {token} is out of range: the data has tokens 0 to {vocabulary - 1}"
                 yield Problem((name,), message, "use one of these, or leave it out")

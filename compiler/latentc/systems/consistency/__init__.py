@@ -1,6 +1,7 @@
 """Consistency Models (Song et al. 2023, arXiv:2303.01469).
 
-Distillation of a diffusion model into a function that maps any point of a trajectory to its end.
+Distillation of a diffusion model into a function that maps any point of a trajectory to its end, or its training from
+data, on grids that grow.
 
 Specs: specs/digits/digits_consistency.yaml.
 Tests: tests/systems/consistency, tests/parity/consistency.py.

@@ -1,9 +1,9 @@
 """Early exits: the methods by which a network can be left after some of its blocks, made by rewriting its `forward`.
 
-After a block, later nodes read its features and earlier values (`frontier`). The nodes after
-the last block are the tail, of which every exit has one of its own. Features are tokens [B, T, D] or maps [B, C, ...],
-which some blocks of a network of several resolutions have at a lower one; there a layer of the exit's own makes of them
-what the tail reads. Symbols: B batch, T tokens, D width, C channels.
+After a block, later nodes read its features and earlier values (`frontier`). The nodes after the last block are the
+tail, of which every exit has one of its own. Features are tokens [B, T, D] or maps [B, C, ...], which some blocks of a
+network of several resolutions have at a lower one; there a layer of the exit's own maps them to the input of the tail.
+Symbols: B batch, T tokens, D width, C channels.
 """
 
 from __future__ import annotations

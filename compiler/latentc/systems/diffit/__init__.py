@@ -1,6 +1,6 @@
 """DiffiT: Diffusion Vision Transformers for Image Generation (Hatamizadeh et al. 2024, arXiv:2312.02139).
 
-The time enters queries, keys and values of the attention.
+The time enters queries, keys and values of the attention, in a transformer of latents and a U-Net of pixels.
 
 Specs: specs/diffusion/diffit.yaml, specs/diffusion/diffit_image.yaml.
 Tests: tests/parity/diffit.py.

@@ -13,7 +13,8 @@ from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
 class DiffitUnet(StagedUnet):
-    """A staged_unet whose last features are normalised and passed through SiLU (Hatamizadeh et al. 2024)."""
+    """A staged_unet whose last features are normalised and passed through SiLU (DiffiT, Hatamizadeh et al. 2024,
+    arXiv:2312.02139)."""
 
     kind: Literal["diffit_unet"]  # type: ignore[assignment]
     EXAMPLE: ClassVar[dict[str, Any]] = {**StagedUnet.EXAMPLE, "kind": "diffit_unet"}

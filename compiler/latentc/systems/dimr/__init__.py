@@ -1,7 +1,7 @@
 """DiMR: Alleviating Distortion in Image Generation via Multi-Resolution Diffusion Models (Liu et al. 2024,
 arXiv:2406.09416).
 
-Branches of growing resolution refine one another; norms depend on the time.
+Branches of growing resolution refine one another; norms depend on the time or on the first token.
 
 Specs: specs/diffusion/dimr.yaml.
 Tests: tests/parity/dimr.py.

@@ -1,6 +1,7 @@
 """GIVT: Generative Infinite-Vocabulary Transformers (Tschannen et al. 2023, arXiv:2312.02116).
 
-Transformers over continuous tokens whose heads are Gaussian mixtures, drawn in order or by confidence.
+Transformers over continuous tokens whose heads are Gaussian mixtures, drawn in order or by confidence; autoencoders of
+images and of labels per pixel.
 
 Specs: specs/digits/digits_givt.yaml, specs/first_stages/givt_dense_vae.yaml, specs/first_stages/givt_vae.yaml,
 specs/tokens/givt.yaml, specs/tokens/givt_dense.yaml, specs/tokens/givt_masked.yaml.

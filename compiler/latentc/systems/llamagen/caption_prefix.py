@@ -11,6 +11,7 @@ from latentc.components.conditions.encoded_text import EncodedText
 from latentc.components.conditions.features import Features, feature_embedder
 from latentc.components.contract import Network
 from latentc.components.kit.tokens import rows
+from latentc.components.parts import Applies
 from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ class CaptionPrefix(Features):
     padding: Literal["masked"] = Field("masked", description="always masked")
     null_embedding: Literal["sequence"] = Field("sequence", description="always a learned sequence")
     projection: Literal["mlp"] = Field("mlp", description="always two linear layers")
+    APPLIES: ClassVar[Applies] = {"untrained_null": ("dropout", (0,))}
+    untrained_null: bool = Field(False, description="has a null although `dropout` is 0, as in LlamaGen's checkpoints")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "caption_prefix"}
+
+    @property
+    def nullable(self) -> bool:
+        return super().nullable or self.untrained_null
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
@@ -44,9 +51,10 @@ class CaptionPrefix(Features):
 
 
 class EncodedCaptionPrefix(CaptionPrefix, EncodedText):
-    """The same, of features that a network of the spec computes from tokens i64[B, L]."""
+    """A `caption_prefix` of features f32[B, L, D] that a network of the spec computes from tokens i64[B, L]."""
 
     kind: Literal["encoded_caption_prefix"]  # type: ignore[assignment]
+    default: None = Field(None, description="requests pass the tokens")  # type: ignore[assignment]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded_caption_prefix", "encoder": "text"}
 
 

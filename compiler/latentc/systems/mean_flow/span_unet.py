@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from latentc.components.capabilities import Capability
-from latentc.components.condition import Entry
-from latentc.components.networks._unet import Pair
+from latentc.components.condition import Entry, Pair
 from latentc.components.networks.unet import UnetDenoiser
 from latentc.components.parts import Problem
 from latentc.ir.builder import Var
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class SpanUnet(UnetDenoiser):
-    """A unet that concatenates the features of the time and those of the span before its linear layers."""
+    """A unet that concatenates the features of the time and those of the span before its linear layers
+    (MeanFlow, Geng et al. 2025, arXiv:2505.13447)."""
 
     kind: Literal["span_unet"]  # type: ignore[assignment]
     EXAMPLE: ClassVar[dict[str, Any]] = {**UnetDenoiser.EXAMPLE, "kind": "span_unet"}
@@ -32,7 +32,7 @@ class SpanUnet(UnetDenoiser):
             yield Problem(("time_embedding",), "the features of the span join those of the time", "leave it out")
         for i, name in enumerate(self.early):
             if name in spans:
-                message = f"the features of `{name}` already stand beside those of the time"
+                message = f"the features of `{name}` are already concatenated with those of the time"
                 yield Problem(("early", i), message, f"leave out `{name}`")
 
     def provides(self, spec: Spec) -> frozenset[Capability]:

@@ -68,7 +68,7 @@ class GranularityCodebook(Bottleneck):
             yield Problem(("size",), message, f"use at least {self.side**2}")
 
     @property
-    def told_step(self) -> bool:
+    def uses_step(self) -> bool:
         return self.warmup > 0
 
     @property
@@ -118,7 +118,7 @@ class GranularityCodebook(Bottleneck):
         return self.granules(static, self._labels(b, h, static)).quantized(b, h)[1]
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
-        if self.told_step:
+        if self.uses_step:
             message = "the network does not pass on the training step, only an `autoencoder` does"
             raise Refusal(message, "leave it out", ("bottleneck", "warmup"))
         return self.granules(static, self._labels(b, h, static)).regularized(b, h, self.commitment)

@@ -1,6 +1,7 @@
 """PPAP: Towards Practical Plug-and-Play Diffusion Models (Go et al. 2022, arXiv:2212.05973).
 
-Experts for ranges of noise, distilled from classifiers or depth estimators, guide a diffusion model.
+Experts for ranges of noise, distilled from classifiers or depth estimators, guide a diffusion model; of an expert,
+adapters of low rank are trained, and batch norms.
 
 Specs: specs/diffusion/ppap.yaml, specs/diffusion/ppap_depth.yaml, specs/diffusion/ppap_expert.yaml,
 specs/diffusion/ppap_expert_deit.yaml, specs/diffusion/ppap_expert_depth.yaml.

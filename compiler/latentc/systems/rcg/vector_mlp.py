@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
@@ -22,6 +23,9 @@ from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+NORM = LayerNorm(kind="layer_norm", affine=True, eps=1e-5)
+LAST_NORM = LayerNorm(kind="layer_norm", affine=True, eps=1e-6)
 
 
 class VectorMlp(Backbone):
@@ -117,8 +121,7 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
         x = b.dense("input_proj", x, width, out="x")
         for name in items("res_blocks", depth):
             x = b.sub(name, block, x, embedded, *cond, width=width, hidden=hidden)
-        weight, bias = b.param("out_norm.weight", f32(width), "ones"), b.param("out_norm.bias", f32(width), "zeros")
-        x = b.silu(b.layer_norm(x, weight, bias, eps=1e-6), out="x")
+        x = b.silu(LAST_NORM.apply(b, "out_norm", x), out="x")
         return dense(b, "out", x, out_channels, True, "zeros", out="x")
 
     return forward
@@ -129,18 +132,13 @@ def _block(dropout: float) -> BlockBody:
     @module_class("ResBlock")
     def block(b: Builder, x: Var, t: Var, *context: Var, width: int, hidden: int) -> Var:
         """A residual block: time and context are added between its two linear layers."""
-        h = b.silu(_layer_norm(b, "in_norm", x, width))
+        h = b.silu(NORM.apply(b, "in_norm", x))
         h = b.dense("fc1", h, hidden) + b.dense("time_proj", b.silu(t), hidden)
         if context:
             h = h + b.dense("context_proj", b.silu(context[0]), hidden)
-        h = b.silu(_layer_norm(b, "out_norm", h, hidden), out="h")
+        h = b.silu(NORM.apply(b, "out_norm", h), out="h")
         if dropout:
             h = b.dropout(h, p=dropout, out="h")
         return x + dense(b, "fc2", h, width, True, "zeros")
 
     return block
-
-
-def _layer_norm(b: Builder, name: str, x: Var, width: int) -> Var:
-    weight, bias = b.param(f"{name}.weight", f32(width), "ones"), b.param(f"{name}.bias", f32(width), "zeros")
-    return b.layer_norm(x, weight, bias, eps=1e-5)  # type: ignore[no-any-return]

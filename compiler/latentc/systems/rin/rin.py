@@ -16,7 +16,6 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.stochastic_depth import DropPath
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
-from latentc.components.conditions.timestep import standardized_embedder
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.parts import Problem, dense
@@ -24,6 +23,7 @@ from latentc.components.samplers.base import GuidedSampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.rin.rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
+from latentc.systems.rin.standardized import standardized_embedder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -7,6 +7,8 @@ Tests: tests/systems/sdg, tests/test_read_fields.py, tests/weights/test_shipped_
 Rows in docs/systems.yaml: clip_resnet_noisy, adm_sdg.
 """
 
+BASES = ("clip",)
+
 COMPONENTS = {
     "guidance/scores": {"likeness": "likeness"},
     "objectives": {"noisy_alignment": "noisy_alignment"},

@@ -63,7 +63,7 @@ class GumbelCodebook(SelectedRows):
         return (Port("gumbel", f32(B, rows * columns, self.size), "noise", distribution="gumbel"),)
 
     @property
-    def told_step(self) -> bool:
+    def uses_step(self) -> bool:
         return self.final_temperature is not None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -97,7 +97,7 @@ class GumbelCodebook(SelectedRows):
         return _grid(b, chosen, h.shape[2], h.shape[3])
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
-        if self.told_step:
+        if self.uses_step:
             message = "the network does not pass on the training step, only an `autoencoder` does"
             raise Refusal(message, "leave it out", ("bottleneck", "final_temperature"))
         return self._drawn(b, h, noise, static, 1 / self.temperature)

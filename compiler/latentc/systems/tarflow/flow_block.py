@@ -47,7 +47,7 @@ class Flow:
 
     @property
     def scales(self) -> bool:
-        """Whether tokens are scaled, not only shifted."""
+        """True if tokens are scaled, not only shifted."""
         return self.scale_by != "none"
 
     @property
@@ -112,7 +112,7 @@ class Flow:
         return list(b.split(h, axis=2, sizes=(features, features), out=" ".join(self.outputs)))
 
     def scale(self, b: Builder, raw: Var) -> Var:
-        """The positive scale that the network means by `raw`."""
+        """The positive scale f32[B, N, C] for the network's output `raw`."""
         if self.scale_by == "exp":
             return b.exp(raw, out="scale")  # type: ignore[no-any-return]
         return b.softplus(raw + _SOFTPLUS_OF_ONE, out="scale")  # type: ignore[no-any-return]

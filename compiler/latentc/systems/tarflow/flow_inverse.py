@@ -1,6 +1,6 @@
 """Samples of a normalising flow by its inverse, and the log-likelihood of data.
 
-Symbols: B batch, T tokens of a sample.
+Symbols: B batch, T tokens of a sample, N predicted tokens, C channels of a token.
 """
 
 from __future__ import annotations

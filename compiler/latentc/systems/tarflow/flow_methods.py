@@ -119,6 +119,7 @@ class Solver:
 
 
 def stacked(b: Builder, x: Var) -> Var:
+    """x with a leading axis of size 1."""
     return b.reshape(x, shape=(1, *x.shape), out="x")  # type: ignore[no-any-return]
 
 
@@ -297,7 +298,7 @@ def _decode(parts: Flow) -> BlockBody:
 
 @cache
 def flow_inverse(parts: Flow, guidance: Guidance, inversion: Inversion) -> BlockBody:
-    """Tokens from what the flow makes of them.
+    """The inverse of a flow: tokens f32[B, T, C] of latents z f32[B, T, C].
 
     A guided one also takes the conditions of the other branch, an attention temperature f32[B] (of that branch; of both
     for `density`), and the guidance scale of every predicted token f32[N, B]; a tempered one the temperature alone.

@@ -156,7 +156,7 @@ def data_slope(mb: ModuleBuilder, network: Network, networks: Mapping[str, Netwo
     value = score.statistic(s, s.input("data", shape))
     if value is not None:
         s.output(value)
-        statistic = s.finish("The number that an event is about, one per sample.")
+        statistic = s.finish("The statistic whose variance the score needs, one per sample.")
     b = mb.function(f"{score.kind}.score")
     given = [b.input(v.name, v.type) for v in fn.inputs]
     extra = {name: b.input(f"given_{name}", type) for name, type in score.operands(shape, networks).items()}

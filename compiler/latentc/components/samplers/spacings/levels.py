@@ -160,7 +160,10 @@ class IddpmLevels(OfLevels):
 
 
 def iddpm_levels(sigma_min: float, sigma_max: float, timesteps: int, count: int) -> Array:
-    """Levels of improved DDPM's cosine schedule, evenly spaced by index (EDM's `iddpm` discretisation)."""
+    """f64[count], falling: levels of improved DDPM's cosine schedule, evenly spaced by index (EDM's `iddpm`).
+
+    ValueError: fewer levels than `count` in the range.
+    """
     bar = np.cumprod(1.0 - cosine_betas(timesteps), dtype=np.float64)[::-1]
     every = np.sqrt((1.0 - bar) / bar)
     within = every[(every >= sigma_min) & (every <= sigma_max)]
