@@ -94,3 +94,18 @@ def test_methods_that_are_called_late_are_left_out(tmp_path: Path, monkeypatch: 
     (warning,) = bundle(tmp_path, "digits_llamagen", *TOKENS)
     assert "`decode`" in warning and "prefill" not in warning
     assert [what.split(",")[0] for what in checked] == ["`prefill`"]
+
+
+def test_rounding_of_other_samples_counts_before_a_program_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the sample that is compared is small by luck; that of sixteen others excuses the difference, or not."""
+    roundings = {1: 1e-9, compiled.FURTHER: 1e-3}
+    monkeypatch.setattr(compiled, "rounding_error", lambda s, run, operands, *more: roundings[operands[0].shape[0]])
+    run = compiled._run
+    monkeypatch.setattr(compiled, "_run", lambda *given, **more: [x + 1e-3 for x in run(*given, **more)])
+    monkeypatch.setattr(compiled, "called_methods", lambda *given: [])
+    assert bundle(tmp_path, "digits_dit", *SIZES, "sampler.steps=2") == []
+    roundings[compiled.FURTHER] = 1e-5
+    with pytest.raises(DiagnosticError, match=r"program `sample`, wrong"):
+        bundle(tmp_path, "digits_dit", *SIZES, "sampler.steps=2", rebuild=True)
