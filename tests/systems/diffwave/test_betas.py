@@ -82,6 +82,12 @@ def test_what_does_not_fit_is_said_before_anything_runs(overrides: list[str], sa
     assert said in str(error.value), error.value
 
 
+@pytest.mark.parametrize("name", ["sit", "edm", "nvg"])  # a flow, a level of noise, a time between two canvases
+def test_the_table_needs_whole_timesteps(name: str) -> None:
+    with pytest.raises(DiagnosticError, match="needs a process with integer timesteps"):
+        load_spec(name, None, ["conditioning.time={kind: step_table, levels: 50}"])
+
+
 def test_other_step_counts_leave_the_schedule() -> None:
     sampler = load_spec("diffwave").sampler
     assert sampler.steps == 6 and sampler.with_steps(6) is sampler  # type: ignore[union-attr]

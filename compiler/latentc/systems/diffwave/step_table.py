@@ -29,11 +29,11 @@ class StepTable(TimeEmbedding):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "step_table", "levels": 100}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        target = spec.objective.parameterization() if isinstance(spec.objective, Objective) else None
-        if target is None:
+        if not isinstance(spec.objective, Objective):
             return
-        ends = sorted((target.process.first, target.process.last))
-        if not target.process.WHOLE or ends[0] < 0:
+        target = spec.objective.parameterization()
+        ends = sorted((target.process.first, target.process.last)) if target else [-1.0]
+        if target is None or not target.process.WHOLE or ends[0] < 0:
             message = "a table of timesteps needs a process with integer timesteps"
             yield Problem(("kind",), message, "use `{kind: timestep}`")
         elif ends[1] != self.levels - 1:
