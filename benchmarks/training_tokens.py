@@ -21,9 +21,12 @@ from training_parts import (
     under,
 )
 
-JEPA = ("networks.main.learned_positions=tokens", "networks.main.block.mixer.qk_norm={kind: rms_norm}")
-PREDICTED = ("networks.main.predictor={ratio: 4}", "networks.target={kind: average, decay: 0.99}")
-PREDICTED = (*JEPA, *PREDICTED, "objective.prediction={target: target}")
+JEPA = "{kind: gelu_mlp, approximate: none}, norm: {kind: layer_norm, affine: true}, condition: {kind: in_context}}"
+JEPA = f"{{mixer: {{kind: attention, heads: 4, qk_norm: {{kind: rms_norm}}}}, feed_forward: {JEPA}"
+JEPA = (f"networks.main={{kind: predictive_autoencoder, width: 64, depth: 2, patch: 2, buffer: 4, block: {JEPA}}}",)
+PREDICTED = "{kind: predictive_diffusion, process: {kind: discrete, schedule: linear}, variance: learned_range, "
+PREDICTED = (f"objective={PREDICTED}prediction: {{target: target}}}}", "networks.target={kind: average, decay: 0.99}")
+PREDICTED += JEPA
 
 # Tokens of grey levels, at the size of digits_maskgit.
 LEVEL_TOKENS = "data={kind: digits, as: tokens}"

@@ -42,6 +42,8 @@ CAPTIONS = (
         "objective.prediction.beta=0.3",
     ),
 )
+MASKED = "{kind: masked_autoencoder, width: 16, depth: 1, block: {mixer: {kind: attention, heads: 2}, feed_forward: "
+MASKED += "{kind: gelu_mlp}, norm: {kind: layer_norm}, condition: {kind: in_context}}}"
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((B, C, SIDE, SIDE))
 CAPTION, SEEN = RNG.standard_normal((B, L, 4)), np.array([[True, True, False], [True, True, True]])
@@ -276,10 +278,10 @@ def test_the_sampler_of_d_jepa_t2i() -> None:
     ("override", "words"),
     [
         ("networks.target={kind: like, frozen: true}", "must be an average of `main`"),
-        ("networks.main.predictor=null", "predicts those of a hidden one"),
-        ("networks.main.learned_positions=all", "the sum of vector conditions"),
+        (f"networks.main={MASKED}", "predicts those of a hidden one"),
+        ("networks.main.decoder={width: 16, depth: 2, heads: 2}", "must be like the encoder"),
         ("networks.main.positions={kind: sincos_2d}", "added to the input"),
-        ("sampler={kind: recap_autoregressive, steps: 4, reuse: {after: 1}}", "keys with rotary positions"),
+        ("sampler={kind: recap_autoregressive, steps: 4, reuse: {after: 1}}", "does not return"),
         ("networks.main.block.mixer={kind: cosine_attention, heads: 2}", "the same weights for all tokens"),
     ],
 )

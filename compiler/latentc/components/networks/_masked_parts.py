@@ -17,7 +17,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, with_operands
 from latentc.components.decoding import BlockForm
-from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Weights, dense
+from latentc.components.parts import FeedForward, Mixer, Norm, Weights, dense
 from latentc.ir.builder import Builder, Var, f32, items
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class MaskedParts:
         self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any
     ) -> tuple[Var, Var | None]:
         """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all."""
-        learned = self.config.learned_positions != "all"
-        return in_front(b, self.entries, conditions, like, width, buffer, static, learned)
+        return in_front(b, self.entries, conditions, like, width, buffer, static)
 
     def normed(self, b: Builder, x: Var) -> Var:
         return LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "z_proj_ln", x)
@@ -57,14 +56,8 @@ class MaskedParts:
 
     def joined(self, b: Builder, c: Var, x: Var, tokens: Any) -> Var:
         """f32[B, P + T, D]: the tokens in front and the sample's [B, T, C], with their positions in the encoder."""
-        width = c.shape[2]
-        x = self.linear(b, "z_proj", x, width)
-        if self.config.learned_positions == "tokens":
-            x = x + position(b, "encoder_pos", tokens, width)
-        x = b.concat(c, x, axis=1, out="x")
-        if self.config.learned_positions == "all":
-            x = x + position(b, "encoder_pos", x.shape[1], width)
-        return x
+        x = b.concat(c, self.linear(b, "z_proj", x, c.shape[2]), axis=1, out="x")
+        return x + position(b, "encoder_pos", x.shape[1], c.shape[2])
 
     def decoder_sizes(self, depth: Any, sizes: Any, static: Any) -> tuple[Any, Any]:
         """Depth and sizes of the decoder's blocks, if those of the encoder's are `depth` and `sizes`."""
@@ -84,27 +77,20 @@ class MaskedParts:
 
     def decoder_placed(self, b: Builder, x: Var, tokens: Any) -> Var:
         """x [B, P + T, D] with positions in the decoder."""
-        total, width = x.shape[1], x.shape[2]
-        if self.config.learned_positions == "all":
-            return x + position(b, "decoder_pos", total, width)
-        if self.config.learned_positions == "none":
-            return x
-        c, x = b.split(x, axis=1, sizes=(total - tokens, tokens), out="c x")
-        return b.concat(c, x + position(b, "decoder_pos", tokens, width), axis=1, out="x")  # type: ignore[no-any-return]
+        return x + position(b, "decoder_pos", x.shape[1], x.shape[2])
 
     def features(self, b: Builder, x: Var, tokens: Any) -> Var:
-        """f32[B, T, D]: what the decoder returns of the sample's tokens, of x [B, P + T, D]."""
-        total, width = x.shape[1], x.shape[2]
-        x = b.slice(self.norm.apply(b, "decoder_norm", x), axis=1, start=total - tokens, stop=total, out="x")
-        return x + position(b, "diffusion_pos", tokens, width) if self.config.learned_positions == "all" else x
+        """f32[B, T, D]: the decoder's output for the sample's tokens, of x [B, P + T, D]."""
+        return self.of_tokens(b, "decoder_norm", x, tokens) + position(b, "diffusion_pos", tokens, x.shape[2])
+
+    def of_tokens(self, b: Builder, norm: str, x: Var, tokens: Any) -> Var:
+        """f32[B, T, D]: the sample's tokens of x [B, P + T, D], normalised."""
+        x, total = self.norm.apply(b, norm, x), x.shape[1]
+        return b.slice(x, axis=1, start=total - tokens, stop=total, out="x")  # type: ignore[no-any-return]
 
     def rotary(self, b: Builder, x: Var, static: Any) -> tuple[Var, ...]:
-        """The tables that turn queries and keys of x [B, P + T, D], if there are any."""
-        positions = self.config.positions
-        if not isinstance(positions, Positions):
-            return ()
-        grid = static["grid"]
-        return positions.rotary(b, x.shape[2] // static["heads"], grid, x.shape[1] - grid**2)
+        """The tables that rotate queries and keys of x [B, P + T, D], if there are any."""
+        return ()
 
     def parts_of(self, part: str) -> tuple[Mixer, FeedForward, Norm, Weights]:
         """The parts of the blocks of the encoder or the decoder."""
@@ -166,41 +152,48 @@ def in_front(
     width: int,
     buffer: int,
     static: Any,
-    learned: bool = False,
 ) -> tuple[Var, Var | None]:
     """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all.
 
-    The sum of the conditions that are vectors is added to every buffer token, which is learned or zero; those that are
-    sequences follow. Without either vectors or learned tokens there is no buffer.
+    Each of the `buffer` tokens is the sum of the conditions that are vectors; those that are sequences follow. Without
+    vectors there is no buffer.
     """
-    vectors, parts, masks = list[Var](), list[Var](), list[Var | None]()
+    vectors, sequences = embedded(b, entries, conditions, width, static)
+    return joined(b, vectors, sequences, like, buffer)
+
+
+def embedded(
+    b: Builder, entries: tuple[Entry, ...], conditions: tuple[Var, ...], width: int, static: Any
+) -> tuple[list[Var], list[tuple[Var, Var | None]]]:
+    """Conditions that are vectors f32[B, 1, D]; those that are sequences f32[B, N, D], each with its mask."""
+    vectors, sequences = list[Var](), list[tuple[Var, Var | None]]()
     for entry, operands in with_operands(entries, conditions):
         prefix = f"{entry.ports[0].name}_embedder"
         if entry.form == "vector":
             vectors.append(entry.vector(b, prefix, operands, width, static))
         else:
-            embedded, mask = entry.tokens(b, prefix, operands, width, static)
-            parts.append(embedded)
-            masks.append(mask)
-    batch = like.shape[0]
-    summands = []
+            sequences.append(entry.tokens(b, prefix, operands, width, static))
     if vectors:
         c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
-        summands.append(b.reshape(c, shape=(batch, 1, width)))
-    if learned:
-        # The norm of the encoder's input amplifies gradients of tokens that are zero.
-        start: dict[str, Any] = {} if vectors else {"std": 0.02}
-        summands.append(b.param("buffer_tokens", f32(1, buffer, width), "normal" if start else "zeros", **start))
+        vectors = [b.reshape(c, shape=(c.shape[0], 1, width))]
+    return vectors, sequences
+
+
+def joined(
+    b: Builder, summands: list[Var], sequences: list[tuple[Var, Var | None]], like: Var, buffer: int
+) -> tuple[Var, Var | None]:
+    """The tokens in front, and which of them count: `buffer` tokens, the sum of `summands` [.., .., D]; sequences."""
     if summands:
         c = reduce(lambda sum_, part: b.op("add", sum_, part, out="c"), summands)
-        parts = [b.broadcast_to(c, like, shape=(batch, buffer, width), out="c"), *parts]
-        masks = [None, *masks]
+        shape = (like.shape[0], buffer, c.shape[2])
+        sequences = [(b.broadcast_to(c, like, shape=shape, out="c"), None), *sequences]
+    parts = [part for part, _ in sequences]
     c = b.concat(*parts, axis=1, out="c") if len(parts) > 1 else parts[0]
-    if all(mask is None for mask in masks):
+    if all(mask is None for _, mask in sequences):
         return c, None
     counts = [
         b.full(like, shape=(part.shape[1],), value=1.0, dtype="bool", out="counts") if mask is None else mask
-        for mask, part in zip(masks, parts, strict=True)
+        for part, mask in sequences
     ]
     return c, b.concat(*counts, axis=1, out="counted") if len(counts) > 1 else counts[0]
 

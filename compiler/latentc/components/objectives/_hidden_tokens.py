@@ -1,4 +1,4 @@
-"""A denoiser's loss of each hidden token by itself, given features of the others; and D-JEPA's prediction of features.
+"""A denoiser's loss of each hidden token by itself, given features of the others.
 
 Symbols: B batch, T tokens of a sample, C channels of a token, D channels of its features, K repeats.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from latentc.components import Closed
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.patches import patch_side, patchify
@@ -19,45 +18,11 @@ from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import DenoisingLoss, Terms, noised
 from latentc.components.parts import Problem
-from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-class FeaturePrediction(Closed):
-    """A smooth L1 loss of predicted features of hidden tokens against those of an averaged encoder of the whole sample
-    (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder takes all conditions, none dropped."""
-
-    target: str = Field("target", description="the average of `main` whose features are predicted")
-    weight: float = Field(1.0, gt=0, description="weight of the term")
-    beta: float = Field(2.0, gt=0, description="difference below which the loss is quadratic, above which it is linear")
-
-    def needs(self) -> tuple[Need, ...]:
-        return (
-            Need("main", "predicted_features", place=("prediction",)),
-            Need(self.target, "predicted_features", place=("prediction", "target")),
-        )
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        network = spec.networks.get(self.target)
-        if network is not None and network.average_of != "main":
-            message = f"network `{self.target}` must be an average of `main`, whose features it predicts"
-            yield Problem(("prediction", "target"), message, f"set `networks.{self.target}: {{kind: average}}`")
-
-    def value(
-        self, b: Builder, networks: Mapping[str, Network], whole: Operands, tokens: Var, features: Var, weight: Var
-    ) -> Var:
-        """f32[B]: the term before its factor; `weight` f32[B, T] sums to 1 over the hidden tokens of a sample."""
-        wanted = call(b, networks[self.target], "targets", whole, state=tokens, out="wanted")
-        guess = call(b, networks["main"], "predict", {}, features=features, out="guess")
-        error = b.abs(b.op("sub", guess, b.stop_gradient(wanted), out="error"), out="error")
-        below = b.minimum(error, self.beta, out="below")
-        cost = b.mul(b.mul(below, error - 0.5 * below), 1 / self.beta, out="cost")
-        cost = b.mean(cost, axes=(2,), keepdims=False, out="cost")
-        return b.sum(cost * weight, axes=(1,), keepdims=False, out="prediction")  # type: ignore[no-any-return]
 
 
 class HiddenTokens(DenoisingLoss):
@@ -69,20 +34,14 @@ class HiddenTokens(DenoisingLoss):
     least_hidden: float = Field(0.7, gt=0, lt=1, description="minimum fraction of hidden tokens")
     deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
     repeats: int = Field(4, gt=0, le=64, description="times and noises drawn per token and evaluation of `main` (K)")
-    prediction: FeaturePrediction | None = Field(
-        None, description="also predicts features of an averaged encoder (D-JEPA); null: none"
-    )
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        more = () if self.prediction is None else self.prediction.needs()
         masked = Need("main", "masked_features", asks={"most_known": self._most_known})
-        return (masked, Need("head", "denoise"), *more)
+        return (masked, Need("head", "denoise"))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
-        if self.prediction is not None:
-            yield from self.prediction.problems(spec)
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return (*super().trained(spec), *not_frozen(spec, "head"))
@@ -126,11 +85,7 @@ class HiddenTokens(DenoisingLoss):
         for name, term in terms.items():
             term = b.mean(b.reshape(term, shape=shape), axes=(1,), keepdims=False)
             terms[name] = b.sum(term * weight, axes=(1,), keepdims=False, out=name)
-        if self.prediction is not None:
-            base = terms.pop("loss")
-            guessed = self.prediction.value(b, networks, whole, tokens, kept, weight)
-            total = weighted_sum(b, "total", (1.0, base), (self.prediction.weight, guessed))
-            terms = {"loss": total, "base": base, **terms, "prediction": guessed}
+        terms = self.with_others(b, networks, terms, whole, tokens, kept, weight)
         b.output(*terms.values())
         b.finish(self.says())
         bound = {"bound": (1 - self.least_hidden) / self.deviation}
@@ -143,6 +98,23 @@ class HiddenTokens(DenoisingLoss):
         )
         return publish(mb, tuple(terms), ("x", *conditions.fields), draws, self.trained(spec))
 
+    def with_others(
+        self,
+        b: Builder,
+        networks: Mapping[str, Network],
+        terms: Terms,
+        whole: Operands,
+        tokens: Var,
+        features: Var,
+        weight: Var,
+    ) -> Terms:
+        """The loss and its terms, f32[B] each, with other terms of the features f32[B, T, D] of `main`.
+
+        `whole`: the conditions, none dropped; tokens f32[B, T, C]; `weight` f32[B, T] sums to 1 over the hidden tokens
+        of a sample.
+        """
+        return terms
+
     def of_tokens(self, b: Builder, head: Network, x0: Var, features: Var, draws: tuple[Var, Var]) -> Terms:
         """The loss of `head` for each of N tokens x0 f32[N, C] with features f32[N, D], and its parts, f32[N] each.
 
@@ -151,6 +123,3 @@ class HiddenTokens(DenoisingLoss):
         at = noised(b, self.parameterization(), x0, draws)
         roles = {"state": at.scaled, "time": at.network_time}
         return self.loss(at, call(b, head, "forward", {"z": features}, out="prediction", **roles))
-
-
-__all__ = ["FeaturePrediction", "HiddenTokens"]

@@ -11,8 +11,7 @@ from latentc.components.objectives.diffusion import DiffusionLoss
 class TokenDiffusion(HiddenTokens, DiffusionLoss):
     """The diffusion loss of network `head` on the hidden tokens, given features of `main` (MAR, arXiv:2406.11838).
 
-    A fraction r of each sample's tokens is hidden, with r normal with mean 1, truncated to [`least_hidden`, 1]. With a
-    `prediction` it is D-JEPA's (arXiv:2410.03755).
+    A fraction r of each sample's tokens is hidden, with r normal with mean 1, truncated to [`least_hidden`, 1].
     """
 
     kind: Literal["token_diffusion"]
@@ -23,6 +22,4 @@ class TokenDiffusion(HiddenTokens, DiffusionLoss):
     }
 
     def says(self) -> str:
-        if self.prediction is None:
-            return "The diffusion loss of the hidden tokens, one value per sample each."
-        return "The diffusion loss of the hidden tokens, and that of their features, one value per sample each."
+        return "The diffusion loss of the hidden tokens, one value per sample each."

@@ -1,14 +1,16 @@
-"""D-JEPA: Denoising with a Joint-Embedding Predictive Architecture (Chen et al. 2024, arXiv:2411.14808).
+"""D-JEPA: Denoising with a Joint-Embedding Predictive Architecture (Chen et al. 2024, arXiv:2410.03755).
 
-Sets of continuous tokens follow one another; a small network draws each token by flow matching.
+Masked autoregression as MAR's, whose network also predicts features of hidden tokens; D-JEPA·T2I (arXiv:2411.14808)
+reads captions.
 
-Specs: specs/tokens/d_jepa_t2i.yaml.
+Specs: specs/tokens/d_jepa.yaml, specs/tokens/d_jepa_t2i.yaml.
 Tests: tests/systems/d_jepa, tests/quantize/test_quantize.py, tests/verify/test_systems.py.
-Rows in docs/systems.yaml: d_jepa_t2i.
+Rows in docs/systems.yaml: d_jepa, d_jepa_t2i.
 """
 
 COMPONENTS = {
-    "objectives": {"token_flow": "token_flow"},
+    "networks": {"predictive_autoencoder": "predictive_autoencoder"},
+    "objectives": {"predictive_diffusion": "predictive_diffusion", "token_flow": "token_flow"},
 }
 
 CAPABILITIES = {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from latentc.components.objectives._hidden_tokens import HiddenTokens
 from latentc.components.objectives.flow import FlowLoss
+from latentc.systems.d_jepa._prediction import PredictedTokens
 
 
-class TokenFlow(HiddenTokens, FlowLoss):
+class TokenFlow(PredictedTokens, FlowLoss):
     """The flow-matching loss of network `head` on the hidden tokens, given features of `main` (D-JEPA, Chen et al.
     2024, arXiv:2410.03755; D-JEPA·T2I, arXiv:2411.14808). A fraction r of each sample's tokens is hidden, with r
     normal with mean 1, truncated to [`least_hidden`, 1].
@@ -19,7 +19,3 @@ class TokenFlow(HiddenTokens, FlowLoss):
 
     kind: Literal["token_flow"]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_flow", "repeats": 2}
-
-    def says(self) -> str:
-        more = "" if self.prediction is None else ", and that of their features"
-        return f"The flow-matching loss of the hidden tokens{more}, one value per sample each."
