@@ -260,14 +260,14 @@ class Positions(Part):
         return ()  # the same for a grid (frames, rows, columns), with FRAMES
 
 
-BlockInput = Literal["vector", "time"] | None
-"""Input of blocks from the network: an embedding f32[B, E], the time f32[B, 1], or nothing."""
+BlockInput = str | None
+"""Input of blocks from the network, in words: "a vector", which is an embedding f32[B, E], another one, or nothing."""
 
 
 class BlockCondition(Part):
     """How the condition enters a block; composes a block from its parts."""
 
-    TAKES: ClassVar[BlockInput] = "vector"
+    TAKES: ClassVar[BlockInput] = "a vector"
     """First operand of blocks after x: the embedded condition c [B, E], the time t [B, 1], or none."""
     OPERANDS: ClassVar[tuple[str, ...]] = ()
     """Names of the operands between x and those of the form."""

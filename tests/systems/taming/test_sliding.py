@@ -8,13 +8,14 @@ from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
-from latentc.components.kit.windows import sliding, windows
+from latentc.components.kit.windows import windows
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.quantize.model import Model
 from latentc.quantize.trajectories import recorded
 from latentc.spec import load_spec
+from latentc.systems.taming.sliding import sliding
 from latentc.weights import Array
 
 

@@ -313,12 +313,12 @@ def test_flows_that_only_shift_are_guided_by_shifts(override: str) -> None:
 def test_norms_of_what_flows_are_given_are_weighed() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 1, 8, 8)), np.array([1, 7])
-    lowered = lowered_flow("objective.latent_norm=0.25", PLAIN)
+    lowered = lowered_flow("objective={kind: flow_likelihood, latent_norm: 0.25, std: 0.1, levels: 17}", PLAIN)
     weights = random_weights(lowered)
     inputs = {"x": x, "y": y, "noise": np.zeros_like(x), "drop": np.ones(2)}
     losses, between = [], [x]
     for weight in (0, 0.25):
-        one = lowered_flow(f"objective.latent_norm={weight}", PLAIN)
+        one = lowered_flow(f"objective={{kind: flow_likelihood, latent_norm: {weight}, std: 0.1, levels: 17}}", PLAIN)
         losses.append(interpreter(one, weights).run("loss", *_ordered(one, "loss", inputs))[0].mean())
     for depths in ("[1, 0, 0]", "[1, 1, 0]"):
         leading = interpreter(lowered_flow(f"backbone.depths={depths}", PLAIN), weights, prefix="")

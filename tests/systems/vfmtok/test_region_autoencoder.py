@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentc import api
 from latentc.checkpoint import network_params
-from latentc.components.kit.bicubic import bicubic_matrix, image_matrix
+from latentc.components.kit.bicubic import bicubic_matrix
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -23,6 +23,7 @@ from latentc.ir.types import f32
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.systems.vfmtok.deformable import read_points
+from latentc.systems.vfmtok.resizing import image_matrix
 from latentc.weights import Array, write_safetensors
 
 SPEC = "vfmtok_tokenizer"

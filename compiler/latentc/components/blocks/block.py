@@ -21,8 +21,7 @@ from latentc.components.parts import (
     under,
 )
 
-_WORDS: dict[BlockInput, str] = {"vector": "a vector", "time": "the time", None: "nothing"}
-_USUAL: dict[BlockInput, str] = {"vector": "adaln_zero", None: "in_context"}
+_USUAL: dict[BlockInput, str] = {"a vector": "adaln_zero", None: "in_context"}
 
 
 class Block(Closed):
@@ -104,8 +103,8 @@ class Block(Closed):
             yield Problem(("block", "condition", "front"), message, "leave out either")
         if condition.TAKES in inputs and (tokens or not condition.takes_tokens):
             return
-        taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.takes_tokens else "")
-        words = " or ".join(_WORDS[each] for each in inputs)
+        taken = (condition.TAKES or "nothing") + (" and tokens of conditions" if condition.takes_tokens else "")
+        words = " or ".join(each or "nothing" for each in inputs)
         message = f"blocks of a {network} are conditioned on {words}, but `{condition.kind}` takes {taken}"
         use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in inputs if each in _USUAL)
         yield Problem(("block", "condition"), message, f"use {use}")

@@ -1,4 +1,4 @@
-"""Attention of tokens to those of a condition, of a context of another width, or of an encoder.
+"""Attention of tokens to those of a condition, or of a context of another width.
 
 Symbols: B batch, T tokens, D width, L tokens that are looked at, E their width, H heads, d channels of a head.
 """
@@ -12,14 +12,14 @@ from latentc.components.parts import Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
-def _asked(b: Builder, x: Var, dim: int, heads: int, bias: bool, init: str, norm: Norm | None = None) -> Var:
+def queries(b: Builder, x: Var, dim: int, heads: int, bias: bool, init: str, norm: Norm | None = None) -> Var:
     """Queries f32[B, H, T, d] of tokens f32[B, T, D]; `norm` normalises those of all heads at once."""
     q = dense(b, "q", x, dim, bias, init, out="q")
     q = q if norm is None else norm.apply(b, "q_norm", q)
     return split_heads(b, q, heads, dim // heads, "q")
 
 
-def _kept(
+def keys_and_values(
     b: Builder, context: Var, dim: int, heads: int, bias: bool, init: str, norm: Norm | None = None
 ) -> tuple[Var, Var]:
     """Keys and values f32[B, H, L, d] of a context f32[B, L, E]; `norm` normalises the keys of all heads at once."""
@@ -29,7 +29,7 @@ def _kept(
     return split_heads(b, k, heads, dim // heads, "k"), split_heads(b, v, heads, dim // heads, "v")
 
 
-def _found(b: Builder, q: Var, k: Var, v: Var, seen: tuple[Var, ...], dim: int, init: str, bias: bool = True) -> Var:
+def attended(b: Builder, q: Var, k: Var, v: Var, seen: tuple[Var, ...], dim: int, init: str, bias: bool = True) -> Var:
     """Attention of queries to keys and values, where `seen` is true if it is given: f32[B, T, D]."""
     x = joined_heads(b, b.attention(q, k, v, *seen, causal=False, scale=None, out="x"), dim, out="x")
     return dense(b, "proj", x, dim, bias, init, out="x")
@@ -43,9 +43,9 @@ def _seen(b: Builder, mask: tuple[Var, ...]) -> tuple[Var, ...]:
 @module_class("CrossAttention", x="B T dim", context="B L dim")
 def cross_attention(b: Builder, x: Var, context: Var, *mask: Var, dim: int, heads: int) -> Var:
     """Multi-head attention of x [B, T, D] to the tokens of a context [B, L, D] where the mask [B, L] is true."""
-    q = _asked(b, x, dim, heads, True, "xavier")
-    k, v = _kept(b, context, dim, heads, True, "xavier")
-    return _found(b, q, k, v, _seen(b, mask), dim, "zeros")
+    q = queries(b, x, dim, heads, True, "xavier")
+    k, v = keys_and_values(b, context, dim, heads, True, "xavier")
+    return attended(b, q, k, v, _seen(b, mask), dim, "zeros")
 
 
 @cache
@@ -60,49 +60,9 @@ def context_attention(
     def attention(b: Builder, x: Var, context: Var, *others: Var, dim: int, context_dim: int, heads: int) -> Var:
         """Multi-head attention of x [B, T, D] to a context [B, L, E] of a width of its own."""
         mask, rotary = others[:masked], others[masked:]
-        q = _asked(b, x, dim, heads, bias, init, norm)
+        q = queries(b, x, dim, heads, bias, init, norm)
         q = b.rotary(q, *rotary, interleaved=True, out="q") if rotary else q
-        k, v = _kept(b, context, dim, heads, bias, init, norm)
-        return _found(b, q, k, v, _seen(b, mask), dim, init, last_bias)
+        k, v = keys_and_values(b, context, dim, heads, bias, init, norm)
+        return attended(b, q, k, v, _seen(b, mask), dim, init, last_bias)
 
     return attention
-
-
-@cache
-def context_memory(init: str) -> BlockBody:
-    @module_class("ContextAttention", "remember", context="B L context_dim")
-    def remember(b: Builder, context: Var, *, dim: int, context_dim: int, heads: int) -> tuple[Var, Var]:
-        """Keys and values [B, H, L, d] of a context [B, L, E], which decoding steps look at again."""
-        return _kept(b, context, dim, heads, False, init)
-
-    return remember
-
-
-@cache
-def context_look_up(init: str, bias: bool) -> BlockBody:
-    @module_class("ContextAttention", "look_up", x="B T dim")
-    def look_up(b: Builder, x: Var, k: Var, v: Var, *, dim: int, context_dim: int, heads: int) -> Var:
-        """Attention of x [B, T, D] to keys and values [B, H, L, d] of a context."""
-        return _found(b, _asked(b, x, dim, heads, False, init), k, v, (), dim, init, bias)
-
-    return look_up
-
-
-@module_class("EncoderAttention")
-def encoder_attention(b: Builder, x: Var, context: Var, mask: Var, *, dim: int, heads: int) -> Var:
-    """Attention of x [B, T, D] to the encoder's tokens [B, L, D] where the mask bool[B, 1, 1, L] is true."""
-    q = _asked(b, x, dim, heads, True, "normal")
-    k, v = _kept(b, context, dim, heads, True, "normal")
-    return _found(b, q, k, v, (mask,), dim, "normal")
-
-
-@module_class("EncoderAttention", "remember")
-def remember(b: Builder, context: Var, *, dim: int, heads: int) -> tuple[Var, Var]:
-    """Keys and values [B, H, L, d] of the encoder's tokens [B, L, D], which decoding steps look at again."""
-    return _kept(b, context, dim, heads, True, "normal")
-
-
-@module_class("EncoderAttention", "look_up")
-def look_up(b: Builder, x: Var, k: Var, v: Var, mask: Var, *, dim: int, heads: int) -> Var:
-    """Attention of x [B, T, D] to keys and values [B, H, L, d] where the mask is true."""
-    return _found(b, _asked(b, x, dim, heads, True, "normal"), k, v, (mask,), dim, "normal")

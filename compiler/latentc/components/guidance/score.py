@@ -16,7 +16,6 @@ from latentc.components.guidance.scores._score import (
     GuidingScore,
     NetworkScore,
     StateSlope,
-    data_slope,
     state_slope,
 )
 from latentc.components.parts import Problem
@@ -77,5 +76,6 @@ class ScoreGuidance(ScoreTerm):
 
     def slope(self, mb: ModuleBuilder, networks: Mapping[str, Network], score: GuidingScore) -> DataSlope | StateSlope:
         """The gradient of one of the scores."""
-        slope = state_slope if self.at == "state" else data_slope
-        return slope(mb, networks["main"], networks, score)
+        if self.at == "state":
+            return state_slope(mb, networks["main"], networks, score)
+        return score.slope(mb, networks["main"], networks)

@@ -16,15 +16,6 @@ def repeated(b: Builder, x: Var, beams: int, out: str = "cond") -> Var:
     return b.reshape(wide, shape=(B * beams, *rest), out=out)  # type: ignore[no-any-return]
 
 
-def first_beam(b: Builder, x: Var, beams: int) -> Var:
-    """[B, ...]: the first beam of each sample of x [B K, ...]."""
-    if beams == 1:
-        return x
-    rest = x.shape[1:]
-    x = b.slice(b.reshape(x, shape=(B, beams, *rest)), axis=1, start=0, stop=1)
-    return b.reshape(x, shape=(B, *rest), out="best")  # type: ignore[no-any-return]
-
-
 def of_beams(b: Builder, x: Var, beam: Var, beams: int, out: str = "kept") -> Var:
     """[B N, ...]: of the beams of x [B K, ...], those of the numbers `beam` i64[B, N]."""
     rest, count = x.shape[1:], int(beam.shape[1])

@@ -24,28 +24,6 @@ def windows(grid: Sequence[int], window: Sequence[int]) -> NDArray[np.int64]:
     return np.stack([cells(grid, window, i, j) for i, j in corners])
 
 
-def sliding(grid: Sequence[int], window: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(i64[T, W], i64[T]): the window that is shown for each token in turn, and the token's place in it.
-
-    The token is in the middle of its window, or as near to it as the grid allows (Esser et al. 2021).
-    """
-
-    def first(i: int, size: int, side: int) -> int:
-        half = side // 2
-        if i <= half:
-            return 0
-        return size - side if size - i < half else i - half
-
-    shown, places = [], []
-    for i in range(grid[0]):
-        for j in range(grid[1]):
-            row, column = first(i, grid[0], window[0]), first(j, grid[1], window[1])
-            row, column = min(row, grid[0] - window[0]), min(column, grid[1] - window[1])
-            shown.append(cells(grid, window, row, column))
-            places.append((i - row) * window[1] + j - column)
-    return np.stack(shown), np.array(places, np.int64)
-
-
 def cut(method: Method, name: str, x: Var, show: Callable[[Var], Var]) -> Var:
     """The operand of a condition as `method` takes it: cut by `show` if the window shows fewer of its tokens."""
     port = next((port for port in method.inputs if port.name == name), None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method, asks
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
@@ -38,8 +38,7 @@ class LanguageModel(Backbone):
 
     `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V], the first from what stands before the tokens.
     `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
-    number of the token that is wanted), caches -> logits f32[B, V], caches. `read`, if the objective asks for it:
-    tokens i64[B, T - 1] -> logits f32[B, T - 1, V] of the tokens after each of them, which nothing precedes.
+    number of the token that is wanted), caches -> logits f32[B, V], caches.
     """
 
     kind: Literal["language_model"]
@@ -73,7 +72,7 @@ class LanguageModel(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "continue_rows"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
     @property
@@ -84,11 +83,6 @@ class LanguageModel(Backbone):
         """In the order in which `conditions` names them, if it does: that of the sequence."""
         found = super().takes(spec)
         return found if self.conditions is None else {name: found[name] for name in self.conditions if name in found}
-
-    def provides(self, spec: Spec) -> frozenset[Capability]:
-        # Training on rows would not train a class embedding.
-        names = self.class_tokens is not None or all(entry.form != "tokens" for entry in self.entries(spec))
-        return self.PROVIDES - (frozenset() if names else {"continue_rows"})
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
@@ -167,9 +161,6 @@ class LanguageModel(Backbone):
                 grown,
             ),
         }
-        if asks(spec, name, "continue_rows"):
-            state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
-            signatures["read"] = ((state,), ("logits",))
         methods = {
             method: add_method(mb, name, method, _METHODS[method](self, entries, before), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
@@ -177,7 +168,7 @@ class LanguageModel(Backbone):
         return Network(name, methods, self.provides(spec))
 
 
-def _embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "x") -> Var:
+def embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "x") -> Var:
     table = b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
     return b.embedding(table, tokens, out=out)  # type: ignore[no-any-return]
 
@@ -195,10 +186,10 @@ def context_of(
             if prompt is not None:
                 continue
             prompt, mask = joined(b, [(text[0], text[1]) for e, text in cond if e.form == "array"])
-            parts.append((_embedded(b, prompt, vocabulary, width, "prompt_x"), b.cast(mask, to="f32", out="counts")))
+            parts.append((embedded(b, prompt, vocabulary, width, "prompt_x"), b.cast(mask, to="f32", out="counts")))
         elif (rows := rows_of(config.class_tokens)) is not None:
             code, known = named(b, rows, own[0])
-            parts.append((_embedded(b, code, vocabulary, width, "code_x"), known))
+            parts.append((embedded(b, code, vocabulary, width, "code_x"), known))
         else:
             sizes = {key: value for key, value in static.items() if key not in ("vocabulary", "length")}
             parts.append((entry.tokens(b, f"{entry.name}_embedding", own, width, sizes)[0], None))
@@ -217,7 +208,7 @@ def with_start(config: LanguageModel, b: Builder, x: Var, counts: Var, static: M
         return x, counts
     ones = b.full(x, shape=(1,), value=1.0, dtype="f32", out="one")
     token = b.cast(b.mul(ones, float(config.start)), to="i64", out="start")
-    start = _embedded(b, token, static["vocabulary"], static["width"], "start_x")
+    start = embedded(b, token, static["vocabulary"], static["width"], "start_x")
     return b.concat(start, x, axis=1, out="x"), b.concat(ones, counts, axis=1, out="counts")
 
 
@@ -268,7 +259,7 @@ def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
     def forward(b: Builder, tokens: Var, *conditions: Var, **static: Any) -> Var:
         """Logits of every token given what stands before it."""
         vocabulary, width = static["vocabulary"], static["width"]
-        x = _embedded(b, tokens, vocabulary, width)
+        x = embedded(b, tokens, vocabulary, width)
         context, counts, _ = context_of(config, b, entries, conditions, static)
         context, counts = with_start(config, b, context, counts, static)
         count = int(tokens.shape[1])
@@ -280,19 +271,6 @@ def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> 
         return logits_of(config, b, b.concat(first, rest, axis=1, out="h"), vocabulary, width)
 
     return forward
-
-
-@cache
-def _read(config: LanguageModel) -> BlockBody:
-    @module_class("LanguageModel", "read")
-    def read(b: Builder, tokens: Var, **static: Any) -> Var:
-        """Next-token logits at every position."""
-        vocabulary, width = static["vocabulary"], static["width"]
-        x = _embedded(b, tokens, vocabulary, width)
-        known = b.full(x, shape=(int(tokens.shape[1]),), value=1.0, dtype="f32", out="known")
-        return logits_of(config, b, features_of(config, b, x, known, width, static), vocabulary, width)
-
-    return read
 
 
 @cache
@@ -326,7 +304,7 @@ def _decode(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> B
         vocabulary, width = static["vocabulary"], static["width"]
         *pairs, seen, count = caches
         batch, length = seen.shape
-        x = _embedded(b, b.reshape(token, shape=(batch, 1)), vocabulary, width)
+        x = embedded(b, b.reshape(token, shape=(batch, 1)), vocabulary, width)
         # The token is the position-th after the valid ones before it.
         place = b.add(count, b.cast(position, to="f32") - 1.0, out="place")
         x = _placed(b, x, b.reshape(place, shape=(batch, 1)), config.context, width)
@@ -345,7 +323,6 @@ _METHODS: dict[str, Callable[[LanguageModel, tuple[Entry, ...], int], BlockBody]
     "forward": _forward,
     "prefill": _prefill,
     "decode": _decode,
-    "read": lambda config, entries, before: _read(config),
 }
 
 

@@ -84,7 +84,7 @@ class PatchTransformer(PatchBlocks):
         yield from self.block.problems_of_rotary(self.width, **self.encodings())
         yield from self._problems_of_second(grid)
         yield from self.problems_of_conditions(spec)
-        yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
+        yield from self.block.problems_of_condition(self.kind, "a vector", tokens=True)
 
     def _problems_of_second(self, grid: int | None) -> Iterator[Problem]:
         """Problems of every second block alone, at the fields that make it another."""

@@ -99,7 +99,7 @@ class StagedUnet(Staged):
         yield from self.problems_of_stages(spec, shape[1])
         yield from self._problems_of_joints()
         yield from self.problems_of_conditions(spec)
-        yield from self.block.problems_of_condition(self.kind, "vector")
+        yield from self.block.problems_of_condition(self.kind, "a vector")
 
     def _problems_of_rectangle(self, spec: Spec, height: int, width: int) -> Iterator[Problem]:
         """Parts that need a square of pixels, for data that is none."""

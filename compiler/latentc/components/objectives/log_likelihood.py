@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.kit.flows import prior_variances
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Refusal
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
@@ -35,14 +34,14 @@ class LogLikelihood(Objective):
     )
     std: float = Field(0.05, ge=0, description="standard deviation of Gaussian noise, in units of the data")
     levels: int = Field(256, gt=1, le=65_536, description="number of levels of the data from -1 to 1")
-    latent_norm: float = Field(
-        0.0, ge=0, description="weight of the mean squared input of each flow in turn (STARFlow: 1e-4)"
-    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        asks = {"norms": True} if self.latent_norm else {}
-        return (Need("main", "flow", asks=asks),)
+        return (Need("main", "flow"),)
+
+    def passed(self, b: Builder, network: Network, cond: Operands, x: Var) -> tuple[Var, ...]:
+        """The latent of x, the log-determinant f32[B], and terms f32[B] that are added to the loss."""
+        return call(b, network, "forward", cond, state=x, out="z log_det")  # type: ignore[no-any-return]
 
     def further(
         self, b: Builder, mb: ModuleBuilder, networks: Mapping[str, Network], cond: Operands, x: Var
@@ -62,21 +61,15 @@ class LogLikelihood(Objective):
             # Level k of n becomes a number in [k, k + 1) / n, from there in [-1, 1).
             level = (x + 1.0) * ((self.levels - 1) / 2)
             x = b.add((level + noise) * (2 / self.levels), -1.0, out="x")
-        method, names = training_method(network), "z log_det" + " penalty" * (self.latent_norm > 0)
-        if self.latent_norm and method == "forward":
-            message = "`latent_norm` weighs the inputs of flows in a row, but `main` is not made of such flows"
-            raise Refusal(message, "leave it out, or use a network of flows in a row", ("latent_norm",))
-        z, log_det, *penalty = call(b, network, method, cond, state=x, out=names)
+        z, log_det, *added = self.passed(b, network, cond, x)
         loss = b.op("sub", per_sample_mean(b, z * z) * 0.5, log_det, out="loss")
         nats = loss
         for variances in prior_variances(b, network, z):
             over = b.add(z * z / variances, b.log(variances), out="over")
             nats = b.op("sub", per_sample_mean(b, over) * 0.5, log_det, out="nats")
         bits = b.add((nats + 0.5 * log(2 * pi)) * (1 / log(2)), log2(self.levels / 2), out="bits")
-        for norms in penalty:
-            loss = b.add(loss, norms * self.latent_norm, out="loss")
         more = self.further(b, mb, networks, cond, x)
-        for term in more.values():
+        for term in (*added, *more.values()):
             loss = b.add(loss, term, out="loss")
         b.output(loss, bits, *more.values())
         b.finish(

@@ -10,7 +10,11 @@ Rows in docs/systems.yaml: class_prefix_bart, class_prefix_gpt2, class_prefix_be
 COMPONENTS = {
     "conditions": {"masked_text": "masked_text_condition"},
     "data": {"text_rows": "text_rows"},
-    "networks": {"text_bert": "text_bert", "text_to_text": "text_to_text"},
+    "networks": {
+        "row_language_model": "row_language_model",
+        "text_bert": "text_bert",
+        "text_to_text": "text_to_text",
+    },
     "objectives": {"masked_text": "masked_text_objective", "row_tokens": "row_tokens"},
     "samplers": {"beam_search": "beam_search", "infill": "infill"},
 }

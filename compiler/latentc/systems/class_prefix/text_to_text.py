@@ -17,7 +17,6 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.cross_attention import encoder_attention, look_up, remember
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
@@ -27,6 +26,7 @@ from latentc.components.parts import BlockParts, FeedForward, Mixer, Norm, Probl
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
+from latentc.systems.class_prefix.encoder_attention import encoder_attention, look_up, remember
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

@@ -184,7 +184,7 @@ class MultiResolution(Backbone):
             message = f"a kernel of side {branch.kernel} has no centre: it must be odd"
             yield Problem(("branches", i, "kernel"), message, f"use {branch.kernel + 1}")
         block = self.blocks(branch)
-        of_condition = block.problems_of_condition(self.kind, "time", None, tokens=branch.block == "coarse")
+        of_condition = block.problems_of_condition(self.kind, "the time", None, tokens=branch.block == "coarse")
         for problem in (*of_condition, *block.problems_of_width(branch.width, side // branch.scale)):
             if problem.path[:1] == ("block",):
                 yield Problem((branch.block, *problem.path[1:]), problem.message, problem.help)
@@ -292,7 +292,7 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
         sizes = {**of.static(width), "grid": grid, **({"heads": branch.heads} if branch.heads else {})}
         tokens_of = joined(b, context)
         sizes = {**of.own(width, sizes), **({"context": len(tokens_of)} if tokens_of else {})}
-        operands = (*((t,) if condition.TAKES == "time" else ()), *tokens_of)
+        operands = (*((t,) if condition.TAKES == "the time" else ()), *tokens_of)
         every = long_skips(b, block, x, operands, half, width, sizes)
         made = [every[-1]]
         if not finest:

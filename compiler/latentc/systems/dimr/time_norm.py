@@ -25,7 +25,7 @@ class TimeNorm(BlockCondition):
         description="tokens attend to conditions with several tokens, such as captions, through keys and values from "
         "a separate layer; otherwise these are joined to the tokens",
     )
-    TAKES: ClassVar[BlockInput] = "time"
+    TAKES: ClassVar[BlockInput] = "the time"
     OPERANDS: ClassVar[tuple[str, ...]] = ("t",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}
 

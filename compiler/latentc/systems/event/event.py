@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Index
 from latentc.components.contract import Network
-from latentc.components.guidance.scores._score import GuidingScore
+from latentc.components.guidance.scores._score import DataSlope, GuidingScore, data_estimate, score_of_data
 from latentc.components.kit import Operands
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
+from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -55,7 +57,15 @@ class Event(GuidingScore):
                     f"use channels 0 to {count - 1}",
                 )
 
+    def slope(self, mb: ModuleBuilder, network: Network, networks: Mapping[str, Network]) -> EventSlope:
+        estimate = data_estimate(mb, network)
+        s = mb.function("event.statistic")
+        s.output(self.statistic(s, s.input("data", mb.functions[estimate.name].outputs[0].type)))
+        statistic = s.finish("The statistic whose variance the score needs, one per sample.")
+        return EventSlope(estimate, *score_of_data(mb, estimate, networks, self, variance=f32(B)), statistic)
+
     def statistic(self, b: Builder, data: Var) -> Var:
+        """The number f32[B] that the event bounds."""
         if self.channels is not None:
             parts = [b.slice(data, axis=1, start=c, stop=c + 1, out="part") for c in self.channels]
             data = parts[0] if len(parts) == 1 else b.concat(*parts, axis=1, out="chosen")
@@ -78,6 +88,26 @@ class Event(GuidingScore):
         margin = b.op("sub", number, bound) if self.above is not None else b.op("sub", bound, number)
         deviations = b.div(margin, b.sqrt(given["variance"]), out="deviations")
         return log_normal_cdf(b, deviations)
+
+
+@dataclass(frozen=True)
+class EventSlope(DataSlope):
+    """The gradient of an event's probability, which the variance of the function `statistic` decides."""
+
+    statistic: str
+
+    def further(self, b: Builder, given: list[Var], coefficients: Mapping[str, Var]) -> list[Var]:
+        """f32[B]: the variance of the statistic given the state, to first order: g' Cov[data] g, g its gradient by the
+        data.
+
+        Cov[data | x_t] = (sigma^2 / alpha) d data / d x_t, Tweedie's formula of second order.
+        """
+        data = b.call(self.estimate.name, "", *given, out="data")
+        _, direction = b.gradient(self.statistic, "", [data], out="statistic direction")
+        _, change = b.jvp(self.estimate.name, "", given, [direction], out="data change")
+        axes = tuple(range(1, data.type.rank))
+        along = b.sum(b.mul(direction, change), axes=axes, keepdims=False, out="along")
+        return [b.maximum(b.mul(coefficients["z_cov"], along), 1e-6, out="variance")]
 
 
 def log_normal_cdf(b: Builder, x: Var) -> Var:

@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import scale_at
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.beams import first_beam, of_beams, repeated
+from latentc.components.kit.beams import of_beams, repeated
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -215,6 +215,15 @@ class MixtureAutoregressive(MixtureSampler):
         token = b.reshape(b.take_along(tokens, wide_index, axis=1), shape=(B * self.beams, channels), out="token")
         beam = b.div(index, self.fans, out="beam") if self.beams > 1 else None
         return token, b.reshape(best, shape=(B * self.beams,), out="score"), beam
+
+
+def first_beam(b: Builder, x: Var, beams: int) -> Var:
+    """[B, ...]: the first beam of each sample of x [B K, ...]."""
+    if beams == 1:
+        return x
+    rest = x.shape[1:]
+    x = b.slice(b.reshape(x, shape=(B, beams, *rest)), axis=1, start=0, stop=1)
+    return b.reshape(x, shape=(B, *rest), out="best")  # type: ignore[no-any-return]
 
 
 __all__ = ["MixtureAutoregressive"]

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 from latentc.components.blocks.conditions.cross_attention import CrossAttention
-from latentc.components.blocks.cross_attention import context_attention, context_look_up, context_memory
+from latentc.components.blocks.cross_attention import attended, context_attention, keys_and_values, queries
 from latentc.components.decoding import DECODE, Given
 from latentc.components.parts import FeedForward, Mixer, Norm
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
@@ -43,7 +43,7 @@ def _recalled() -> RememberedContext:
 
         def looked_up(self, b: Builder, h: Var, given: Given, init: str, sizes: Mapping[str, Any]) -> Var:
             context = (given.values[name] for name in self.OPERANDS)
-            return b.sub("cross_attn", context_look_up(init, False), h, *context, out="h", **sizes)  # type: ignore[no-any-return]
+            return b.sub("cross_attn", _look_up(init, False), h, *context, out="h", **sizes)  # type: ignore[no-any-return]
 
     return Recalled(kind="remembered_context")
 
@@ -54,6 +54,26 @@ def _remember_block(init: str) -> BlockBody:
     def remember(b: Builder, context: Var, *, dim: int, context_dim: int, **static: Any) -> tuple[Var, Var]:
         """Keys and values of the context."""
         sizes = {"dim": dim, "context_dim": context_dim, "heads": static["heads"]}
-        return b.sub("cross_attn", context_memory(init), context, out="keys values", **sizes)  # type: ignore[no-any-return]
+        return b.sub("cross_attn", _memory(init), context, out="keys values", **sizes)  # type: ignore[no-any-return]
 
     return remember
+
+
+@cache
+def _memory(init: str) -> BlockBody:
+    @module_class("ContextAttention", "remember", context="B L context_dim")
+    def remember(b: Builder, context: Var, *, dim: int, context_dim: int, heads: int) -> tuple[Var, Var]:
+        """Keys and values [B, H, L, d] of a context [B, L, E], which decoding steps look at again."""
+        return keys_and_values(b, context, dim, heads, False, init)
+
+    return remember
+
+
+@cache
+def _look_up(init: str, bias: bool) -> BlockBody:
+    @module_class("ContextAttention", "look_up", x="B T dim")
+    def look_up(b: Builder, x: Var, k: Var, v: Var, *, dim: int, context_dim: int, heads: int) -> Var:
+        """Attention of x [B, T, D] to keys and values [B, H, L, d] of a context."""
+        return attended(b, queries(b, x, dim, heads, False, init), k, v, (), dim, init, bias)
+
+    return look_up

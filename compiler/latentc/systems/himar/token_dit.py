@@ -57,7 +57,7 @@ class TokenDit(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from problems_of_head(self, spec)
         yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_condition(self.kind, "vector")
+        yield from self.block.problems_of_condition(self.kind, "a vector")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:

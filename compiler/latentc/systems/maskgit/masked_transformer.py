@@ -71,7 +71,7 @@ class MaskedTransformer(Backbone):
         if self.block.parts()[0].ordered:
             message = "a masked_transformer sees all tokens, so its mixer must not be causal"
             yield Problem(("block", "mixer"), message, "set `causal: false`")
-        yield from self.block.problems_of_condition(self.kind, "vector")
+        yield from self.block.problems_of_condition(self.kind, "a vector")
         if isinstance(self.positions, Positions) and self.positions.ROTARY:
             message = f"{self.positions.kind} has no positions for the registers"
             yield Problem(("positions",), message, "use `{kind: learned}` or `{kind: sincos_2d}`")

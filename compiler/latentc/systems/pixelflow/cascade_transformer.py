@@ -80,7 +80,7 @@ class CascadeTransformer(PatchBlocks):
         if not (isinstance(self.positions, Positions) and self.positions.ROTARY):
             message = f"`{self.positions.kind}` positions fit only one resolution"
             yield Problem(("positions",), message, "use `{kind: rope_2d}`")
-        yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
+        yield from self.block.problems_of_condition(self.kind, "a vector", tokens=True)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)

@@ -6,14 +6,16 @@ of a sample, W tokens of a window, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.windows import cut, sliding
+from latentc.components.kit.windows import cells, cut
 from latentc.components.networks.token_transformer import TokenTransformer
 from latentc.components.parts import Problem
 from latentc.components.sampler import TokenSampler
@@ -80,3 +82,25 @@ class Sliding(TokenSampler):
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other, each from a window of {seen}.")
         sources: dict[str, Source] = conditions.sources() | {"u": RandomSource("uniform", "token", length)}
         return Program(entry, self.kind, length, length, sources)
+
+
+def sliding(grid: Sequence[int], window: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(i64[T, W], i64[T]): the window that is shown for each token in turn, and the token's place in it.
+
+    The token is in the middle of its window, or as near to it as the grid allows (Esser et al. 2021).
+    """
+
+    def first(i: int, size: int, side: int) -> int:
+        half = side // 2
+        if i <= half:
+            return 0
+        return size - side if size - i < half else i - half
+
+    shown, places = [], []
+    for i in range(grid[0]):
+        for j in range(grid[1]):
+            row, column = first(i, grid[0], window[0]), first(j, grid[1], window[1])
+            row, column = min(row, grid[0] - window[0]), min(column, grid[1] - window[1])
+            shown.append(cells(grid, window, row, column))
+            places.append((i - row) * window[1] + j - column)
+    return np.stack(shown), np.array(places, np.int64)

@@ -10,5 +10,6 @@ Rows in docs/systems.yaml: tarflow, starflow, starflow_class.
 
 COMPONENTS = {
     "networks": {"transformer_flow": "transformer_flow"},
+    "objectives": {"flow_likelihood": "flow_likelihood"},
     "samplers": {"annealed_inverse": "flow_inverse", "flow_inverse": "flow_inverse"},
 }

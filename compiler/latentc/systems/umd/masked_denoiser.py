@@ -71,7 +71,7 @@ class MaskedDenoiser(Backbone):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from problems_of_square(self.kind, spec.data, self.patch)
         yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_condition(self.kind, "vector", None)
+        yield from self.block.problems_of_condition(self.kind, "a vector", None)
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
         yield from self.problems_of_variance(spec)

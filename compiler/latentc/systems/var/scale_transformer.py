@@ -86,7 +86,7 @@ class ScaleTransformer(Backbone):
             yield Problem(("scales",), message, f"set `data.tokens.grid: [{sum(self.lengths)}]`")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_chunks(self.kind)
-        yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
+        yield from self.block.problems_of_condition(self.kind, "a vector", tokens=True)
         if not self.takes(spec):
             message = "a scale_transformer begins with a condition, but takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")

@@ -12,9 +12,9 @@ from typing import Any
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.feature_map import as_map
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.kit.bicubic import resized_positions
 from latentc.components.parts import Weights, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
+from latentc.systems.vfmtok.resizing import resized_positions
 
 OFFSET = 0.1
 """Added to the side that positions are resized to, as in the authors' code."""

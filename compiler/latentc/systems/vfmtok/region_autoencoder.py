@@ -28,12 +28,12 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.fields import Codes
-from latentc.components.kit.bicubic import resized_image
 from latentc.components.parts import Problem, Weights, dense, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
 from latentc.systems.vfmtok.deformable import region_block
 from latentc.systems.vfmtok.feature_decoder import feature_decoder
+from latentc.systems.vfmtok.resizing import resized_image
 from latentc.systems.vfmtok.vision import Vision, vision_transformer
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.feed_forwards.gelu_mlp import GeluMlp
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.kit.bicubic import resized_positions
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.layers import standardised
 from latentc.components.parts import Problem, a_divisor
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
+from latentc.systems.vfmtok.resizing import resized_positions
 
 
 class Vision(Closed):

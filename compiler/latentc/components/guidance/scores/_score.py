@@ -68,12 +68,13 @@ class GuidingScore(Part):
     ) -> Var:
         """The score f32[B] of data f32[B, C, ...], or of a noisy state at its `time` f32[B].
 
-        `given` are its `operands` and, if it asks, `variance` f32[B].
+        `given` are its `operands`, and those that its `slope` adds.
         """
 
-    def statistic(self, b: Builder, data: Var) -> Var | None:
-        """The number f32[B] whose uncertainty it wants to know as `variance`; None: it does not."""
-        return None
+    def slope(self, mb: ModuleBuilder, network: Network, networks: Mapping[str, Network]) -> DataSlope:
+        """Its gradient at the data that `network` predicts; adds the functions that it differentiates to the module."""
+        estimate = data_estimate(mb, network)
+        return DataSlope(estimate, *score_of_data(mb, estimate, networks, self))
 
 
 class NetworkScore(GuidingScore):
@@ -111,10 +112,13 @@ class DataSlope(Slope):
     """A slope at the predicted data: the gradient of a score of it by the network's input, through the network."""
 
     OF_DATA: ClassVar[bool] = True
-    given: tuple[str, ...]
     estimate: Estimate
+    given: tuple[str, ...]
     function: str
-    statistic: str | None
+
+    def further(self, b: Builder, given: list[Var], coefficients: Mapping[str, Var]) -> list[Var]:
+        """Operands of the score beside those of conditions; `given` are those of the estimate."""
+        return []
 
     def __call__(
         self,
@@ -126,47 +130,23 @@ class DataSlope(Slope):
         coefficients: Mapping[str, Var],
     ) -> Var:
         given = self.estimate.operands(x, time, operands, coefficients)
-        extra = [operands[name] for name in self.given]
-        if self.statistic is not None:
-            extra.append(self._variance(b, given, coefficients["z_cov"]))
+        extra = [*(operands[name] for name in self.given), *self.further(b, given, coefficients)]
         _, slope = b.gradient(self.function, "", [*given, *extra], out="score slope")
         return self.scaled(b, slope, scale)
 
-    def _variance(self, b: Builder, given: list[Var], covariance: Var) -> Var:
-        """f32[B]: of the statistic given the state, to first order: g' Cov[data] g, g its gradient by the data.
 
-        Cov[data | x_t] = (sigma^2 / alpha) d data / d x_t, Tweedie's formula of second order.
-        """
-        assert self.statistic is not None
-        data = b.call(self.estimate.name, "", *given, out="data")
-        _, direction = b.gradient(self.statistic, "", [data], out="statistic direction")
-        _, change = b.jvp(self.estimate.name, "", given, [direction], out="data change")
-        axes = tuple(range(1, data.type.rank))
-        along = b.sum(b.mul(direction, change), axes=axes, keepdims=False, out="along")
-        return b.maximum(b.mul(covariance, along), 1e-6, out="variance")  # type: ignore[no-any-return]
-
-
-def data_slope(mb: ModuleBuilder, network: Network, networks: Mapping[str, Network], score: GuidingScore) -> DataSlope:
-    """The gradient of `score`; adds the functions that it differentiates to the module."""
-    estimate = data_estimate(mb, network)
-    fn = mb.functions[estimate.name]
-    statistic = None
-    shape = fn.outputs[0].type
-    s = mb.function(f"{score.kind}.statistic")
-    value = score.statistic(s, s.input("data", shape))
-    if value is not None:
-        s.output(value)
-        statistic = s.finish("The statistic whose variance the score needs, one per sample.")
-    b = mb.function(f"{score.kind}.score")
+def score_of_data(
+    mb: ModuleBuilder, estimate: Estimate, networks: Mapping[str, Network], score: GuidingScore, **more: TensorType
+) -> tuple[tuple[str, ...], str]:
+    """(operands of conditions that it reads, the function that scores the predicted data); `more`: further operands."""
+    fn, b = mb.functions[estimate.name], mb.function(f"{score.kind}.score")
     given = [b.input(v.name, v.type) for v in fn.inputs]
-    extra = {name: b.input(f"given_{name}", type) for name, type in score.operands(shape, networks).items()}
-    names = tuple(extra)
-    if statistic is not None:
-        extra["variance"] = b.input("variance", f32(B))
+    own = score.operands(fn.outputs[0].type, networks)
+    extra = {name: b.input(f"given_{name}", type) for name, type in own.items()}
+    extra |= {name: b.input(name, type) for name, type in more.items()}
     data = b.call(estimate.name, "", *given, out="data")
     b.output(score.build(b, data, extra, networks))
-    function = b.finish("How well the predicted data fits, one value per sample.")
-    return DataSlope(names, estimate, function, statistic)
+    return tuple(own), b.finish("How well the predicted data fits, one value per sample.")
 
 
 @dataclass(frozen=True)
