@@ -163,6 +163,9 @@ def test_weights_shared_by_methods_must_agree():
     verify(sizes)
     # Two networks of one size that differ in an option.
     verify(module_of(one_weight("a", (2,), Origin("A", args)), one_weight("b", (3,), Origin("A", args))))
+    # A program calls one method of each, so that each method is there once.
+    encode, decode = Origin("A", args, "encode"), Origin("A", args, "decode")
+    verify(module_of(one_weight("A.encode", (2,), encode), one_weight("A.decode#2", (3,), decode)))
 
 
 def test_weights_shared_by_calls_must_agree():

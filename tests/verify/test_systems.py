@@ -87,3 +87,11 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
     assert "forward" in found or any(
         word.startswith(("scale_", "group_", "decode", "draw", "inverse")) for word in found
     )  # which decodes or draws with caches
+
+
+def test_a_weight_that_no_output_depends_on(tmp_path: Path) -> None:
+    """An encoder gives the sampler its tokens; the convolutions that smooth its latents are not in the bundle."""
+    tiny, codebook = SYSTEMS["taming_depth"], "{kind: granularity_codebook, channels: 4, size: 16, side: 4}"
+    sizes = (*tiny.sizes, f"networks.encoder.bottleneck={codebook}")
+    report = verify(tiny_bundle(tiny.spec, tmp_path / "bundle", sizes), budget=10)
+    assert report.ok, report.text()

@@ -143,9 +143,14 @@ def _recipe_fault(param: Param) -> str:
 def _owners(module: Module) -> dict[Function, Hashable]:
     """The owner of each function's weights: its class with its static arguments, or the function itself.
 
-    A method that is there twice is of two classes of one name, and which methods belong together is not known here.
+    Two classes may have one name and arguments; the number after a method's name then tells them apart, if only methods
+    of one are left of each kind. A method that is there twice is of two classes, and which belong together is unknown.
     """
-    found = {fn: (fn.origin.cls, frozen(fn.origin.args)) for fn in module.functions.values() if fn.origin}
+    found = {
+        fn: (fn.origin.cls, frozen(fn.origin.args), fn.name.partition("#")[2])
+        for fn in module.functions.values()
+        if fn.origin
+    }
     count = Counter((owner, fn.origin.method) for fn, owner in found.items() if fn.origin)
     twice = {owner for (owner, _), number in count.items() if number > 1}
     return {fn: fn.name if found.get(fn) in {None, *twice} else found[fn] for fn in module.functions.values()}

@@ -22,6 +22,7 @@ from latentc.export.recipes import recovered
 from latentc.export.store import FOLDED
 from latentc.ir.core import Param, only_entry, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
+from latentc.ir.types import NUMPY
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
 from latentc.measure.execute import Runner, runner
@@ -188,8 +189,8 @@ def plan_of(pipeline: Pipeline) -> Quantization | None:
 def weights_of(pipeline: Pipeline, lowered: Lowered, final: Lowered) -> tuple[dict[str, Expr], dict[str, Array]]:
     """{path: tensor} of a bundle's programs, and the tensors measured for its quantisation.
 
-    The former are read from its ONNX files (quantised ones dequantised); buffers that no file holds are computed.
-    `final`: `lowered` after all passes.
+    The former are read from its ONNX files (quantised ones dequantised); buffers that no file holds are computed, and
+    weights that no output depends on, which are in no file, are zeros. `final`: `lowered` after all passes.
     DiagnosticError E0410 for a weight of the spec that no file of the bundle holds.
     """
     params: dict[str, Param] = {}
@@ -202,6 +203,9 @@ def weights_of(pipeline: Pipeline, lowered: Lowered, final: Lowered) -> tuple[di
         own.update(own_parameters(module, module.entries[program.entry]))
     folded = pipeline.bundle.folder / FOLDED
     held = recovered(exported, _initialisers(pipeline), read_safetensors(folded) if folded.is_file() else None)
+    for name, param in params.items():
+        if name not in held and name not in own and not computed(param):
+            held[name] = InMemory(np.zeros([int(n) for n in param.type.shape], NUMPY[param.type.dtype]))
     missing = [name for name, param in params.items() if name not in held and not computed(param)]
     if missing:
         raise DiagnosticError(
