@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import torch
 
 from latentc_runtime.backends.openvino import OpenVino
 
+ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 STATES: dict[int, Any] = {}  # of the generators of test files, by identity: as they are before the first test
 
@@ -26,6 +28,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite the golden files with what came out")
     parser.addoption("--fast", action="store_true", help="each test with its first parameters only, without slow ones")
     parser.addoption("--exhaustive", action="store_true", help="test every variant and pair where the suite takes some")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the sources once for all processes that import them, also where PYTHONDONTWRITEBYTECODE is set."""
+    if not hasattr(config, "workerinput"):
+        for folder in ("compiler", "runtime"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live until the end: collections need not look through them."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -302,6 +302,7 @@ def lone_fields() -> dict[str, str]:
     }
 
 
+@cache
 def private_names() -> dict[str, list[str]]:
     """{name: the files outside systems whose code has it}: kinds and classes of two words or more, and packages.
 

@@ -296,7 +296,7 @@ main()
     ("number", "older"),
     [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGKILL, True)],
 )
-def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, older: bool) -> None:
+def test_stopped_compile(latentc: Run, tiny: Any, tmp_path: Path, number: signal.Signals, older: bool) -> None:
     """Stopped with everything written but the manifest: no half bundle, and an older one is still there."""
     if older:
         shutil.copytree(tiny.bundle, tmp_path / "out")
@@ -312,23 +312,23 @@ def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, olde
     assert (tmp_path / "out").exists() == older
     if number != signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == (["out"] if older else [])
-    again = command(*line, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = latentc(*line)
+    assert again.status == 0, again.err
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "what a killed process left is gone"
-    assert command("sample", "out", "--class", "1", "-o", "a.png", cwd=tmp_path).returncode == 0
+    assert latentc("sample", "out", "--class", "1", "-o", "a.png").status == 0
 
 
-def test_a_compile_leaves_another_that_still_runs_alone(tiny: Any, tmp_path: Path) -> None:
+def test_a_compile_leaves_another_that_still_runs_alone(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     line = ["compile", str(tiny.spec), "-w", str(tiny.weights), "-o", "out"]
     process = subprocess.Popen([sys.executable, "-c", STOPPED, *line], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     (theirs,) = tmp_path.iterdir()
-    assert command(*line, cwd=tmp_path).returncode == 0
+    assert latentc(*line).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"out", theirs.name}
     process.kill()
     process.communicate(timeout=300)
     assert theirs.exists()
-    assert command(*line, "--rebuild", cwd=tmp_path).returncode == 0
+    assert latentc(*line, "--rebuild").status == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -379,7 +379,7 @@ def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_output_that_nobody_takes(tiny: Any, tmp_path: Path) -> None:
-    line = f"{sys.executable} -m latentc schema"
+    line = f"{sys.executable} -m latentc check dit --resolved"
     full = subprocess.run(f"{line} > /dev/full", shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert full.returncode == 1
     assert full.stderr.startswith("error[E0412]: cannot write: No space left on device\n")

@@ -83,8 +83,16 @@ def tuned(spec: Path, weights: Path, folder: Path, **options: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Timings of one call, and no plots but for the tests that look at them."""
     monkeypatch.setattr("latentc.tune.compiled.SECONDS", 0.0)
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr("latentc.tune.run.write_plot", lambda tuned, folder: None)
+
+
+@pytest.fixture
+def plots() -> None:
+    """The test's plots are drawn."""
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -116,7 +124,7 @@ def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: 
 
 
 @pytest.mark.parametrize("objective", ["diffusion", "edm"])  # it differs by the kind of sampler alone
-def test_the_folder(tmp_path: Path, objective: str) -> None:
+def test_the_folder(tmp_path: Path, plots: None, objective: str) -> None:
     spec, weights = made(tmp_path, objective)
     told: list[tuple[int, int, str]] = []
     found = tuned(spec, weights, tmp_path / "out" / "tuned", progress=lambda *step: told.append(step))
@@ -139,7 +147,7 @@ def test_the_folder(tmp_path: Path, objective: str) -> None:
 def test_runs_are_equal_but_for_times(tmp_path: Path) -> None:
     spec, weights = made(tmp_path)
     for name in ("a", "b"):
-        tuned(spec, weights, tmp_path / name)
+        tuned(spec, weights, tmp_path / name, evaluations=(3,))
     first, second = ((tmp_path / name / "tuned.yaml").read_text() for name in ("a", "b"))
     assert first == second
     tables = [list(csv.DictReader((tmp_path / name / "candidates.csv").open())) for name in ("a", "b")]
@@ -147,14 +155,16 @@ def test_runs_are_equal_but_for_times(tmp_path: Path) -> None:
         for row in rows:
             del row["seconds"]
     assert tables[0] == tables[1]
-    tuned(spec, weights, tmp_path / "a", seed=5)  # an older folder of results is replaced
+    tuned(spec, weights, tmp_path / "a", seed=5, evaluations=(3,))  # an older folder of results is replaced
     third = list(csv.DictReader((tmp_path / "a" / "candidates.csv").open()))
     assert third[0]["error"] != tables[0][0]["error"]
 
 
 def test_what_is_no_file_as_it_stands_is_written_beside(tmp_path: Path) -> None:
     spec, weights = made(tmp_path)
-    found = tuned(spec, weights, tmp_path / "tuned", variant="short", overrides=["sampler.guidance.scale=2.5"])
+    found = tuned(
+        spec, weights, tmp_path / "tuned", variant="short", overrides=["sampler.guidance.scale=2.5"], evaluations=(3,)
+    )
     assert found.own.evaluations == 6
     written = load_spec(tmp_path / "tuned" / "tuned.yaml")
     assert written.sampler == found.chosen.candidate.sampler
@@ -178,7 +188,7 @@ def test_cached_blocks_and_small_networks_are_tried(tmp_path: Path) -> None:
     api.compile(tmp_path / "tuned" / "tuned.yaml", weights, tmp_path / "bundle")
 
 
-def test_no_candidate_fits(tmp_path: Path) -> None:
+def test_no_candidate_fits(tmp_path: Path, plots: None) -> None:
     spec, weights = made(tmp_path)
     with pytest.raises(DiagnosticError) as caught:
         tuned(spec, weights, tmp_path / "tuned", budget=["error=1e-9", "evaluations=3"], evaluations=(2,))
@@ -222,11 +232,12 @@ def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(tune_run, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(Compiling, "measured", slow)
-    found = tuned(spec, weights, tmp_path / "tuned", seconds=15.0, budget=["evaluations=12"])
+    options: dict[str, Any] = {"budget": ["evaluations=12"], "evaluations": (2,)}
+    found = tuned(spec, weights, tmp_path / "tuned", seconds=15.0, **options)
     assert len(found.measured) == 2 and found.own in found.measured
     assert not found.stopped and found.left == found.data()["left"] > 0
     assert f"no time to compile {found.left} more" in found.text()
-    assert "no time to compile" not in tuned(spec, weights, tmp_path / "all", budget=["evaluations=12"]).text()
+    assert "no time to compile" not in tuned(spec, weights, tmp_path / "all", **options).text()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from latentc.weights import Array, Expr, check_inverse, export_weights, import_w
 from latentc.weights.expr import dtype_from_name
 from latentc.weights.names import Types
 from latentc.weights.operations import OPERATIONS
-from latentc.weights.templates import template
+from latentc.weights.templates import NO_DIGITS, template
 
 DIT = """
 - {ignore: pos_embed}
@@ -696,3 +696,22 @@ def test_ignored_tensors_have_the_value_that_is_written(name: str, same: Any, ot
 def test_faulty_fills_are_told(rule: str, says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
         parse_map([yaml.safe_load(rule)], {"grid": (4, 2)})
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("blocks.{i}.norm2.weight", "blocks.10.norm2.weight"),
+        ("conv1*", "conv123"),
+        ("{net}.out3.weight", "unet2.out3.weight"),
+        ("{part:mp3|wav}_{i}.w", "mp3_0.w"),
+        ("{2*i+1}.w", "7.w"),
+        ("0.{i}.*", "0.4.a.5"),
+        ("9", "9"),
+    ],
+)
+def test_a_name_resembles_the_form_that_it_has(form: str, name: str) -> None:
+    """A map asks only rules that a name resembles without its digits."""
+    parsed = template(form, {})
+    assert parsed.match(name) is not None and parsed.resembles(name.translate(NO_DIGITS))
+    assert not parsed.resembles(f"x{name}x".translate(NO_DIGITS))

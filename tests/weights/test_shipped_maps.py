@@ -119,19 +119,25 @@ ALWAYS_1000 = "1000*(1//(data_classes+1))"  # for data without classes
 
 
 @cache
+def spec_of(system: str) -> Spec:
+    """A shipped spec, for all tests."""
+    return load_spec(system)
+
+
+@cache
 def lowered_of(system: str) -> Lowered:
-    """The networks of a shipped spec, for all tests."""
-    return lower_networks(load_spec(system))
+    """Its networks."""
+    return lower_networks(spec_of(system))
 
 
 def maps_of(system: str, variants: Iterable[str]) -> Iterator[tuple[Any, Any, Any]]:
     """(rules, types, sizes) of every map, network, and variant or further option."""
     of_variants: list[tuple[str | None, tuple[str, ...]]] = [(variant, ()) for variant in (None, *variants)]
     done: list[Spec] = []  # a variant may be the spec itself
-    if not load_spec(system).weights:
+    if not spec_of(system).weights:
         return
     for variant, options in of_variants + [(None, options) for options in OPTIONS.get(system, ())]:
-        spec = load_spec(system, variant, list(options))
+        spec = load_spec(system, variant, list(options)) if variant or options else spec_of(system)
         if spec in done:
             continue
         done.append(spec)
@@ -172,7 +178,7 @@ def other_values(tensor: Expr) -> Array:
 def test_an_ignored_tensor_with_another_value_is_refused_or_noted() -> None:
     """Of every kind of ignored tensor that a map writes: its value follows from the network, or nothing uses it."""
     for system in VARIANTS:
-        spec = load_spec(system)
+        spec = spec_of(system)
         for names, networks in spec.weights.items():
             for network in networks:
                 lowered = lowered_of(system)
@@ -201,7 +207,7 @@ def test_shapes_of_written_tensors_follow_the_spec() -> None:
     """No number of classes, tokens or channels stands in a `fill`."""
     literal, found = set(), set()
     for system in VARIANTS:
-        for networks in load_spec(system).weights.values():
+        for networks in spec_of(system).weights.values():
             for rule in chain.from_iterable(networks.values()):
                 for one in (rule, *chain.from_iterable(rule.get("either", ()))):
                     shape = str([*one.get("fill", {}).get("shape", ())])
@@ -264,7 +270,7 @@ def test_every_option_of_a_network_is_covered_by_its_name_maps_or_refused(
     done: set[tuple[str, str, str]] = set()
     uncovered: set[tuple[str, str]] = set()
     for system in VARIANTS:
-        spec = load_spec(system)
+        spec = spec_of(system)
         for network in dict.fromkeys(chain.from_iterable(spec.weights.values())):
             kind = spec.networks[network].kind
             options = [(kind, *option) for option in options_of(spec.networks[network])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ import numpy as np
 from latentc.diagnostics import DiagnosticError, nearest
 from latentc.weights.compare import difference_of
 from latentc.weights.expr import Array, Expr, cast, dtype_from_name, dtype_name, is_float
+from latentc.weights.operations import Shape
 from latentc.weights.read import materialise
 from latentc.weights.rules import Bindings, RawRule, Rule, parse_map
-from latentc.weights.templates import Sizes, Template
+from latentc.weights.templates import NO_DIGITS, Sizes, Template
 
 Types = Mapping[str, tuple[Sequence[int], Any]]
 """{name: (shape, dtype)}; a dtype is an IR name (`f32`) or what `np.dtype` takes."""
@@ -47,9 +48,10 @@ def import_weights(
     """
     closest = None
     for parsed in parse_map(rules, sizes):
-        made, problems = _import(theirs, parsed, expected)
+        owner = _owner_of_theirs(parsed)
+        made, problems = _import(theirs, parsed, owner, expected)
         if not problems.count():
-            unused = _compare(theirs, parsed, buffers or {}, problems)
+            unused = _compare(theirs, owner, buffers or {}, problems)
             if not problems.count():
                 if notes is not None and unused:
                     notes.append(_note(unused))
@@ -63,7 +65,8 @@ def import_weights(
 
 def can_import(theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None) -> bool:
     """True if names, shapes and dtypes fit for `import_weights`. DiagnosticError E0411 for faulty rules."""
-    return any(not _import(theirs, parsed, expected)[1].count() for parsed in parse_map(rules, sizes))
+    alternatives = parse_map(rules, sizes)
+    return any(not _import(theirs, one, _owner_of_theirs(one), expected)[1].count() for one in alternatives)
 
 
 def export_weights(
@@ -79,7 +82,7 @@ def export_weights(
     """
     first = None
     for parsed in parse_map(rules, sizes):
-        made, problems = _export(ours, parsed, buffers or {})
+        made, problems = _export(ours, parsed, _owner_of_theirs(parsed), buffers or {})
         if not problems.count():
             return made
         first = problems if first is None else first
@@ -95,11 +98,12 @@ def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = N
     """
     kinds = {name: (shape, np.float64 if elements else kind) for name, (shape, kind) in ours.items()}
     probes = {name: _probe(place, *kind, elements) for place, (name, kind) in enumerate(kinds.items())}
-    written = [(parsed, *_export(probes, parsed, {})) for parsed in parse_map(rules, sizes)]
-    fitting = [way for way in written if not way[2].kinds.get(_NEEDED["our"])]
-    for parsed, made, problems in fitting or written[:1]:
+    owned = [(parsed, _owner_of_theirs(parsed)) for parsed in parse_map(rules, sizes)]
+    written = [(parsed, owner, *_export(probes, parsed, owner, {})) for parsed, owner in owned]
+    fitting = [way for way in written if not way[3].kinds.get(_NEEDED["our"])]
+    for parsed, owner, made, problems in fitting or written[:1]:
         if not problems.count():
-            back, problems = _import(made, parsed, kinds)
+            back, problems = _import(made, parsed, owner, kinds)
             if elements:
                 problems.add("tensors that change on the way back", [n for n in back if not _same(probes[n], back[n])])
         if problems.count():
@@ -123,16 +127,18 @@ def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Sizes |
     return {name for name in names if (owned := owner(name)) is not None and not owned[0].ours}
 
 
-def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) -> tuple[dict[str, Expr], _Problems]:
+def _import(
+    theirs: Mapping[str, Expr], rules: Sequence[Rule], owner: Owner, expected: Types
+) -> tuple[dict[str, Expr], _Problems]:
     problems = _Problems()
-    extra = [template for rule in rules if not rule.theirs for template in rule.ours]
-    expected = {n: kind for n, kind in expected.items() if all(t.match(n) is None for t in extra)}
+    extra = _candidates([rule for rule in rules if not rule.theirs], lambda rule: rule.ours)
+    expected = {n: kind for n, kind in expected.items() if all(t.match(n) is None for *_, t in extra(n))}
     shapes = {name: tuple(int(n) for n in shape) for name, (shape, _) in expected.items()}
 
     def apply(rule: Rule, parts: Sequence[Expr], names: Sequence[str]) -> list[Expr]:
         return rule.import_(parts, [shapes.get(name) for name in names])
 
-    made = _mapped(theirs, expected, _owner_of_theirs(rules), apply, problems, "their")
+    made = _mapped(theirs, expected, owner, apply, problems, "their")
     unused = [name for name in made if name not in expected]
     missing = [name for name in expected if name not in made]
     problems.add("tensors that this model does not have", unused, missing)
@@ -141,11 +147,11 @@ def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) 
 
 
 def _export(
-    ours: Mapping[str, Expr], rules: Sequence[Rule], buffers: Mapping[str, Expr]
+    ours: Mapping[str, Expr], rules: Sequence[Rule], theirs: Owner, buffers: Mapping[str, Expr]
 ) -> tuple[dict[str, Expr], _Problems]:
     problems = _Problems()
-    made = _mapped(ours, (), _owner_of_ours(rules), lambda rule, parts, _: rule.export(parts), problems, "our")
-    theirs = _owner_of_theirs(rules)
+    owner = _owner_of_ours(rules, theirs)
+    made = _mapped(ours, (), owner, lambda rule, parts, _: rule.export(parts), problems, "our")
     for name, tensor in buffers.items():
         owned = theirs(name)
         # A rule that ignores everything (other networks of the file) does not say that this is a name of theirs.
@@ -179,11 +185,8 @@ def _written(rule: Rule, made: Mapping[str, Expr], buffers: Mapping[str, Expr]) 
     return found
 
 
-def _compare(
-    theirs: Mapping[str, Expr], rules: Sequence[Rule], buffers: Mapping[str, Expr], problems: _Problems
-) -> list[str]:
+def _compare(theirs: Mapping[str, Expr], owner: Owner, buffers: Mapping[str, Expr], problems: _Problems) -> list[str]:
     """Compares ignored tensors with what would be written for them; returns the differences of unused ones."""
-    owner = _owner_of_theirs(rules)
     unused: list[str] = []
     for name, tensor in theirs.items():
         owned = owner(name)
@@ -234,15 +237,15 @@ def _owner_of_theirs(rules: Sequence[Rule]) -> Owner:
     def owner(name: str) -> tuple[Rule, int, Bindings] | None:
         for rule, place, template in candidates(name):
             bindings = template.match(name)
-            if bindings is not None and all(other.fill(bindings) is not None for other in rule.ours):
+            if bindings is not None and not any(other.negative and other.fill(bindings) is None for other in rule.ours):
                 return rule, place, bindings
         return None
 
     return owner
 
 
-def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
-    theirs, candidates = _owner_of_theirs(rules), _candidates(rules, lambda rule: rule.ours)
+def _owner_of_ours(rules: Sequence[Rule], theirs: Owner) -> Owner:
+    candidates = _candidates(rules, lambda rule: rule.ours)
 
     def owner(name: str) -> tuple[Rule, int, Bindings] | None:
         for rule, place, template in candidates(name):
@@ -262,14 +265,17 @@ def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
 def _candidates(
     rules: Sequence[Rule], side: Callable[[Rule], Sequence[Template]]
 ) -> Callable[[str], list[tuple[Rule, int, Template]]]:
-    """Maps a name to the templates of one side, with their rules and places, that begin as it does up to a dot."""
+    """Maps a name to the templates of one side, with their rules and places, that it resembles."""
     rows = [(rule, place, template) for rule in rules for place, template in enumerate(side(rule))]
 
     @cache
-    def beginning(head: str) -> list[tuple[Rule, int, Template]]:
-        return [row for row in rows if row[2].head in (None, head)]
+    def resembling(rest: str) -> list[tuple[Rule, int, Template]]:
+        return [row for row in rows if row[2].resembles(rest)]
 
-    return lambda name: beginning(name.partition(".")[0])
+    def found(name: str) -> list[tuple[Rule, int, Template]]:
+        return [row for row in resembling(name.translate(NO_DIGITS)) if name.startswith(row[2].literals[0])]
+
+    return found
 
 
 def _mapped(
@@ -369,7 +375,12 @@ def _probe(number: int, shape: Sequence[int], dtype: Any, distinct: bool) -> Arr
     if distinct:
         # Distinct across tensors as well, to detect two swapped tensors of one shape.
         return Array((np.arange(math.prod(sizes), dtype=np.float64) * 4099 + number + 1).reshape(sizes))
-    return Array(np.broadcast_to(np.zeros((), dtype_from_name(dtype)), sizes))
+    return _zeros(sizes, dtype_from_name(dtype))
+
+
+@lru_cache(maxsize=1 << 12)
+def _zeros(sizes: Shape, dtype: np.dtype[Any]) -> Array:
+    return Array(np.broadcast_to(np.zeros((), dtype), sizes))
 
 
 def _same(probe: Array, back: Expr) -> bool:

@@ -82,7 +82,7 @@ class Rule:
     def _shapes(self, shapes: Sequence[Shape]) -> list[list[Shape] | None]:
         """The shapes after each operation, computed backwards from ours; None where unknown."""
         known: list[list[Shape] | None] = [None] * len(self.operations)
-        if len(shapes) < len(self.ours):
+        if len(shapes) < len(self.ours) or not known:
             return known
         parts: Sequence[Expr] = [Array(np.broadcast_to(np.float32(0), shape)) for shape in shapes]
         for place in reversed(range(len(self.operations))):

@@ -31,6 +31,8 @@ FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
 """A placeholder of a template: the text between its braces, or `*`."""
 LETTER = re.compile(r"(?<!\w)[A-Za-z_](?!\w)")
 """The letter of a placeholder that is a number."""
+NO_DIGITS = str.maketrans("", "", "0123456789")
+"""For `str.translate`: names of the blocks of a network are the same without digits."""
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _LONGEST_NAME = 1000  # characters; longer names match nothing, which bounds the time of `*`
 _LONGEST_EXPRESSION = 100  # characters
@@ -79,10 +81,22 @@ class Template:
         return _compiled(self.regex)
 
     @cached_property
-    def head(self) -> str | None:
-        """The part before the first dot of every name of this form; None if it varies."""
-        first = self.literals[0]
-        return first.partition(".")[0] if "." in first or not self.fields else None
+    def negative(self) -> bool:
+        """True if a number could be negative, so that `fill` may find no name."""
+        return any(min(field.step, field.start) < 0 for field in self.fields)
+
+    @cached_property
+    def _without_digits(self) -> tuple[bool, str, str]:
+        """(whether all placeholders are numbers, begin, end) of the literals without digits; all of them if so."""
+        begin, *others = (text.translate(NO_DIGITS) for text in self.literals)
+        if all(len(field.name) == 1 and field.name != "*" and not field.words for field in self.fields):
+            return True, "".join((begin, *others)), ""
+        return False, begin, others[-1]
+
+    def resembles(self, rest: str) -> bool:
+        """False if no name that is `rest` without its digits has this form."""
+        numbers, begin, end = self._without_digits
+        return rest == begin if numbers else rest.startswith(begin) and rest.endswith(end)
 
     def match(self, name: str) -> dict[str, str] | None:
         """{placeholder: value} if the name has this form, else None."""
@@ -95,10 +109,13 @@ class Template:
 
     def fill(self, bindings: Mapping[str, str]) -> str | None:
         """The name for these values; None if a number would be negative."""
-        words = [field.write(bindings[field.name]) for field in self.fields]
-        if any(word is None for word in words):
-            return None
-        return self.literals[0] + "".join(f"{w}{text}" for w, text in zip(words, self.literals[1:], strict=True))
+        made = self.literals[0]
+        for field, text in zip(self.fields, self.literals[1:], strict=True):
+            word = field.write(bindings[field.name])
+            if word is None:
+                return None
+            made += word + text
+        return made
 
 
 def template(text: Any, sizes: Sizes) -> Template:
