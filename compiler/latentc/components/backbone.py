@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,6 +53,18 @@ def asks(spec: Spec, network: str, capability: Capability) -> bool:
 def asked(spec: Spec, network: str, name: str, default: Any = None) -> Any:
     """The parameter with which objective, sampler or programs ask a network for what is called `name` (`Need.asks`)."""
     return next((need.asks[name] for need in _needs(spec, network) if name in need.asks), default)
+
+
+def not_taken(
+    spec: Spec, network: str, conditions: Iterable[str], what: str, path: tuple[str, ...] = ()
+) -> Iterator[Problem]:
+    """A problem at `path` for each of these conditions of the spec that a network does not take, though `what` does."""
+    backbone = spec.networks.get(network)
+    taken = backbone.takes(spec).keys() if isinstance(backbone, Backbone) else conditions
+    for name in conditions:
+        if name in spec.conditions and name not in taken:
+            message = f"{what} takes condition `{name}`, but network `{network}` does not"
+            yield Problem(path, message, f"list `{name}` in the network's `conditions`")
 
 
 def provided(spec: Spec, network: str) -> frozenset[Capability]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import not_taken
 from latentc.components.parts import Part, Problem
 from latentc.ir.builder import Builder, Var
 
@@ -29,10 +29,7 @@ class Coupling(Part):
             known = ", ".join(spec.conditions) or "none"
             message = f"there is no condition `{self.condition}` for the base density"
             yield Problem(("condition",), message, f"conditions of this spec: {known}")
-        main = spec.networks.get("main")
-        if isinstance(main, Backbone) and self.condition in spec.conditions.keys() - main.takes(spec).keys():
-            message = f"the base density depends on condition `{self.condition}`, which network `main` does not take"
-            yield Problem(("condition",), message, f"list `{self.condition}` in the network's `conditions`")
+        yield from not_taken(spec, "main", (self.condition,), "the base density", ("condition",))
 
     @abstractmethod
     def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:

@@ -124,7 +124,7 @@ def test_the_sampler_moves_from_the_coupled_start(overrides: tuple[str, ...], tm
         ),
         (["sampler={kind: ddim, steps: 4, spacing: {kind: trailing}}"], "chooses timesteps of a discrete schedule"),
         (["conditioning.low=null"], "no condition `low` for the base density"),
-        (["backbone.conditions=[]"], "which network `main` does not take"),
+        (["backbone.conditions=[]"], "the base density takes condition `low`, but network `main` does not"),
         (["objective.coupling={kind: hole, condition: low}"], "is not a masked image"),
         (["objective.coupling={kind: upsampled, condition: class}"], "is not a low-resolution image"),
         (["conditioning.low.factor=3"], "`factor: 3` does not divide the sides"),

@@ -106,8 +106,8 @@ class TextToText(Backbone):
             if entry.form == "array" and values != tokens.vocabulary:
                 message = f"text `{entry.name}` has {values} tokens, but the data has {tokens.vocabulary}"
                 yield Problem((), message, "give both the same vocabulary")
-        if not entries and self.source_start is None:
-            yield Problem(("source_start",), "the encoder has nothing to encode", "add a condition")
+        if not entries:
+            yield Problem((), "the encoder has no condition to encode", "add one, such as `conditioning.class`")
         most = max(self.encoded(entries, spec), self.repeated(entries) + tokens.length)
         if most > self.context:
             yield Problem(("context",), f"sequences have {most} positions, but `context` is {self.context}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, not_taken
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.calls import per_sample_mean
@@ -47,6 +47,9 @@ class ClassTokens(Objective):
             yield Problem(
                 (), "class_tokens needs at least two classes, but the data has fewer", "set `data.classes: 2`"
             )
+        if "class" not in spec.conditions:
+            yield Problem((), "class_tokens compares classes", "add `conditioning.class: {kind: label}`")
+        yield from not_taken(spec, self.network, ("class",), "class_tokens", ("network",))
         network = spec.networks.get(self.network)
         for name, condition in network.takes(spec).items() if isinstance(network, Backbone) else ():
             if condition.dropout:

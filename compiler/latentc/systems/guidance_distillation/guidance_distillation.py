@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import not_taken
 from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.objectives._common import publish
@@ -50,6 +51,7 @@ class GuidanceDistillation(Distillation):
                 what = f"`scale` is fixed, but condition `{cond}` also sets the guidance scale"
             mend = "set `objective.scale`, or add `conditioning.guidance: {kind: guidance_scale}`"
             yield Problem(("scale",), what, mend if cond is None else "keep one of the two")
+        yield from not_taken(spec, "main", () if cond is None else (cond,), "the objective")
         if not any(condition.nullable for condition in spec.conditions.values()):
             message = (
                 "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed
+from latentc.components.backbone import not_taken
 from latentc.components.capabilities import Role
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
@@ -70,6 +71,7 @@ class ImprovedMeanFlow(AverageVelocity):
             if not isinstance(spec.conditions.get(name), SettingCondition):
                 message = f"no condition `{name}` can be set by requests"
                 yield Problem(("guidance", field), message, f"add `conditioning.{name}: {{kind: setting}}`")
+        yield from not_taken(spec, "main", self.guidance.names, "guidance", ("guidance",))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)

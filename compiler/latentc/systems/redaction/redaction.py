@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import not_taken
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.objectives._common import publish
@@ -54,6 +55,8 @@ class Redaction(Distillation):
                 (), "the network takes no class, so there is none to redact", "add `conditioning.class: {kind: label}`"
             )
             return
+        for network in ("main", TEACHER):
+            yield from not_taken(spec, network, ("class",), "redaction")
         for i, number in enumerate(self.classes):
             if not 0 <= number < count:
                 yield Problem(("classes", i), f"class {number} is out of range: the classes are 0 to {count - 1}")
