@@ -26,6 +26,7 @@ import tempfile
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -276,7 +277,7 @@ def fields_of_specs() -> Mapping[Field, frozenset[str]]:
 
 @cache
 def standard(section: str) -> Any:
-    """A section of the list of what the core keeps although hardly a spec sets it: {name: why}, or names left."""
+    """A section of the list of what the core keeps for a reason: {name: why}, or {word: {file: why}}."""
     return yaml.safe_load(STANDARD.read_text(encoding="utf-8"))[section]
 
 
@@ -292,42 +293,74 @@ def unset_kinds() -> tuple[str, ...]:
 
 
 def lone_fields() -> dict[str, str]:
-    """{Class.field: the only system that sets it}, of fields of the core that are no standard settings."""
+    """{Class.field: the only system that sets it, or nothing}, of fields of the core that are no standard settings.
+
+    A field belongs to the class that declares it first, and is set by specs, or by a class that has another default.
+    Fields count that admit several values, of classes that occur in specs: other kinds have a reason of their own.
+    """
+    standards = standard("settings")
     return {
-        f"{cls.__name__}.{field}": next(iter(of))
-        for (cls, field), of in sorted(fields_of_specs().items(), key=lambda item: (item[0][0].__name__, item[0][1]))
-        if len(of) == 1
-        and cls.__module__.startswith("latentc.components")
-        and f"{cls.__name__}.{field}" not in standard("settings")
+        name: " ".join(of)
+        for name, of in settings().items()
+        if len(of) < 2 and not any(fnmatchcase(name, pattern) for pattern in standards)
     }
 
 
 @cache
-def private_names() -> dict[str, list[str]]:
-    """{name: the files outside systems whose code has it}: kinds and classes of two words or more, and packages.
+def settings() -> Mapping[str, frozenset[str]]:
+    """{Class.field: what sets it}, of the core."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for cls in classes_of_specs():
+        for name, info in cls.model_fields.items():
+            declaring = [of for of in cls.__mro__ if name in inspect.get_annotations(of)]
+            own = declaring[-1]
+            one = info.annotation is type(None) or name == "kind"
+            if own.__module__.startswith("latentc.components") and not one:
+                of = found[f"{own.__name__}.{name}"]
+                of.update(*(fields_of_specs().get((each, name), ()) for each in declaring))
+                if info.default != own.model_fields[name].default:
+                    of.add(cls.__name__)
+    return {name: frozenset(found[name]) for name in sorted(found)}
 
-    A single word, such as `given`, can be anything, so that of packages only counts as a whole string. Comments and
-    docstrings may name a paper as the source of a formula.
+
+def private_names() -> dict[str, list[str]]:
+    """{name: the files outside systems whose code has it}, of `names_of_systems`, but those listed as other words."""
+    listed = standard("names")
+    found = {
+        name: [file for file in files if not any(fnmatchcase(file, known) for known in listed.get(name, {}))]
+        for name, files in names_of_systems().items()
+    }
+    return {name: files for name, files in found.items() if files}
+
+
+@cache
+def names_of_systems() -> Mapping[str, list[str]]:
+    """{name: the files outside systems whose code has it}: kinds and classes of systems, and packages.
+
+    A single word, such as `given`, can be anything: that of a package counts as a whole string, that of a kind where a
+    text quotes it. Comments and docstrings may name a paper as the source of a formula.
     """
     from latentc.components import packages
 
     shipped = [package for package in packages.packages() if package.name.startswith("latentc.systems.")]
     core = {path: ast.parse(path.read_text(encoding="utf-8")) for path in set(sources()) - set(sources("systems"))}
     ours = {node.name for tree in core.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    ours |= set(core_capabilities())
     classes = {cls.__name__ for module in component_modules() for cls in vars(module).values() if _is_of_system(cls)}
-    names = {package.name.rpartition(".")[2] for package in shipped} | {
-        name
-        for name in {kind for package in shipped for kinds in package.components.values() for kind in kinds} | classes
-        if re.search("_|[a-z][A-Z]", name) and name not in ours
-    }
+    kinds = {kind for package in shipped for kinds in package.components.values() for kind in kinds} - ours
+    names = {package.name.rpartition(".")[2] for package in shipped}
+    names |= {name for name in kinds | (classes - ours) if re.search("_|[a-z][A-Z]", name)}
     found: dict[str, list[str]] = defaultdict(list)
     for path, tree in sorted(core.items()):
         nodes = list(ast.walk(tree))
         docs = {node.value for node in nodes if isinstance(node, ast.Expr)}
         texts = [node.value for node in nodes if isinstance(node, ast.Constant) and node not in docs]
-        words = {word for text in texts if isinstance(text, str) for word in re.findall(r"\w+", text)}
-        words = {word for word in words if not word.isalnum()} | {text for text in texts if isinstance(text, str)}
-        for name in names & (words | {node.id for node in nodes if isinstance(node, ast.Name)}):
+        texts = [text for text in texts if isinstance(text, str)]
+        words = {word for text in texts for word in re.findall(r"\w+", text)}
+        words = {word for word in words if not word.isalnum()} | set(texts)
+        quoted = {word for text in texts for word in re.findall(r"(?:`|kind: )(\w+)", text)}
+        inside = names & (words | {node.id for node in nodes if isinstance(node, ast.Name)}) | kinds & quoted
+        for name in inside:
             found[name].append(str(path.relative_to(PACKAGE)))
     return dict(found)
 
@@ -472,8 +505,7 @@ LISTS: dict[str, Callable[[], Collection[str]]] = {
     "capabilities": core_capabilities,
     "members": lambda: [f"{base}: {', '.join(members(base))}" for base in BASES],
     "names": named_attributes,
-    "fields": lambda: [f"{field}: {system}" for field, system in lone_fields().items()],
-    "unset": lambda: [f"{c.__name__}.{name}" for (c, name), of in fields_of_specs().items() if not of],
+    "fields": lambda: [f"{field}: {system or 'none'}" for field, system in lone_fields().items()],
     "kinds": unset_kinds,
     "private names": lambda: [f"{name}: {', '.join(files)}" for name, files in private_names().items()],
     "way": lambda: [f"{name}: {file}" for name in WAYS for file in way(name)],

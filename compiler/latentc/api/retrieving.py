@@ -41,7 +41,11 @@ def index(
     found = searches(spec)
     if not found or condition not in (None, *found):
         what = f"no condition `{condition}` is" if condition in spec.conditions or condition else "no condition is"
-        mend = f"conditions that are: {', '.join(found)}" if found else "add `conditioning.NAME: {kind: neighbours}`"
+        mend = (
+            f"conditions that are: {', '.join(found)}"
+            if found
+            else "add a condition that is, such as neighbours of the sample"
+        )
         raise DiagnosticError.of("E0620", f"{what} built from neighbours in {spec.name}", help=mend)
     if condition is None and len(found) > 1:
         raise DiagnosticError.of("E0620", f"{spec.name} searches for {', '.join(found)}", help="name one condition")

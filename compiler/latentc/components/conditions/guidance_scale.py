@@ -45,7 +45,7 @@ class GuidanceScale(Condition):
             yield Problem(("default",), f"{self.default:g} is outside the range from {low:g} to {high:g}")
         if isinstance(spec.objective, Objective) and not spec.objective.DISTILS:
             message = f"the objective `{spec.objective.kind}` does not train a network with the guidance scale as input"
-            yield Problem((), message, "use the objective `guidance_distillation`, or leave this condition out")
+            yield Problem((), message, "use an objective that distils guidance, or leave this condition out")
         if sum(isinstance(other, GuidanceScale) for other in spec.conditions.values()) > 1:
             yield Problem((), "a spec can have only one guidance scale", "keep one")
 

@@ -69,7 +69,7 @@ class ScoreGuidance(ScoreTerm):
                 yield Problem(("score",), f"no such condition: `{name}`", f"conditions of this spec: {known}")
         if self.at == "state" and not self.score.OF_STATES:
             message = f"`{self.score.kind}` scores data, and not noisy states"
-            yield Problem(("at",), message, "leave it out, or use `kind: likeness` with a `network`")
+            yield Problem(("at",), message, "leave it out, or use a score that a `network` of noisy data computes")
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> DataSlope | StateSlope:
         return self.slope(mb, networks, self.score)

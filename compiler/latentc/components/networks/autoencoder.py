@@ -42,21 +42,12 @@ class Autoencoder(Backbone):
         max_length=16,
         description="channels of each level as a multiple of `width`, from the highest resolution to the lowest",
     )
-    decoder_multipliers: tuple[Size, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=16,
-        description="channels of the decoder's levels, in the same order; null: as `multipliers`",
-    )
     blocks: int = Field(2, gt=0, le=64, description="residual blocks per level of the encoder")
     decoder_blocks: int | None = Field(
         None, gt=0, le=64, description="residual blocks per level of the decoder; null: one more than `blocks`"
     )
     middle_blocks: int = Field(
         2, gt=0, le=64, description="residual blocks at the lowest resolution, in encoder and decoder each"
-    )
-    decoder_middle_blocks: int | None = Field(
-        None, gt=0, le=64, description="residual blocks at the decoder's lowest resolution; null: as `middle_blocks`"
     )
     attention: tuple[Level, ...] = Field(
         (), max_length=64, description="levels whose residual blocks are followed by attention, counted from 0"
@@ -140,15 +131,10 @@ class Autoencoder(Backbone):
         if shape[1] % self.factor or shape[2] % self.factor:
             message = f"{len(self.multipliers)} levels need sides that are multiples of {self.factor}, not {shape[1:]}"
             yield Problem(("multipliers",), message, "change `data.shape` or the number of levels")
-        others = self.decoder_multipliers
-        if others is not None and len(others) != len(self.multipliers):
-            message = f"the encoder has {len(self.multipliers)} levels, but the decoder has {len(others)}"
-            yield Problem(("decoder_multipliers",), message, "give both the same number of levels")
-        for name, multipliers in (("multipliers", self.multipliers), ("decoder_multipliers", others or ())):
-            for i, multiplier in enumerate(multipliers):
-                if multiplier * self.width % self.groups:
-                    message = f"{multiplier * self.width} channels do not divide into {self.groups} groups"
-                    yield Problem((name, i), message, "change `width` or `groups`")
+        for i, multiplier in enumerate(self.multipliers):
+            if multiplier * self.width % self.groups:
+                message = f"{multiplier * self.width} channels do not divide into {self.groups} groups"
+                yield Problem(("multipliers", i), message, "change `width` or `groups`")
         if self.width % self.groups:
             yield Problem(("width",), f"{self.width} channels do not divide into {self.groups} groups")
         for name, attention in (("attention", self.attention), ("decoder_attention", self.decoder_attention or ())):
@@ -266,9 +252,7 @@ def _methods(config: Autoencoder, anneals: bool, labels: bool) -> dict[str, Bloc
         inward,
         input_bias=True,
         output_kernel=3,
-        multipliers=config.decoder_multipliers or config.multipliers,
         count=config.decoder_blocks or config.blocks + 1,
-        middle=config.decoder_middle_blocks or config.middle_blocks,
         attention=config.attention if config.decoder_attention is None else config.decoder_attention,
     )
 

@@ -67,7 +67,7 @@ class MaskedAutoencoder(MaskedTrunk):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
             message = f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}"
-            yield Problem((), message, "use a masked_transformer for tokens")
+            yield Problem((), message, "use a network that hides tokens, such as a `bert`")
         else:
             _, height, width = spec.data.shape
             if height % self.patch or width % self.patch:

@@ -67,8 +67,6 @@ class QueryAutoencoder(Backbone):
     decoder_depth: int | None = Field(None, gt=0, le=512, description="blocks of the decoder; null: `depth`")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
     frames: int = Field(gt=0, le=1_024, description="frames per patch")
-    decoder_patch: int | None = Field(None, gt=0, le=1_024, description="side of a decoded patch; null: `patch`")
-    decoder_frames: int | None = Field(None, gt=0, le=1_024, description="frames per decoded patch; null: `frames`")
     block: Block = Field(description="the repeated block")
     bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="type of the codes")
     stored: tuple[Place, ...] = Field(
@@ -150,10 +148,6 @@ class QueryAutoencoder(Backbone):
     def every_patch(self) -> bool:
         """Whether each patch is a token."""
         return self.tokens is None
-
-    @property
-    def decoded_patch(self) -> tuple[int, int]:
-        return self.decoder_patch or self.patch, self.decoder_frames or self.frames
 
     @property
     def outward_block(self) -> Block:
@@ -275,7 +269,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
     """The methods by name; `space`: frames and sides of a sample, or the sides of an image."""
     bottleneck, weights = config.bottleneck, config.weights
     final_norm = config.final_norm
-    patch, depth_of_patch = config.decoded_patch
+    patch, depth_of_patch = config.patch, config.frames
     count = patches_of((1, *space), depth_of_patch, patch)
     image = len(space) == 2
 
@@ -422,15 +416,12 @@ def _problems(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
         )
         return
     frame_count = shape[1] if len(shape) == 4 else 1
-    for prefix, patch, frames in (("", config.patch, config.frames), ("decoder_", *config.decoded_patch)):
-        if shape[-1] % patch:
-            yield Problem(
-                (f"{prefix}patch",), f"patches of {patch} do not tile a side of {shape[-1]}", a_divisor(shape[-1])
-            )
-        if frame_count % frames:
-            yield Problem(
-                (f"{prefix}frames",), f"patches of {frames} frames do not tile {frame_count}", a_divisor(frame_count)
-            )
+    patch, frames = config.patch, config.frames
+    if shape[-1] % patch:
+        yield Problem(("patch",), f"patches of {patch} do not tile a side of {shape[-1]}", a_divisor(shape[-1]))
+    if frame_count % frames:
+        message = f"patches of {frames} frames do not tile {frame_count}"
+        yield Problem(("frames",), message, a_divisor(frame_count))
     # Tokens are a square if they are the patches of an image.
     grid = shape[-1] // config.patch if config.queries is None and frame_count == config.frames else None
     yield from config.block.problems_of_width(config.width, grid)
@@ -446,9 +437,6 @@ def _problems(config: QueryAutoencoder, spec: Spec) -> Iterator[Problem]:
             "the bottleneck needs a square of tokens, but here they are a sequence",
             "use `{kind: codebook}`",
         )
-    if config.decoded_patch != (config.patch, config.frames) and config.queries is None:
-        name = "decoder_patch" if config.decoded_patch[0] != config.patch else "decoder_frames"
-        yield Problem((name,), "tokens are patches, so encoder and decoder must use the same patches", "leave it out")
     count = config.token_count(spec)
     for i, length in enumerate(config.lengths or ()):
         if length > count:

@@ -64,8 +64,8 @@ class TokenTransformer(Backbone):
     )
     window: tuple[Size, Size] | None = Field(
         None,
-        description="window of rows and columns of tokens that it sees at once, for larger samples (sampler "
-        "`sliding`); training crops to it; null: the whole sample",
+        description="window of rows and columns of tokens that it sees at once, for larger samples, whose "
+        "sampler slides it; training crops to it; null: the whole sample",
     )
     reading: Reading = Field(
         "raster",

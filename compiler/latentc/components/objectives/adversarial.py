@@ -90,7 +90,7 @@ class Adversarial(Objective):
         for name in ("main", DISCRIMINATOR):
             if "forward_0" in networks[name].methods:
                 message = f"network `{name}` has several widths or copies, of which it trains one"
-                raise Refusal(message, "use the objective `slimmable_adversarial`")
+                raise Refusal(message, "use an objective that trains them all")
         whole_images(networks[DISCRIMINATOR], f"objective `{self.kind}` judges")
         game = Game(self.terms, self.augment, networks, spec)
         updates = [game.of_discriminator(mb, self.discriminator_steps)]

@@ -36,7 +36,7 @@ def window_problems(spec: Spec) -> Iterator[Problem]:
     main = spec.networks.get("main")
     if isinstance(main, TokenTransformer) and main.window is not None:
         message = "the network sees only a window of the tokens, so it has no cache to continue from"
-        yield Problem((), message, "use the sampler `sliding`")
+        yield Problem((), message, "use a sampler that slides the window")
 
 
 class Autoregressive(TokenSampler, ScoringSampler):

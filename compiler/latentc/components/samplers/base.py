@@ -279,7 +279,9 @@ class ArraySampler(GuidedSampler):
             of_sample = any(given.field == "x" for given in encoded)
             if of_sample and name not in made:
                 message = f"condition `{name}` is encoded from the sample, which `{self.kind}` has yet to draw"
-                yield Problem(("kind",), message, f"use `{{kind: staged, condition: {name}, sampler: …}}`")
+                yield Problem(
+                    ("kind",), message, "use a sampler in stages, each of which draws the condition of the next"
+                )
                 return
         for name, others in self.REPLACES.items():
             for other in others:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 _UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
-_IMPLIED = ("features", "decoder_multipliers", "decoder_attention")
+_IMPLIED = ("features", "decoder_attention")
 _SHARED: Data = {
     "in_channels": 3,
     "out_channels": 3,
@@ -71,7 +71,6 @@ def _config(spec: Spec) -> tuple[Autoencoder, Data]:
     net = spec.networks["main"]
     asked(isinstance(net, Autoencoder), f"its network is `{net.kind}`, not an autoencoder")
     assert isinstance(net, Autoencoder) and spec.data.shape is not None
-    asked(net.decoder_multipliers in (None, net.multipliers), "its decoder and its encoder have different channels")
     asked(net.eps == 1e-6, f"its group norms have eps {net.eps:g}, but diffusers' have 1e-06")
     outward = net.attention if net.decoder_attention is None else net.decoder_attention
     levels = range(len(net.multipliers))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ClassTokens(Objective):
+class GenerativeDiscriminative(Objective):
     """lambda L_g + (1 - lambda) L_d (Krause et al. 2020, arXiv:2009.06367, equation 9).
 
     L_g is the cross-entropy of the tokens under their class, in nats per token, L_d that of the class by Bayes' rule

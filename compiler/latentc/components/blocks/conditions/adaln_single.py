@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
 from latentc.components.blocks.cross_attention import cross_attention
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.decoding import Given
@@ -21,9 +19,6 @@ class AdalnSingle(BlockCondition):
     """
 
     kind: Literal["adaln_single"]
-    cross_heads: int | None = Field(
-        None, gt=0, le=1_024, description="heads of the cross-attention; null: as many as the mixer's"
-    )
     OPERANDS: ClassVar[tuple[str, ...]] = ("modulation",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_single"}
 
@@ -58,8 +53,7 @@ class AdalnSingle(BlockCondition):
         h = mix(norm.apply(b, "norm1", x) * (scale + 1.0) + shift)
         x = x + dropped(b, gate * h, static)
         if given.context:
-            heads = self.cross_heads or static.get("heads", 1)
-            h = b.sub("cross_attn", cross_attention, x, *given.context, dim=dim, heads=heads)
+            h = b.sub("cross_attn", cross_attention, x, *given.context, dim=dim, heads=static.get("heads", 1))
             x = x + dropped(b, h, static)
         h = norm.apply(b, "norm2", x) * (scale2 + 1.0) + shift2
         return x + dropped(b, gate2 * parts.fed(b, h, dim, static), static)

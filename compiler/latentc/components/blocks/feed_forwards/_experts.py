@@ -28,11 +28,6 @@ class RoutedExperts(FeedForward):
     )
     activation: Activation = Field("gelu", description="feed-forward of a routed expert")
     shared_activation: Activation = Field("swiglu", description="feed-forward of the shared expert")
-    expert_std: float | None = Field(
-        None,
-        gt=0,
-        description="standard deviation of the experts' initial weights; null: as set by the network's `weights`",
-    )
 
     @abstractmethod
     def body(self, init: str) -> BlockBody:
@@ -48,11 +43,11 @@ class RoutedExperts(FeedForward):
     def routed(self, b: Builder, x: Var, gates: Var, hidden: Any, init: str, per_token: float) -> Var:
         """Sum of gates f32[B, T, E] times the experts of x f32[B, T, D]: f32[B, T, D]. `per_token`: see the op."""
         experts, dim = gates.shape[-1], x.shape[-1]
-        up, down, std = (experts, hidden, dim), (experts, dim, hidden), self.expert_std
+        up, down = (experts, hidden, dim), (experts, dim, hidden)
         if self.activation == "swiglu":
-            w1, w3, w2 = (_stack(b, name, shape, init, std) for name, shape in (("w1", up), ("w3", up), ("w2", down)))
+            w1, w3, w2 = (_stack(b, name, shape, init) for name, shape in (("w1", up), ("w3", up), ("w2", down)))
             return b.experts(x, gates, w1, w3, w2, per_token=per_token, out="y")
-        w1, w2 = (_stack(b, name, shape, init, std) for name, shape in (("w1", up), ("w2", down)))
+        w1, w2 = (_stack(b, name, shape, init) for name, shape in (("w1", up), ("w2", down)))
         b1, b2 = b.param("b1", f32(experts, hidden), "zeros"), b.param("b2", f32(experts, dim), "zeros")
         return b.gelu_experts(x, gates, w1, b1, w2, b2, per_token=per_token, out="y")
 
@@ -64,8 +59,8 @@ class RoutedExperts(FeedForward):
         return y + part.apply(b, "shared", x, init, dim=dim, hidden=hidden)
 
 
-def _stack(b: Builder, name: str, shape: tuple[Any, ...], init: str, std: float | None) -> Var:
+def _stack(b: Builder, name: str, shape: tuple[Any, ...], init: str) -> Var:
     """The weights of all experts, each initialised as a linear layer of its own."""
-    if std is not None or init == "normal":
-        return b.param(name, f32(*shape), "normal", std=0.02 if std is None else std)
+    if init == "normal":
+        return b.param(name, f32(*shape), "normal", std=0.02)
     return b.param(name, f32(*shape), "xavier_uniform", of="each")
