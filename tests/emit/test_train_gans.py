@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forked import python
@@ -32,9 +33,6 @@ SYSTEMS = {
         "objective.discriminator_steps=1",
     ],
 }
-
-
-JUDGE = Path(__file__).parents[2] / "examples" / "digits" / "metrics.py"
 
 # Adam makes full steps of gradients that are rounding errors, as those of biases before batch norms.
 SGD = ["train.optimizer={kind: sgd, lr: 0.1, orthogonal: 0.01}", "train.optimizers.discriminator={kind: sgd, lr: 0.1}"]
@@ -76,16 +74,23 @@ def test_the_discriminative_classifier_learns(tmp_path: Path) -> None:
 
 
 def test_the_conditional_wgan_gp_learns_classes(tmp_path: Path) -> None:
-    """A classifier of real digits finds the requested class in nearly half of the samples after 200 steps.
+    """Classes are images that are light, light on top, light on the left, or dark.
 
-    If the generator got other classes than its loss, or the sign wrong, it would be a tenth.
+    After 80 steps three quarters of the samples look like the requested class. If the generator got other classes than
+    its loss, it would be a quarter; with the wrong sign, none.
     """
-    spec = load_spec("digits_wgan_gp")
-    project_from_lowered(lower(spec), spec, tmp_path)
-    run(tmp_path, "train.py", "--steps", "200", "--workers", "0")
+    classes, rng = np.full((4, 1, 8, 8), -0.8), np.random.default_rng(0)
+    classes[0] = classes[1, :, :4] = classes[2, :, :, :4] = 0.8
+    y = np.arange(400) % 4
+    x = np.clip(classes[y] + 0.1 * rng.standard_normal((400, 1, 8, 8)), -1, 1)
+    np.savez(tmp_path / "train.npz", x=np.float32(x), y=y)
+    overrides = ["networks.main.width=8", "networks.discriminator.width=8", "train.optimizer.lr=0.01"]
+    overrides.append(f"data={{kind: npz, path: {tmp_path / 'train.npz'}, shape: [1, 8, 8], classes: 4}}")
+    spec, folder = load_spec("digits_wgan_gp", overrides=overrides), tmp_path / "project"
+    project_from_lowered(lower(spec), spec, folder)
+    run(folder, "train.py", "--steps", "80", "--batch_size", "16", "--workers", "0", "--sample_every", "null")
     weights = ["--weights", "runs/train/weights.safetensors"]
-    run(tmp_path, "sample.py", *weights, "--class", "0-9", "--per-class", "40", "--raw", "samples.npz")
-    judge = "import numpy as np, metrics; x = np.load('samples.npz')['samples']"
-    judge += "; print(metrics.judged(x, np.repeat(np.arange(10), 40))['accuracy'][0])"
-    (tmp_path / "metrics.py").symlink_to(JUDGE)
-    assert float(run(tmp_path, "-c", judge)) > 0.3
+    run(folder, "sample.py", *weights, "--class", "0-3", "--per-class", "40", "--raw", "samples.npz")
+    samples = np.load(folder / "samples.npz")["samples"]
+    nearest = np.square(samples[:, None] - classes).sum((2, 3, 4)).argmin(1)
+    assert (nearest == np.repeat(np.arange(4), 40)).mean() > 0.6

@@ -1,4 +1,7 @@
-"""Checkpoints with the full training state, and weights files with plain state-dict names."""
+"""Checkpoints with the full training state, and weights files with plain state-dict names.
+
+What sharded checkpoints need is imported where they are read or written, because it takes PyTorch seconds.
+"""
 
 import hashlib
 import json
@@ -12,14 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from .changes import changes
 from .parallel import Run
-from .sharded import check_shards, load_shards, save_shards, spread
 from .storage import inherited, load_tensors, misfit, remove_whole, save_tensors, with_counts, write_whole
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]
 WEIGHTS = ("networks", "averages", "others")
 
@@ -78,7 +78,11 @@ def load_weights(network: nn.Module, name: str, path: Path, fresh: Sequence[str]
 
 def network_state(network: nn.Module, run: Run) -> dict[str, Tensor]:
     """A network's whole state dict; with FSDP, on the first process only."""
-    return get_model_state_dict(network, options=WHOLE) if run.parallel == "fsdp" else network.state_dict()
+    if run.parallel != "fsdp":
+        return network.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def seed_generators(*key: int) -> None:
@@ -122,6 +126,8 @@ def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> 
     tensors = {kind: joined(content[kind]) for kind in WEIGHTS}
     tensors = {kind: held for kind, held in tensors.items() if held} | {"optimizers": moments}
     if run.parallel == "fsdp":
+        from .sharded import save_shards
+
         state["files"] = save_shards(tensors, folder, run)
     else:
         folder.mkdir()
@@ -149,6 +155,8 @@ def read_checkpoint(folder: Path, run: Run | None = None) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / 'state.json'} is damaged: {error}") from None
     if "files" in state:
+        from .sharded import check_shards
+
         check_shards(folder, state["files"], run)
     else:
         kinds = [*(kind for kind in WEIGHTS if state[kind]), "optimizers"]
@@ -161,7 +169,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The averages of a checkpoint, or its networks if it has none. ValueError if it is damaged."""
     state = read_checkpoint(folder)
     kind = "averages" if state["averages"] else "networks"
-    return load_shards(folder / kind, {}) if "files" in state else state["tensors"][kind]
+    if "files" not in state:
+        return state["tensors"][kind]
+    from .sharded import load_shards
+
+    return load_shards(folder / kind, {})
 
 
 class Checkpoints:
@@ -236,6 +248,10 @@ class Checkpoints:
             raise SystemExit(f"{path} belongs to another model, with networks {found}")
 
         def stored(kind: str, likes: dict[str, Tensor]) -> dict[str, Tensor]:
+            if "files" not in content and run.parallel != "fsdp":
+                return content["tensors"][kind]
+            from .sharded import load_shards, spread
+
             if "files" in content:
                 return load_shards(path / kind, likes)
             return {n: spread(tensor, likes.get(n)) for n, tensor in content["tensors"][kind].items()}
