@@ -50,6 +50,12 @@ def by_rank(
         ]
 
 
+def run_training(project: Path, arguments: Sequence[str], processes: int) -> None:
+    """As `latentc.api.training.run_training`, in whose place tests put it."""
+    done = python(project, "train.py", *arguments, ranks=processes)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 class Started:
     """A script that runs beside the tests, as `subprocess.Popen` of `python COMMAND` with its output piped."""
 
@@ -226,14 +232,19 @@ class _Ending:
 
 if __name__ == "__main__":
     ending = _Ending()
-    import sklearn.datasets  # noqa: F401
+    import safetensors.torch
+    import sklearn.datasets
     import torch
     import torch._decomp.decompositions_for_jvp
     import torch._dynamo
     import torch.distributed.checkpoint.state_dict
     import torch.distributed.fsdp
     import torch.utils.tensorboard
+    import yaml  # noqa: F401
 
+    digits = cache(sklearn.datasets.load_digits)  # read from a text file
+    digits(return_X_y=True)
+    sklearn.datasets.load_digits = digits
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # collections in children neither visit nor copy these objects

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from captioned import SPEC as CAPTIONED
-from forked import python
+from forked import python, run_training
 from parity_data import error
 from PIL import Image
 from random_weights import random_weights
@@ -73,6 +73,7 @@ def encoded(spec: str, sizes: list[str], images: np.ndarray) -> np.ndarray:
 
 def test_samples_have_what_the_network_makes_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("latentc.api.training.run_training", run_training)
     images = np.random.default_rng(0).uniform(-1, 1, (4, 3, 12, 12)).astype(np.float32)
     np.savez("images.npz", x=images)
     weights("rcg_adm", "encoder", Path("mocov3.safetensors"), "images", ADM)

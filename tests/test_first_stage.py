@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forked import python
+from forked import python, run_training
 from parity_data import error
 from PIL import Image
 
@@ -179,6 +179,7 @@ def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.Mon
             pixels = rng.integers(0, 255, (10, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(system.folder / "images" / label / f"{i}.png")
     monkeypatch.chdir(system.folder)
+    monkeypatch.setattr("latentc.api.training.run_training", run_training)
     overrides = [*system.overrides, f"data.first_stage.weights={system.first_stage}", "data.path=images"]
     overrides += ["train.evaluate_every=2", "train.evaluate_samples=8"]
     flags = ["--steps", "2", "--batch_size", "4", "--workers", "0", "--sample_every", "1", "--parallel", "none"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from forked import python
+from forked import python, run_training
 
 from latentc.api import training
 from latentc.cli import run
@@ -93,15 +93,9 @@ def _latentc(args: Sequence[str]) -> str | None:
         quick = ["--force"]  # a small one gains nothing
     if args[0] == "serve":
         return _served(args)
-    with patch.object(training, "run_training", _train):
+    with patch.object(training, "run_training", run_training):
         status = run([*args, *quick])
     return f"exit status {status}" if status else None
-
-
-def _train(project: Path, arguments: Sequence[str], processes: int) -> None:
-    """As `latentc train` runs train.py, without the seconds that importing PyTorch takes."""
-    done = python(project, "train.py", *arguments, ranks=processes)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def _served(args: Sequence[str], ask: Callable[[str], str | None] = lambda address: None) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from forked import python
+from forked import python, run_training
 from test_train import SHORT, TINY
 
 from latentc import api
@@ -84,6 +84,7 @@ def test_a_run_resumes_from_anywhere(own: Path, tmp_path: Path, monkeypatch: pyt
     elsewhere, project = tmp_path / "elsewhere", tmp_path / "projects/own"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr("latentc.api.training.run_training", run_training)
     flags = [*SHORT, "--workers", "0", "--evaluate_features", "null"]
     api.train(own / "own.yaml", project, [*flags, "--steps", "2"], overrides=TINY["digits_dit"])
     assert (project / "runs/train/weights.safetensors").is_file()

@@ -287,10 +287,11 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
         allow_abbrev=False,
     )
     parser.error = sys.exit  # with one line, as for all other refusals
-    rules = rules_of(config["train"])
+    rules, helps = rules_of(config["train"]), {"-h", "--help"} & {*flags}
     for path in paths(config):
         rows = [row for pattern, row in rules.items() if fnmatchcase(path, pattern)]
-        value = yaml.safe_dump(found_in(config, path), default_flow_style=True).splitlines()[0]
+        value = found_in(config, path)
+        value = yaml.safe_dump(value, default_flow_style=True).splitlines()[0] if helps else "VALUE"
         says = [f"{meaning} ({words})" if words else meaning for (words, _), meaning in rows]
         parser.add_argument(
             f"--{path.removeprefix('train.')}",
