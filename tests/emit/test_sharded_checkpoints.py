@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Started, python
 from forked_training import trained
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from test_train import environment, same
+from test_train import same
 from test_train_failures import flip
 
 from latentc.checkpoint import network_weights
@@ -26,7 +25,7 @@ from latentc.weights import materialise, open_weights
 
 pytestmark = pytest.mark.slow
 
-SIZES = ["backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2", "train.workers=0"]
+SIZES = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "train.workers=0"]
 # 24 samples per step for 1, 2, 3 and 4 processes; the output layer's bias has fewer rows than there are processes.
 FLAGS = ["--batch_size", "24", "--schedule.warmup", "2", "--checkpoint_every", "4", "--log_every", "4"]
 NEWEST, BEFORE = "checkpoints/step-00000008", "checkpoints/step-00000004"
@@ -54,7 +53,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = load_spec("digits_dit", overrides=SIZES)
     project_from_lowered(lower(spec), spec, folder)
     assert not trained([job(folder, "whole", 2, 8, resume=False)])
-    again(folder, "same")
     flip(again(folder, "flipped", True) / NEWEST / "optimizers/shard-00002-model-00001-of-00001.safetensors")
     (again(folder, "missing", True) / NEWEST / "averages/shard-00001-model-00001-of-00001.safetensors").unlink()
     flip(again(folder, "state", True) / NEWEST / "state.json")
@@ -72,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             *(
                 job(folder, name, 2, 8)
-                for name in ("same", "flipped", "missing", "state", "mixed", "more", "unfinished")
+                for name in ("flipped", "missing", "state", "mixed", "more", "unfinished")
             ),
             job(folder, "other", 1, 12),
             job(folder, "other", 3, 16),
@@ -90,7 +88,7 @@ def log(project: Path, name: str) -> str:
     return (project / f"{name}.0.log").read_text()
 
 
-@pytest.mark.parametrize("out", ["same", "flipped", "missing", "state", "mixed", "more", "unfinished"])
+@pytest.mark.parametrize("out", ["flipped", "missing", "state", "mixed", "more", "unfinished"])
 def test_as_many_processes_resume_bit_equal(project: Path, out: str) -> None:
     same(project / "whole", project / out)
     assert f"resumed from {out}/{BEFORE}\n" in log(project, f"{out}.8")
@@ -173,7 +171,8 @@ assert rows(3, 5) == rows(1)[5:]
 def test_one_process_reads_what_two_have_written(project: Path) -> None:
     """Weights, averages and moments bit by bit; `sample.py` too. The order of the data is that of any world."""
     checkpoint = project / "whole" / NEWEST
-    subprocess.run([sys.executable, "-c", READ, str(checkpoint)], cwd=project, env=environment(), check=True)
+    read = python(project, "-c", READ, str(checkpoint))
+    assert read.returncode == 0, read.stderr
     for kind, file in (("networks", "weights_raw"), ("averages", "weights")):
         found, expected = load_file(project / f"{kind}.st"), load_file(project / f"whole/{file}.safetensors")
         assert found.keys() == expected.keys()
@@ -198,6 +197,25 @@ def test_compile_reads_the_averages(project: Path) -> None:
     assert "shard-00001" in caught.value.diagnostics[0].message
 
 
+# As `torchrun`, except that it forks its workers instead of starting an interpreter for each.
+AGENT = """
+import os, runpy, sys
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
+
+def worker(*command):
+    if not (child := os.fork()):  # a process that may end itself
+        sys.argv[:] = command
+        runpy.run_path(command[0], run_name="__main__")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+config, _, command = config_from_args(parse_args(sys.argv[1:]))
+config.start_method = "fork"
+elastic_launch(config, worker)(*command[command.index("train.py"):])
+"""
+
+
 def test_two_nodes(project: Path) -> None:
     """Two torchrun agents that meet at an endpoint come to the weights of two processes of one."""
     with socket.socket() as free:
@@ -205,19 +223,9 @@ def test_two_nodes(project: Path) -> None:
         port = free.getsockname()[1]
     flags = [*FLAGS, "--parallel", "fsdp", "--steps", "8", "--out", "nodes"]
     meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
-    command = [sys.executable, "-m", "torch.distributed.run", *meeting, "--rdzv-endpoint", f"127.0.0.1:{port}"]
-    agents = [
-        subprocess.Popen(
-            [*command, "train.py", *flags],
-            cwd=project,
-            env={**environment(), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    meeting += ["--rdzv-endpoint", f"127.0.0.1:{port}", "train.py", *flags]
+    agents = [Started(project, "-c", AGENT, *meeting) for _ in range(2)]
+    said = ["".join(agent.communicate(timeout=120)) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
     same(project / "whole", project / "nodes")
 
