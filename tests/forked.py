@@ -232,7 +232,7 @@ class _Ending:
 
 if __name__ == "__main__":
     ending = _Ending()
-    import safetensors.torch
+    import safetensors.torch  # noqa: F401
     import sklearn.datasets
     import torch
     import torch._decomp.decompositions_for_jvp

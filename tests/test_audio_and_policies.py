@@ -21,7 +21,7 @@ from latentc.lower import lower
 from latentc.spec import load_spec
 
 TRAIN = ["train.batch_size=16", "train.workers=0", "train.schedule={kind: constant, warmup: 5}", "train.log_every=20"]
-TRAIN += ["train.ema=0.9", "train.optimizer.lr=3e-3", "train.sample_every=100", "train.steps=120"]
+TRAIN += ["train.ema=0.7", "train.optimizer.lr=6e-3", "train.sample_every=1000", "train.steps=40"]
 
 
 def waves(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -59,6 +59,7 @@ WAVE += ("backbone.time_width=32",)
 MEL = (*WAVE, "data.fields.mel.shape=[8, 8]", "backbone.upsampling=[8, 8]")
 SHORT = (*WAVE, "sampler.steps=10")
 POLICY = (
+    *("train.ema=0.9", "train.optimizer.lr=3e-3", "train.steps=120"),
     "data.fields.x.shape=[4, 2]",
     "data.fields.point_cloud.shape=[2, 24, 3]",
     "data.fields.agent_pos.shape=[2, 5]",
@@ -99,7 +100,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     files = {name: folder / f"{name}.npz" for name in system.given}
     for name, file in files.items():
         np.savez(file, **{name: arrays[name][0]})
-    sizes = [*system.sizes, *TRAIN, f"data.path={folder / 'train.npz'}"]
+    sizes = [*TRAIN, *system.sizes, f"data.path={folder / 'train.npz'}"]
     api.emit(system.spec, folder / "project", system.variant, sizes)
     run(folder / "project", "train.py")
     weights = folder / "project/runs/train/weights.safetensors"
@@ -189,7 +190,7 @@ def test_a_second_network_of_one_loss_has_an_optimiser_of_its_own(tmp_path: Path
     """At a rate of almost zero the encoder stays where it started while the U-Net learns."""
     np.savez(tmp_path / "train.npz", **actions(np.random.default_rng(0)))
     optimizer = "train.optimizers.encoder={kind: sgd, lr: 1e-30, momentum: 0.0}"
-    sizes = [*POLICY, *TRAIN, f"data.path={tmp_path / 'train.npz'}", optimizer, "train.ema=null"]
+    sizes = [*TRAIN, *POLICY, f"data.path={tmp_path / 'train.npz'}", optimizer, "train.ema=null"]
     api.emit("dp3", tmp_path / "project", overrides=[*sizes, "train.schedule={kind: constant, warmup: 0}"])
     for steps in ("1", "4"):
         run(tmp_path / "project", "train.py", "--steps", steps, "--sample_every", "9", "--out", f"run{steps}")
@@ -214,7 +215,7 @@ def test_it_trains_on_several_processes(made: Made, tmp_path: Path) -> None:
     found = {}
     for parallel in ("ddp", "fsdp"):
         out = tmp_path / parallel
-        flags = ["--steps", "6", "--parallel", parallel, "--sample_every", "6", "--out", str(out)]
+        flags = ["--steps", "3", "--parallel", parallel, "--sample_every", "3", "--out", str(out)]
         run(made.project, "train.py", *flags, processes=2)
         found[parallel] = load_file(out / "weights_raw.safetensors")
     ddp, fsdp = found["ddp"], found["fsdp"]

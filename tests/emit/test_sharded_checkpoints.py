@@ -68,10 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recomputed = job(folder, "recomputed", 2, 8, resume=False)
     failed = trained(
         [
-            *(
-                job(folder, name, 2, 8)
-                for name in ("flipped", "missing", "state", "mixed", "more", "unfinished")
-            ),
+            *(job(folder, name, 2, 8) for name in ("flipped", "missing", "state", "mixed", "more", "unfinished")),
             job(folder, "other", 1, 12),
             job(folder, "other", 3, 16),
             job(folder, "other", 2, 20, "ddp"),

@@ -359,9 +359,27 @@ def test_a_hangup_saves_unless_it_is_ignored(project: Path) -> None:
     assert "saved" in ignored.rest()
 
 
+# A run that is told to stop by what `latentc train` sends for every signal, without the seconds that PyTorch takes.
+STUB = """
+import signal, sys, time
+from pathlib import Path
+
+def stop(*_):
+    Path(sys.argv[-1], "checkpoints/step").mkdir(parents=True)
+    sys.exit(print("saved"))
+
+signal.signal(signal.SIGINT, stop)
+print("step 10:", flush=True)
+time.sleep(300)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])  # SIGTERM ends it as SIGHUP does
-def test_latentc_train_takes_the_run_with_it(project: Path, number: signal.Signals) -> None:
+def test_latentc_train_takes_the_run_with_it(project: Path, number: signal.Signals, tmp_path: Path) -> None:
     out = f"by{number.value}"
+    if number == signal.SIGINT:
+        project = tmp_path
+        (project / "train.py").write_text(STUB)
     process = subprocess.Popen(
         [sys.executable, "-m", "latentc", "train", str(project), *LONG, "--out", out],
         cwd=project,
