@@ -6,12 +6,14 @@ import ast
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 
 from latentc.emit.outcome import body_of
 from latentc.emit.text import commas, layout
 
 SHORTEST = 5  # statements that are worth a method
+_LISTS = (ast.List, ast.ListComp)
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,38 @@ class Method:
     normed: bool = False
 
 
-@dataclass
 class _Statement:
-    lines: list[str]
-    code: str
-    read: set[str]
-    stored: set[str]
-    certain: bool  # it stores its names whatever happens
-    plain: bool  # it makes no lists, whose type a result would not tell
+    """A statement and facts about it, which are found when they are asked for: most methods share nothing."""
+
+    def __init__(self, node: ast.stmt, lines: list[str]) -> None:
+        self.node, self.lines = node, lines
+        self.certain = isinstance(node, ast.Assign)  # it stores its names whatever happens
+
+    @cached_property
+    def code(self) -> str:
+        return ast.dump(self.node)
+
+    @cached_property
+    def parts(self) -> list[ast.AST]:
+        return list(ast.walk(self.node))
+
+    @cached_property
+    def read(self) -> set[str]:
+        over = [n for n in self.parts if isinstance(n, ast.For | ast.comprehension)]
+        own = {n.id for loop in over for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+        if over:  # what a loop is over may have the name of its variable
+            own -= {n.id for n in ast.walk(over[0].iter) if isinstance(n, ast.Name)}
+        return {n.id for n in self.parts if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)} - own
+
+    @cached_property
+    def stored(self) -> set[str]:
+        return {n.id for n in self.parts if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+    @cached_property
+    def plain(self) -> bool:
+        """It makes no lists, whose type a result would not tell."""
+        starred = any(isinstance(n, ast.Starred) and isinstance(n.ctx, ast.Store) for n in self.parts)
+        return not starred and not (isinstance(self.node, ast.Assign) and isinstance(self.node.value, _LISTS))
 
 
 class _Body:
@@ -40,9 +66,6 @@ class _Body:
     def __init__(self, method: Method) -> None:
         self.method = method
         nodes = body_of(method.lines)
-        (function,) = ast.parse(f"def f{method.signature}: pass").body
-        assert isinstance(function, ast.FunctionDef)
-        self.inputs = {a.arg: ast.unparse(a.annotation) for a in function.args.args[1:] if a.annotation}
         self.doc: list[str] = []
         self.sizes: list[_Statement] = []
         self.rest: list[_Statement] = []
@@ -51,23 +74,14 @@ class _Body:
             if i == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 self.doc = lines
                 continue
-            names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
-            over = [n for n in ast.walk(node) if isinstance(n, ast.For | ast.comprehension)]
-            own = {n.id for loop in over for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
-            if over:  # what a loop is over may have the name of its variable
-                own -= {n.id for n in ast.walk(over[0].iter) if isinstance(n, ast.Name)}
-            starred = any(isinstance(n, ast.Starred) and isinstance(n.ctx, ast.Store) for n in ast.walk(node))
-            lists = isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.ListComp)
-            statement = _Statement(
-                lines,
-                ast.dump(node),
-                {n.id for n in names if isinstance(n.ctx, ast.Load)} - own,
-                {n.id for n in names if isinstance(n.ctx, ast.Store)},
-                isinstance(node, ast.Assign),
-                not starred and not lists,
-            )
             sizes = isinstance(node, ast.Assign) and re.search(r"= \w+(\[0\])?\.shape", lines[0]) is not None
-            (self.sizes if sizes and not self.rest else self.rest).append(statement)
+            (self.sizes if sizes and not self.rest else self.rest).append(_Statement(node, lines))
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        (function,) = ast.parse(f"def f{self.method.signature}: pass").body
+        assert isinstance(function, ast.FunctionDef)
+        return {a.arg: ast.unparse(a.annotation) for a in function.args.args[1:] if a.annotation}
 
     def read_after(self, place: int) -> set[str]:
         """Names that the statements from a place on read from before it."""
@@ -99,7 +113,8 @@ def without_shared(methods: Sequence[Method], taken: Collection[str]) -> list[Me
 
 def _best(methods: Sequence[Method]) -> tuple[list[_Body], int] | None:
     """(the methods, how many statements they share) that save the most."""
-    bodies = [_Body(method) for method in methods if not method.normed]
+    able = [method for method in methods if not method.normed]
+    bodies = [_Body(method) for method in able] if len(able) > 1 else []
     best: tuple[int, list[_Body], int] | None = None
     for one, other in combinations(bodies, 2):
         length = 0

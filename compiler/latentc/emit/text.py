@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import keyword
 import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -85,11 +87,13 @@ def size_text(value: int, names: Mapping[str, int], spelled: Callable[[str], str
                 continue
             if same:
                 code = re.sub(r"[A-Za-z_]\w*", lambda m: spelled(m[0]), expr)
-                return Text(code, _level(ast.parse(expr, mode="eval").body))
+                return Text(code, _level(expr))
     return literal(int(value))
 
 
-def _level(tree: ast.expr) -> int:
+@lru_cache(maxsize=4096)
+def _level(expr: str) -> int:
+    tree = ast.parse(expr, mode="eval").body
     if isinstance(tree, ast.BinOp):
         return {ast.Add: SUM, ast.Sub: SUM, ast.Pow: POWER}.get(type(tree.op), PRODUCT)  # type: ignore[call-overload,no-any-return]
     return UNARY if isinstance(tree, ast.UnaryOp) else ATOM
@@ -112,6 +116,7 @@ def free_name(base: str, taken: Container[str], separator: str = "_") -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
 def base_name(name: str) -> str:
     """A value's name without the number that made it unique: `x_12` is `x`."""
     return identifier(re.sub(r"_\d+$", "", name) or "x")
@@ -168,21 +173,18 @@ def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[
     return [indent + head, *body, *layout(indent, tail, "", reserve)]
 
 
+_TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[()\[\]{},]""", re.DOTALL)
+
+
 def _outside_strings(code: str) -> Iterator[tuple[int, str, int]]:
-    """(index, character, bracket depth) of what is in no string literal; brackets have the depth around them."""
-    depth, quote, i = 0, "", 0
-    while i < len(code):
-        ch = code[i]
-        if quote:
-            i += ch == "\\"
-            quote = "" if ch == quote else quote
-        elif ch in "\"'":
-            quote = ch
-        else:
+    """(index, character, bracket depth) of brackets and commas in no string literal; brackets have the depth around."""
+    depth = 0
+    for found in _TOKENS.finditer(code):
+        ch = found[0]
+        if ch[0] not in "\"'":
             depth -= ch in ")]}"
-            yield i, ch, depth
+            yield found.start(), ch, depth
             depth += ch in "([{"
-        i += 1
 
 
 def _outermost(code: str) -> tuple[int, int] | None:
@@ -221,34 +223,57 @@ def commas(items: Iterable[str]) -> str:
     return ", ".join(items)
 
 
+@lru_cache(maxsize=1024)
 def code_key(source: str, named: bool = False) -> str:
-    """A text that is equal for functions or classes that are equal but for comments, docstrings and names of locals.
+    """A digest that is equal for functions or classes that are equal but for comments, docstrings and names of locals.
 
     If `named`, only the numbers after names may differ: locals `h_2` and `h_3` that play the same part.
     """
-    tree = ast.parse(source)
-    for scope in ast.walk(tree):
-        if isinstance(scope, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(scope) is not None:
-            scope.body = scope.body[1:] or [ast.Pass()]
-        if isinstance(scope, ast.FunctionDef):
-            _number_locals(scope, named)
-    return ast.dump(tree)
+    parts: list[str] = []
+    _write_key(ast.parse(source), {}, named, parts.append)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _number_locals(function: ast.FunctionDef, named: bool) -> None:
-    """Renames the locals of a function by their order, if `named` among those of one stem: `h_3` to `h 0`."""
-    nodes = list(ast.walk(function))
+def _write_key(node: Any, names: dict[str, str], named: bool, write: Callable[[str], None]) -> None:
+    """Writes a tree, with the names of `names` in place of those of locals."""
+    if isinstance(node, list):
+        write("[")
+        for part in node:
+            _write_key(part, names, named, write)
+        write("]")
+        return
+    if not isinstance(node, ast.AST):
+        write(repr(node))
+        return
+    body = None
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        names = {**names, **_numbered_locals(node, named)} if isinstance(node, ast.FunctionDef) else names
+        body = node.body[ast.get_docstring(node) is not None :] or [ast.Pass()]
+    kind = node.__class__
+    write(kind.__name__)
+    if kind is ast.Name:
+        write(names.get(node.id, node.id))
+    elif kind is ast.arg:
+        write(names[node.arg])
+        _write_key(node.annotation, names, named, write)
+    else:
+        for name in kind._fields:
+            if name != "ctx":  # which follows from the place
+                value = body if body is not None and name == "body" else getattr(node, name, None)
+                _write_key(value, names, named, write)
+
+
+def _numbered_locals(function: ast.FunctionDef, named: bool) -> dict[str, str]:
+    """Names of the locals of a function by their order, if `named` among those of one stem: `h_3` to `h 0`."""
+    nodes = [node for node in ast.walk(function) if isinstance(node, ast.Name | ast.arg)]
     own = {node.arg for node in nodes if isinstance(node, ast.arg)}
     own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     names: dict[str, str] = {}
     seen: dict[str, int] = {}
     for node in nodes:
-        name = node.arg if isinstance(node, ast.arg) else node.id if isinstance(node, ast.Name) else ""
+        name = node.arg if isinstance(node, ast.arg) else node.id
         if name in own and name not in names:
             stem = re.sub(r"_\d+$", "", name) if named else ""
             names[name] = f"{stem} {seen.setdefault(stem, 0)}"
             seen[stem] += 1
-        if isinstance(node, ast.arg):
-            node.arg = names[name]
-        elif isinstance(node, ast.Name):
-            node.id = names.get(name, name)
+    return names
