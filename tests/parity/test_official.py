@@ -19,14 +19,16 @@ from emitted import emitted
 from parity_data import LIMIT, ROUNDING, Numbers, error, excess, load
 
 import latentc_runtime
-from latentc import api
 from latentc.checkpoint import arrays, name_map, network_weights, symbols, write_weights
 from latentc.components.contract import Lowered
+from latentc.export.bundle import bundle_from_lowered
+from latentc.ir.core import networks_called
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.forward import output_names, run_method
-from latentc.measure.loss import update_called
-from latentc.spec import load_spec
+from latentc.measure.loss import run_loss, update_called
+from latentc.pipeline import optimised
+from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr, ignored_names, read_safetensors, write_safetensors
 from latentc.weights.read import materialise
 from latentc_runtime.sources import ConditionSource, RandomSource
@@ -114,9 +116,15 @@ class Official:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """The weights of the networks that the case is about, by latentc's own names."""
-        networks = [self.case.network] if isinstance(self.case, Forward) else None
-        return network_weights(self.spec, self.lowered, self.files, self.case.names, None, networks)
+        """The weights of the networks that the case is about, by latentc's own names, in memory."""
+        networks = None
+        if isinstance(self.case, Forward):
+            networks = [self.case.network]
+        elif isinstance(self.case, Loss):
+            loss = update_called(self.lowered, self.case.update).loss
+            networks = networks_called(self.lowered.module, self.lowered.module.entries[loss])
+        found = network_weights(self.spec, self.lowered, self.files, self.case.names, None, networks)
+        return {name: {path: Array(a) for path, a in arrays(own).items()} for name, own in found.items()}
 
     @cached_property
     def whole(self) -> dict[str, np.ndarray]:
@@ -244,8 +252,7 @@ def test_loss(case: Loss, backend: str) -> None:
     update = update_called(one.lowered, case.update)
     names = [value.name for value in one.lowered.module.entry(update.loss).inputs]
     given = dict(zip(names, by_name(case, one.numbers, one.spec, names), strict=True))
-    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names, "update": case.update}
-    found = api.loss(case.spec, one.files, given, backend, **sizes)  # type: ignore[arg-type]
+    found = run_loss(one.spec, one.lowered, update, one.weights, given, backend)  # type: ignore[arg-type]
 
     def run(dtype: str) -> Any:
         operands = [given[value.name] for value in one.lowered.module.entry(update.loss).inputs]
@@ -310,10 +317,12 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
             out = made.sample(*nets, *tensors(list(given.values())))
             out = (out[0] if isinstance(out, tuple) else out).numpy()
     else:
-        sizes = [*case.sizes, f"target.engine={backend}"]
+        target = spec.target.model_copy(update={"engine": backend})
+        aimed = spec.model_copy(update={"target": target})
+        weights = {name: one.weights[name] for name in lowered.sampled}
+        how: Any = {"spec_text": resolved_yaml(aimed), "max_batch": target.max_batch, "opset": target.opset}
         bundle = tmp_path / "bundle"
-        given_names: Any = {"variant": case.variant, "overrides": sizes, "names": case.names}
-        api.compile(case.spec, one.files, bundle, run=False, **given_names)
+        bundle_from_lowered(optimised(lowered, aimed), aimed, weights, bundle, form=target.form, **how)
         pipe = latentc_runtime.load(bundle, device="cpu")
         told = {
             source.condition: given[name]
