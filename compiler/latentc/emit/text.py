@@ -249,15 +249,14 @@ def _write_key(node: Any, names: dict[str, str], named: bool, write: Callable[[s
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         names = {**names, **_numbered_locals(node, named)} if isinstance(node, ast.FunctionDef) else names
         body = node.body[ast.get_docstring(node) is not None :] or [ast.Pass()]
-    kind = node.__class__
-    write(kind.__name__)
-    if kind is ast.Name:
+    write(type(node).__name__)
+    if isinstance(node, ast.Name):
         write(names.get(node.id, node.id))
-    elif kind is ast.arg:
+    elif isinstance(node, ast.arg):
         write(names[node.arg])
         _write_key(node.annotation, names, named, write)
     else:
-        for name in kind._fields:
+        for name in node._fields:
             if name != "ctx":  # which follows from the place
                 value = body if body is not None and name == "body" else getattr(node, name, None)
                 _write_key(value, names, named, write)
