@@ -144,15 +144,12 @@ def spread(process, t):
 
 def exact_network(target, times):
     """The exact network, at the times that it is told on a grid."""
-    process = target.process
-    told = process.point(times).time
+    point = target.process.point(times)
+    u, w = functional(target.predicts, point)
+    of_state = (u * point.alpha * S**2 + w * point.sigma) / (point.scale * spread(target.process, times) ** 2)
 
     def network(x, t):
-        at = times[np.argmin(np.abs(told - t))]
-        point = process.point(at)
-        state = x / point.scale / spread(process, at) ** 2
-        u, w = functional(target.predicts, point)
-        return np.asarray(u * point.alpha * S**2 * state + w * point.sigma * state)
+        return np.asarray(of_state[np.argmin(np.abs(point.time - t))] * x)
 
     return network
 
