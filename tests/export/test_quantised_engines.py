@@ -175,10 +175,16 @@ def test_openvino_multiplies_integers(tmp_path: Path) -> None:
     assert products == len(given.quantization.plan), kinds
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize(
-    ("scheme", "capabilities", "dtype"),
-    [("int8", "sm80, sm89, sm120", "int8"), ("fp8", "sm89, sm120", "fp8_e4m3"), ("int4_weights", "sm89", "half")],
+    ("name", "scheme", "capabilities", "dtype"),
+    [
+        ("digits_dit", "int8", "sm80, sm89, sm120", "int8"),
+        ("digits_dit", "fp8", "sm89, sm120", "fp8_e4m3"),
+        ("digits_dit", "int4_weights", "sm89", "half"),
+        ("digits_llamagen", "int8", "sm80", "int8"),
+        ("digits_llamagen", "fp8", "sm120", "fp8_e4m3"),
+        ("digits_llamagen", "int4_weights", "sm89", "half"),
+    ],
 )
 def test_plans_hold_quantised_kernels(
     name: str, scheme: Any, capabilities: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
