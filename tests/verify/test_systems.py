@@ -13,6 +13,7 @@ from bundles import tiny_bundle
 from tiny_systems import SYSTEMS
 
 from latentc.verify import run
+from latentc.verify.run import verify
 
 # One per kind of network that no other test verifies; an engine of its own where it differs, and where the tests of
 # official numbers do not run it.
@@ -83,7 +84,7 @@ def test_system(name: str, engine: str, tmp_path: Path, monkeypatch: pytest.Monk
         largest = 3
     sizes = (*system.sizes, f"target.engine={engine}")
     how: Any = {"variant": system.variant, "form": FORMS.get(name, "auto"), "max_batch": largest}
-    report = run.verify(tiny_bundle(system.spec, tmp_path / "bundle", sizes, **how))
+    report = verify(tiny_bundle(system.spec, tmp_path / "bundle", sizes, **how))
     assert report.ok, report.text()
     found = {c.what.partition(":")[0] for c in report.comparisons}  # of several outputs each: "sampler: pivots"
     assert "sampler" in found and report.controls
