@@ -47,6 +47,12 @@ LENIENT = ("optimize.quantize.min_speedup=0", "optimize.quantize.budget={psnr: 0
 """For tests of anything but the gate: speed and error of an engine depend on the CPU."""
 
 
+@pytest.fixture
+def few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification in two sizes of batch, for each of which OpenVINO compiles."""
+    monkeypatch.setattr("latentc.verify.run.SIZES", (1, 4))
+
+
 # ---- the choice
 
 
@@ -91,6 +97,7 @@ def test_time_that_does_not_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(s.error > 0 for s in found.sensitivity.values())
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_weights_use_seven_bits_where_products_saturate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("latentc.quantize.plan.saturates", lambda engine: True)
     compiled(small("digits_dit"), tmp_path, *LENIENT, "target.engine=openvino")
@@ -205,6 +212,7 @@ def test_the_report_has_every_layer(bundle: Path) -> None:
     assert "PSNR" in page and "excluded by the spec" in page
 
 
+@pytest.mark.usefixtures("few_batches")
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_verification_rounds_as_the_engine_does(tmp_path: Path, engine: str) -> None:
     pytest.importorskip(engine)
@@ -228,6 +236,7 @@ def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypat
     assert [(d.candidate, d.path) for d in report.divergences] == [(ENGINE, "blocks.0.mlp")], report.text()
 
 
+@pytest.mark.usefixtures("few_batches")
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_quantised_tokens(engine: str, tmp_path: Path) -> None:
     """For OpenVINO the forward pass, which is calibrated, cuts queries, keys and values apart; decoding does not."""

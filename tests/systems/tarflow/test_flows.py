@@ -358,7 +358,7 @@ def test_guidance_of_a_flow_without_conditions() -> None:
     ("engine", "options"),
     [
         ("onnxruntime", []),
-        ("openvino", []),
+        ("openvino", ["backbone.flows=2"]),
         ("onnxruntime", ["backbone.scale=none"]),
         # The one flow is handed rotary tables as they are stored.
         ("openvino", [*GUIDED["densities"], "backbone.flows=1", JACOBI]),
