@@ -42,7 +42,7 @@ def site(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def latentc(site: Path, folder: Path, *args: str) -> str:
-    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
     line = [sys.executable, "-P", "-c", MAIN, *args]
     done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

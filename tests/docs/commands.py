@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -16,6 +16,10 @@ from forked import python, run_training
 
 from latentc.api import training
 from latentc.cli import run
+
+sys.path.append(str(Path(__file__).parents[1] / "serve"))
+
+from served import served
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,30 +102,25 @@ def _latentc(args: Sequence[str]) -> str | None:
     return f"exit status {status}" if status else None
 
 
-def _served(args: Sequence[str], ask: Callable[[str], str | None] = lambda address: None) -> str | None:
-    """A server that starts on any free port, is asked something at its address, and is stopped."""
+def _served(args: Sequence[str]) -> str | None:
+    """A server that starts on any free port, says its address, and is stopped."""
     line = [sys.executable, "-m", "latentc", *args, "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         started = child.stdout.readline()
         address = re.search(r"http://[\d.:]+", started)
-        fault = ask(address[0]) if address else "it says no address"
         child.terminate()
         _, err = child.communicate(timeout=300)
-    return fault if address and child.returncode == 0 else f"{fault}\n{err[-2000:]}"
+    return None if address and child.returncode == 0 else f"no address in {started!r}\n{err[-2000:]}"
 
 
 def _asked(args: Sequence[str], folder: Path) -> str | None:
-    """curl, with the port of a server of the folder's bundles in place of the usual one."""
-    bundles = [f"{path.stem}={path}" for path in folder.glob("*.latentc")]
-
-    def ask(address: str) -> str | None:
-        line = ["curl", "--silent", "--show-error", "--fail-with-body", "--retry", "5", "--retry-all-errors", *args]
-        line = [word.replace("http://127.0.0.1:8000", address) for word in line]
+    """curl, with the address of a server of the folder's bundles in place of the usual one."""
+    line = ["curl", "--silent", "--show-error", "--fail-with-body", "--retry", "5", "--retry-all-errors", *args]
+    with served(*(f"{path.stem}={path}" for path in folder.glob("*.latentc"))) as (web, _):
+        line = [word.replace("http://127.0.0.1:8000", str(web.base_url).rstrip("/")) for word in line]
         done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300)
-        return done.stdout + done.stderr if done.returncode else None
-
-    return _served(["serve", *bundles], ask)
+    return done.stdout + done.stderr if done.returncode else None
 
 
 def _extras(args: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, field_validator
@@ -49,6 +50,12 @@ _AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[int, tuple[str, ..
 }
 _RANGES = {"image": (-1.0, 1.0), "video": (-1.0, 1.0), "audio": (-1.0, 1.0)}
 _GRIDS = {"image": 2, "video": 3}  # rank of the grid that the tokens of a medium fill
+
+
+@lru_cache(maxsize=16)
+def _nameless(names: tuple[str, ...]) -> int | None:
+    """The first class whose name is none; most specs have the same thousand names."""
+    return next((number for number, name in enumerate(names) if not is_name(name)), None)
 
 
 class Field(Closed):
@@ -202,11 +209,9 @@ class Field(Closed):
         elif len(names) != self.classes:
             message = f"{len(names)} class names, but {self.classes} classes"
             yield "class_names", message, "give one name per class, in the order of the class numbers"
-        for number, name in enumerate(names):
-            if not is_name(name):
-                what = f"the name of class {number} is empty, longer than {LONGEST} characters or not plain text"
-                yield "class_names", what, "give 1 to 256 printable characters without spaces around them"
-                return
+        if (number := _nameless(names)) is not None:
+            what = f"the name of class {number} is empty, longer than {LONGEST} characters or not plain text"
+            yield "class_names", what, "give 1 to 256 printable characters without spaces around them"
 
     def _medium_faults(self) -> Iterator[tuple[str, str, str | None]]:
         needed, optional, usual = _AXES[self.medium]

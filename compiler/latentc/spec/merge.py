@@ -226,7 +226,6 @@ def kept_guidance(root: Node, own: str, option: str, path: Path = ()) -> Iterato
         return 2 if node.span.file.startswith(f"{option} #") else int(node.span.file == own)
 
     items = root.value if isinstance(root.value, list) else []
-    children = {**root.fields, **{str(index): item for index, item in enumerate(items)}}
     scale = root.fields.get("scale")
     if "guidance" in path[-2:] and scale is not None:
         others = {key: node for key, node in root.fields.items() if key not in ("kind", "name", "scale")}
@@ -236,8 +235,8 @@ def kept_guidance(root: Node, own: str, option: str, path: Path = ()) -> Iterato
                 f"`{shown(path)}` keeps {words} of {_where(kept[0][1])}; to set `scale` alone, write "
                 f"`guidance: {REPLACE} {{scale: {scale.data()}}}` or --set '{shown(path)}={{scale: {scale.data()}}}'"
             )
-    for key, node in children.items():
-        if isinstance(node.value, dict | list):
+    for key, node in (*root.fields.items(), *((str(index), item) for index, item in enumerate(items))):
+        if isinstance(node.value, (dict, list)) and (path or key != "weights"):  # name maps have no guidance
             yield from kept_guidance(node, own, option, (*path, key))
 
 

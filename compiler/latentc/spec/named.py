@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,12 +177,19 @@ def names_from_file(path: Path, span: Span | None = None) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         code = "E0101" if isinstance(error, UnicodeDecodeError) else "E0402"
         raise DiagnosticError.of(code, f"`{path}` cannot be read: {error}", span, help="save it as UTF-8") from None
-    lines = [line.strip() for line in text.rstrip().split("\n")]
-    for number, line in enumerate(lines, 1):
+    lines, doubtful = _lines(text)
+    for number, line in doubtful.items():
         if (found := HIDDEN.search(line)) is not None:
             message = f"line {number} of `{path}` holds an invisible character: U+{ord(found.group()):04X}"
             raise DiagnosticError.of("E0111", message, span, help="leave it out")
         if not line:
             message = f"line {number} of `{path}` is empty"
             raise DiagnosticError.of("E0209", message, span, help="give one name per line, in the order of the classes")
-    return tuple(lines)
+    return lines
+
+
+@lru_cache(maxsize=16)
+def _lines(text: str) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Lines, and by number those that are empty or hold an invisible character; most specs name the same classes."""
+    lines = tuple(line.strip() for line in text.rstrip().split("\n"))
+    return lines, {number: line for number, line in enumerate(lines, 1) if not line or HIDDEN.search(line)}
