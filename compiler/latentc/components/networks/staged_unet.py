@@ -120,9 +120,9 @@ class StagedUnet(Staged):
                 message = f"pixel shuffling needs channels divisible by 4, not {width}"
                 yield Problem(("multipliers", stage), message, "use a multiple of 4 channels, or `resampling: conv`")
 
-    def path(self, *given: Any) -> Path:
+    def path(self) -> type[Path]:
         """The stages while the network is built."""
-        return Path(*given)
+        return Path
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
@@ -163,7 +163,7 @@ def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]
             if entry.form == "map":
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         pairs = [pair for pair in with_operands(entries, conditions) if pair[0].form == "vector"]
-        path = config.path(b, config, time, t, pairs, width, (size, size if square else columns), static)
+        path = config.path()(b, config, time, t, pairs, width, (size, size if square else columns), static)
         x = path.through(path.enter(x))
         return path.leave(x, out_channels)
 

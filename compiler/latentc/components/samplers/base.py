@@ -354,6 +354,17 @@ class ArraySampler(GuidedSampler):
         return self.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
 
 
+class ClippedSampler(ArraySampler):
+    """One that may bound the estimated data."""
+
+    clip: float | None = Field(
+        None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
+    )
+
+    def shared(self) -> dict[str, Any]:
+        return super().shared() | ({} if self.clip is None else {"clip": self.clip})
+
+
 def _count_of(spacing: Any) -> int | None:
     """The number of steps that a spacing fixes, as a spec writes it; None if there is none or it is invalid."""
     try:

@@ -14,7 +14,7 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Prediction, posterior_terms
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.samplers.base import ArraySampler, Final, path_interval, spaced
+from latentc.components.samplers.base import ArraySampler, ClippedSampler, Final, path_interval, spaced
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Ancestral(ArraySampler):
+class Ancestral(ClippedSampler):
     """Base of DDPM and DDIM: steps down to the data, improved DDPM's respacing, and clipping of the data estimate."""
 
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -38,9 +38,6 @@ class Ancestral(ArraySampler):
 
     respacing: str | None = Field(
         None, description="improved DDPM's notation: '10', '10,20' (a count per section) or 'ddim25'; sets steps"
-    )
-    clip: float | None = Field(
-        None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
     )
     clip_quantile: float | None = Field(
         None,
@@ -57,9 +54,6 @@ class Ancestral(ArraySampler):
         if self.clip is None or self.clip_quantile is None:
             return self.clip
         return Quantile(self.clip_quantile, self.clip, self.clip_per_channel)
-
-    def shared(self) -> dict[str, Any]:
-        return super().shared() | ({} if self.clip is None else {"clip": self.clip})
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)

@@ -6,6 +6,8 @@ integrates a polynomial through the newest estimates of the noise; its weights d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -81,8 +83,7 @@ def deis(grid: Grid, predicts: Prediction, order: int = 3, variable: Variable = 
 
     The order is at most the number of estimates so far; in log(rho) a step to sigma = 0 is of first order.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _table("deis", grid, predicts, order, deis_steps(grid.alpha, grid.sigma, order, variable))
+    return _table("deis", grid, predicts, order, partial(deis_steps, variable=variable))
 
 
 def ipndm(grid: Grid, predicts: Prediction, order: int = 4) -> Table:
@@ -90,11 +91,10 @@ def ipndm(grid: Grid, predicts: Prediction, order: int = 4) -> Table:
 
     The weights are those of an even grid, whatever the grid is. ValueError: alpha is 0 somewhere.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _table("ipndm", grid, predicts, order, ipndm_steps(grid.alpha, grid.sigma, order))
+    return _table("ipndm", grid, predicts, order, ipndm_steps)
 
 
-def _table(solver: str, grid: Grid, predicts: Prediction, order: int, steps: dict[str, Array]) -> Table:
+def _table(solver: str, grid: Grid, predicts: Prediction, order: int, solve: Callable[..., dict[str, Array]]) -> Table:
     if not np.all(grid.alpha > 0.0):
         raise ValueError("a solver in sigma / alpha needs alpha > 0: start later")
     columns = grid.evaluation(predicts, "noise")
@@ -102,7 +102,10 @@ def _table(solver: str, grid: Grid, predicts: Prediction, order: int, steps: dic
         of_data = evaluation(grid.process, grid.times[:1], predicts, "x0")
         for name in ("d_x", "d_output", "d_guide"):
             columns[name][0] = of_data[name][0]
-        steps = first_of_data(grid.alpha, grid.sigma, steps)
+    with np.errstate(divide="ignore", invalid="ignore"):  # sigma may end at 0
+        steps = solve(grid.alpha, grid.sigma, order=order)
+        if predicts not in OF_NOISE:
+            steps = first_of_data(grid.alpha, grid.sigma, steps)
     return Table(solver, LINEAR, {**columns, **steps}, history=order - 1, prior=grid.prior)
 
 

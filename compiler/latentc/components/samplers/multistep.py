@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.samplers.base import ArraySampler, Final, path_interval, spaced
+from latentc.components.samplers.base import ArraySampler, ClippedSampler, Final, path_interval, spaced
 from latentc.components.samplers.spacings.spacing import Interval
 
 
@@ -38,17 +38,11 @@ class Gridded(ArraySampler):
         return Interval(process.first, process.last, closing, self.BEYOND)
 
 
-class Multistep(Gridded):
+class Multistep(Gridded, ClippedSampler):
     """A `Gridded` sampler in log signal-to-noise."""
 
     order: Literal[1, 2, 3] = Field(2, description="order of the solver: number of estimates per step")
     lower_order_final: bool = Field(True, description="use lower order for the last steps, for stability")
-    clip: float | None = Field(
-        None, gt=0, description="bound on the data estimate, in its units (1 for pixels in -1…1); null: none"
-    )
-
-    def shared(self) -> dict[str, Any]:
-        return super().shared() | ({} if self.clip is None else {"clip": self.clip})
 
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:

@@ -47,8 +47,8 @@ class AsymmetricUnet(StagedUnet):
                 message = f"{groups} groups do not divide the {width} channels of stage {stage}"
                 yield Problem(("convolution", "groups"), message)
 
-    def path(self, *given: Any) -> Path:
-        return _Path(*given)
+    def path(self) -> type[Path]:
+        return _Path
 
 
 class _Path(Path):

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.blocks.heads import joined_heads, split_heads
+from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 GridSide = Annotated[int, Field(gt=0, le=65_536)]
+
+_NORM = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
 
 
 class DiscreteDenoiser(Backbone):
@@ -118,14 +121,6 @@ class DiscreteDenoiser(Backbone):
         return Network(name, methods, self.PROVIDES, sizes)
 
 
-def _layer_norm(b: Builder, name: str, x: Var) -> Var:
-    weight, bias = (
-        b.param(f"{name}.weight", f32(x.shape[-1]), "ones"),
-        b.param(f"{name}.bias", f32(x.shape[-1]), "zeros"),
-    )
-    return b.layer_norm(x, weight, bias, eps=1e-5, out="h")  # type: ignore[no-any-return]
-
-
 def _modulated(b: Builder, name: str, x: Var, embedded: Var) -> Var:
     """x [B, T, D] normalised, then scaled and shifted by a projection of `embedded` [B, D]."""
     dim = x.shape[2]
@@ -203,7 +198,7 @@ def _block(config: DiscreteDenoiser, entries: tuple[Entry, ...]) -> BlockBody:
             context, h = condition[0], timed("ln1_1", x)
             x = x + b.sub("cross", attention, h, context, dim=dim, context_dim=context.shape[2], heads=heads)
         if entry is None or crosses:
-            h = _layer_norm(b, "ln2", x)
+            h = _NORM.apply(b, "ln2", x)
         else:
             h = _modulated(b, "ln2", x, entry.vector(b, "ln2.emb", condition, dim, static))
         sizes = {"rows": static["rows"], "columns": static["columns"]}
@@ -274,6 +269,6 @@ def _network(config: DiscreteDenoiser, entries: tuple[Entry, ...]) -> BlockBody:
             when = b.cast(t, to="i64", out="step")
         for name in items("blocks", depth):
             x = b.sub(name, block, x, when, *condition, dim=width, **static)
-        return dense(b, "to_logits", _layer_norm(b, "norm", x), vocabulary, True, "normal", out="logits")
+        return dense(b, "to_logits", _NORM.apply(b, "norm", x), vocabulary, True, "normal", out="logits")
 
     return forward

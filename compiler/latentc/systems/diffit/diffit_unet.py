@@ -19,8 +19,8 @@ class DiffitUnet(StagedUnet):
     kind: Literal["diffit_unet"]  # type: ignore[assignment]
     EXAMPLE: ClassVar[dict[str, Any]] = {**StagedUnet.EXAMPLE, "kind": "diffit_unet"}
 
-    def path(self, *given: Any) -> Path:
-        return _Path(*given)
+    def path(self) -> type[Path]:
+        return _Path
 
 
 class _Path(Path):

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.fields import AxisName
@@ -22,6 +23,8 @@ from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+_NORM = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
 
 
 class Dp3Encoder(Backbone):
@@ -128,16 +131,11 @@ def _point_net(config: Dp3Encoder, steps: str) -> BlockBody:
             x = b.dense(f"mlp.{i}", x, width, out="x")
             last = i + 1 == len(config.widths)
             if config.layer_norm and (config.last_relu or not last):
-                x = _layer_norm(b, f"norms.{i}", x)
+                x = _NORM.apply(b, f"norms.{i}", x)
             x = b.relu(x, out="x") if config.last_relu or not last else x
         x = b.max(x, axes=(x.type.rank - 2,), keepdims=False, out="x")
         if not config.final_norm:
             return b.dense("projection", x, features)
-        return _layer_norm(b, "projection.norm", b.dense("projection.linear", x, features, out="x"))
+        return _NORM.apply(b, "projection.norm", b.dense("projection.linear", x, features, out="x"))
 
     return forward
-
-
-def _layer_norm(b: Builder, name: str, x: Var) -> Var:
-    size = f32(x.shape[-1])
-    return b.layer_norm(x, b.param(f"{name}.weight", size, "ones"), b.param(f"{name}.bias", size, "zeros"), eps=1e-5)
