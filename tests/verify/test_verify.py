@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -24,7 +25,8 @@ from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.verify import methods
 from latentc.verify import run as verification
-from latentc.verify.report import ENGINE, ORACLE, TORCH
+from latentc.verify.control import control_of
+from latentc.verify.report import ENGINE, ORACLE, TORCH, Control
 from latentc.verify.run import verify
 
 
@@ -229,3 +231,17 @@ def test_oracle_too_large(dit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.ok, "the control then changes a weight of the emitted PyTorch"
     assert {c.reference for c in report.comparisons} == {TORCH}
     assert "GB of memory" in report.text()
+
+
+def test_a_control_needs_a_weight_that_matters() -> None:
+    """A reference that no weight changes is no control."""
+    x, arrays = np.array([3.0, 4.0]), {"main.w.weight": np.ones((1, 2))}
+
+    def made(bound: float) -> Control | None:
+        def rerun(path: str, changed: np.ndarray) -> list[np.ndarray]:
+            return [np.where(np.abs(x) < bound, changed[0] * x, x)]  # unchanged beyond the bound
+
+        return control_of("spline", "main", ["w.weight"], arrays, [x], rerun, 1e-5)
+
+    assert made(bound=0.1) is None
+    assert (found := made(bound=10.0)) is not None and found.ok

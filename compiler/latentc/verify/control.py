@@ -23,10 +23,11 @@ def control_of(
     rerun: Rerun,
     tolerance: float,
     called: Called | None = None,
-) -> Control:
+) -> Control | None:
     """The engine's result against those of references with one changed weight, until one differs by more.
 
-    `read`: by own path, what of a network's weights is read.
+    `read`: by own path, what of a network's weights is read. None if no change of a weight changes the reference, as
+    with inputs beyond the bound of a spline, which it passes on.
     """
     paths = changeable(read, arrays, network)
 
@@ -48,8 +49,11 @@ def control_of(
             errors.append(error)
             if error > tolerance:
                 break
-        if error > tolerance or any(error != unchanged() for error in errors):
+        moved = error > tolerance or any(error != unchanged() for error in errors)
+        if moved:
             break
+    if not moved:
+        return None
     return Control(title, ENGINE, path, error, tolerance, error > tolerance, network)
 
 

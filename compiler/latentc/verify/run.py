@@ -205,7 +205,7 @@ class _Verification:
         compared = with_rounding(compared, rounding)
         self.comparisons += compared
         widest = max((c.tolerance for c in compared if c.rounding is not None), default=0.0)
-        self._control(called, feeds[0][2], results[ENGINE][0], widest)
+        self._control(called, [operands for *_, operands in feeds], results[ENGINE], widest)
 
     def _run_oracle(self, called: Called, feeds: Sequence[tuple[str, int, Operands]], results: Results) -> None:
         function = called.method.function
@@ -257,14 +257,17 @@ class _Verification:
     def _between(self, reference: str, candidate: str) -> Tolerance:
         return self.tolerance if TORCH in (reference, candidate) else self.exact
 
-    def _control(self, called: Called, operands: Operands, result: Sequence[Array], least: float) -> None:
-        """The engine's result against a reference with one changed weight, whose tolerance is at least `least`."""
+    def _control(self, called: Called, feeds: Sequence[Operands], results: Sequence[Operands], least: float) -> None:
+        """The engine's result against a reference with one changed weight, whose tolerance is at least `least`.
+
+        On the first of `feeds` whose result depends on a weight.
+        """
         known = any(control.network == called.network.name for control in self.controls)
         if known or not (self.oracle or self.torch):
             return
         subject, name = self.subject, called.network.name
 
-        def rerun(path: str, changed: Array) -> Sequence[Array]:
+        def rerun(path: str, changed: Array, operands: Operands) -> Sequence[Array]:
             if self.oracle:
                 return self._oracle_method(called, {path: changed})(operands)
             with subject.emitted.with_weight(name, path.removeprefix(f"{name}."), changed):
@@ -275,8 +278,13 @@ class _Verification:
             self.exact if self.oracle else self.tolerance,
         )
         tolerance = max(own.forward, least)
-        made = control_of(called.title, name, read, subject.arrays, result, rerun, tolerance, called)
-        self.controls.append(made)
+        for operands, result in zip(feeds, results, strict=True):
+            run = functools.partial(rerun, operands=operands)
+            made = control_of(called.title, name, read, subject.arrays, result, run, tolerance, called)
+            if made is not None:
+                self.controls.append(made)
+                return
+        self._skip(f"{called.title} with a changed weight", "no weight changes its results on these inputs")
 
     def _control_of_program(self, entry: ProgramEntry) -> None:
         """The same of samples, of programs that call no whole method, as those that always leave a network early."""
@@ -294,7 +302,8 @@ class _Verification:
             read = [path for path in parameters(subject.lowered.module, function) if path.startswith(f"{name}.")]
             own = [path.removeprefix(f"{name}.") for path in read]
             tolerance = self.tolerance.sampler
-            self.controls.append(control_of(_title(entry), name, own, subject.arrays, result, rerun, tolerance))
+            made = control_of(_title(entry), name, own, subject.arrays, result, rerun, tolerance)
+            self.controls += [] if made is None else [made]
 
     # ---- whole programs
 

@@ -225,8 +225,10 @@ class _Training:
         made: list[Control] = []
         for name in update.networks:
             read = [path.removeprefix(f"{name}.") for path in parameters(module, entry) if path.startswith(f"{name}.")]
-            made.append(replace(control_of(what, name, read, self.arrays, got, rerun, tolerance), candidate=TORCH))
-            if made[-1].ok:
+            if (one := control_of(what, name, read, self.arrays, got, rerun, tolerance)) is None:
+                continue
+            made.append(replace(one, candidate=TORCH))
+            if one.ok:
                 break
         self.controls += made[-1:]
 
@@ -357,7 +359,8 @@ class _Training:
             return
         candidate, got = list(results.items())[-1]
         made = control_of(title_of(network.name, name), network.name, read, own, got, rerun, tolerance)
-        self.controls.append(replace(made, candidate=candidate))
+        if made is not None:
+            self.controls.append(replace(made, candidate=candidate))
 
     def _by_torch(self, network: Network, name: str, operands: Operands) -> list[Array]:
         torch = self.torch.torch
