@@ -69,8 +69,10 @@ def _max_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[
 
 
 def softmax(x: Array, axis: int) -> Array:
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return np.asarray(e / e.sum(axis=axis, keepdims=True), dtype=x.dtype)
+    e = np.asarray(x - x.max(axis=axis, keepdims=True))
+    np.exp(e, out=e)  # in place, since new memory for large scores takes as long as the sums
+    e /= e.sum(axis=axis, keepdims=True)
+    return e
 
 
 def log_softmax(x: Array, axis: int) -> Array:
