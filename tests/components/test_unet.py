@@ -87,7 +87,7 @@ def test_what_a_classifier_pools(pool: str, tmp_path: Path) -> None:
         network = project.model.NETWORKS["main"]()
         network.load_state_dict(w)
         children = dict(network.named_modules())
-        for name in ("in_conv", "enc_0.0", "down_1", "enc_1.0", "mid_1"):
+        for name in ("in_conv", "enc.0.0", "down.0", "enc.1.0", "mid_1"):
             children[name].register_forward_hook(lambda module, given, out: seen.append(out))
         made = network(torch.from_numpy(np.float32(x)), torch.from_numpy(np.float32(t)))
 

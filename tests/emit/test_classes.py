@@ -76,7 +76,7 @@ def cycle_of_dilations(b: Any, x: Any, *, width: int, depth: int, cycle: int) ->
 def test_arguments_may_depend_on_the_place_in_a_list() -> None:
     """As many layers as there are, each with a dilation of its own, are one class and one loop."""
     file, module, fn = emitted(cycle_of_dilations, [f32(B, 2, 16)], {"width": 2, "depth": 5, "cycle": 3})
-    lists = "nn.ModuleList([Dilated(width=width, dilation=2 ** (i % cycle)) for i in range(depth)])"
+    lists = "nn.ModuleList(Dilated(width=width, dilation=2 ** (i % cycle)) for i in range(depth))"
     assert lists in file.text and "for layer in self.layers:" in file.text
     assert file.text.count("class ") == 2
     agrees(file, module, fn, np.random.default_rng(0).standard_normal((2, 2, 16)))

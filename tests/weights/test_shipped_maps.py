@@ -304,6 +304,6 @@ def test_a_network_that_a_map_does_not_cover_is_refused_by_the_names_of_its_tens
     spec = load_spec("adm", None, ["backbone.encoder=skip"])
     lowered = lower_networks(spec)
     rules, sizes = name_map(spec, "main", "official"), symbols(lowered, lowered.networks["main"])
-    with pytest.raises(DiagnosticError, match=r"aux_1\.weight") as caught:
+    with pytest.raises(DiagnosticError, match=r"aux\.0\.weight") as caught:
         check_inverse(rules, network_types(lowered, "main"), sizes)
     assert caught.value.diagnostics[0].code == "E0421"

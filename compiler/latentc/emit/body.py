@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from latentc.emit.bundles import bundled
 from latentc.emit.expressions import Context, Scope
 from latentc.emit.loops import Loops
-from latentc.emit.repeats import Repeat, operands, with_stack, without_duplicates
+from latentc.emit.repeats import Repeat, fold_levels, operands, with_stack, without_duplicates
 from latentc.emit.statements import FOREVER, alive
 from latentc.emit.text import WIDTH, Text, base_name, commas, free_name, identifier
 from latentc.ir.core import Function, Node, Value
@@ -31,11 +31,25 @@ class Body(Loops):
         self.constants = {n.outputs[0]: n for n in nodes if n.op == "constant"}
         self._find_numbers(nodes)
         items, self.pushed = with_stack(self._repeats(nodes, self.outputs))
+        items = [self._layer(item) for item in items]
+        items = fold_levels(items, self.pushed, self.outputs, self._method, self._whole)
+        items = [item.attrs["node"] if isinstance(item, Node) and item.op == "leaf" else item for item in items]
         self.star = _starred_inputs(fn, items)
         self.unpackable = _unpackable(fn, self.star[0] if self.star else len(fn.inputs))
         self.inputs = self._input_names()
         self.labels = self._label_names()
         self.lines = self._function(items)
+
+    def _whole(self, run: Repeat) -> bool:
+        return all(self.context.modules(path, range(at, at + run.count), "all") == "all" for path, at in run.lists)
+
+    def _layer(self, item: Node | Repeat) -> Node | Repeat:
+        """A node that a module of a list computes as a call of the module, which can be part of a loop."""
+        path = "" if isinstance(item, Repeat) else self.context.leaf_path(item)
+        if isinstance(item, Repeat) or not path.rpartition(".")[2].isdigit():
+            return item
+        inputs = tuple(v for v in item.inputs if v not in self.params)
+        return Node("leaf", inputs, item.outputs, {"name": path, "node": item}, item.loc)
 
     def _input_names(self) -> list[str]:
         names: list[str] = []

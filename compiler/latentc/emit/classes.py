@@ -15,6 +15,7 @@ from latentc.emit.groups import Groups, with_loops, with_origins
 from latentc.emit.leaves import (
     NORM,
     NORMS,
+    Leaf,
     find_leaves,
     initialisation,
     leaf_of,
@@ -430,6 +431,7 @@ class _ClassPrinter:
             lambda node, body: self._leaf(node, body, params),
             self._call,
             self._modules,
+            lambda node: leaf.path if (leaf := self._known_leaf(node, params)) else "",
             constant=lambda name, array, like: Text(self.members.constant(name, array)),
             dtype=self._weight_dtype(),
             training="self.training",
@@ -452,12 +454,17 @@ class _ClassPrinter:
         first: Param | None = next(floats, None)
         return f"{self.weights[first.name]}.dtype" if first else ""
 
-    def _modules(self, base: str, first: int, stop: int) -> str:
-        """Modules `first` to `stop - 1` of a list; one whose numbers do not start at 0 is a dictionary."""
-        parts = (name.rpartition(".") for name in self.members.children)
-        numbers = sorted(int(number) for of, _, number in parts if of == base and number.isdigit())
-        whole = self.access[base] if numbers == [*range(len(numbers))] else f"list({self.access[base]}.values())"
-        start, end = numbers.index(first), numbers.index(stop - 1) + 1
+    def _modules(self, base: str, indices: range, element: str | None) -> str:
+        """Modules of a list, whose variable is `element` in a loop; one whose numbers do not start at 0 is a dict."""
+        paths = [*self.members.children, *self.members.leaves]
+        parts = (name[len(base) + 1 :].split(".")[0] for name in paths if name.startswith(f"{base}."))
+        numbers = sorted({int(number) for number in parts if number.isdigit()})
+        whole = element or self.access[base]
+        if numbers != [*range(len(numbers))]:
+            whole = f"list({whole}.values())"
+        start, end = numbers.index(indices[0]), numbers.index(indices[-1]) + 1
+        if end < len(numbers) and not self.members.declared(base):
+            end -= len(numbers)
         part = f"[{start or ''}:{end if end < len(numbers) else ''}]"
         return whole + ("" if part == "[:]" else part)
 
@@ -467,26 +474,28 @@ class _ClassPrinter:
         normed = normed_leaf(node, params)
         if normed is not None and (found := self.members.leaf_at(normed)) is not None and NORM in dict(found.attrs):
             return Text(f"{self.access.get(normed) or self.members.inside(normed)}.normed()")
-        leaf = leaf_of(node, params)
-        if leaf is None or leaf.path not in self.leaves or not same_leaf(leaf, self.leaves[leaf.path]):
+        leaf = self._known_leaf(node, params)
+        if leaf is None:
             return None
         operand = node.inputs[1] if node.op == "embedding" else node.inputs[0]
         x = body.tensor(operand)
         if node.op == "group_norm" and self.owner.forward_mode:
             x = Text(f"{x.atom}.contiguous()")  # PyTorch has no forward mode for other layouts (its issue 152185)
-        return Text(f"{self.access[leaf.path]}({x.code})")
+        return Text(f"{body.element(leaf.path) or self.access[leaf.path]}({x.code})")
 
-    def _call(self, node: Node, args: list[Text], element: str) -> Text:
+    def _known_leaf(self, node: Node, params: dict[Value, Param]) -> Leaf | None:
+        """The layer of this class that computes a node."""
+        leaf = leaf_of(node, params)
+        known = leaf is not None and leaf.path in self.leaves and same_leaf(leaf, self.leaves[leaf.path])
+        return leaf if known else None
+
+    def _call(self, node: Node, args: list[Text], element: str | None) -> Text:
         name, fn = node.attrs["name"], node.attrs["fn"]
         if not name:  # another method of this very module
             origin = self.owner.module.functions[fn].origin
             assert origin is not None
             return call(f"self.{self.wanted.get(origin.method) or self._wanted(origin.method)}", args)
-        callee = self.access.get(name, "")
-        base, _, variable = element.partition(" ")
-        if variable and re.fullmatch(re.escape(base) + r"\.\d+", name):
-            callee = variable
-        return self.owner.of(fn).called(fn, callee, args)
+        return self.owner.of(fn).called(fn, element or self.access.get(name, ""), args)
 
     def _first_uses(self) -> dict[str, int]:
         """{name: index of its first use}, so that the constructor lists members in the order of `forward`."""

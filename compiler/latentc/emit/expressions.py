@@ -25,8 +25,9 @@ class Context:
 
     sizes: static arguments by name; `spelled(name)` is how one is written here.
     param: text of a weight. leaf: text of a node that a leaf module (nn.Linear, …) computes, else None.
-    call: text of a call, given its node, arguments and `Expressions._element`.
-    modules: text of a list of modules, given its path and the first and last + 1 index.
+    call: text of a call, given its node, its arguments and the variable of the module if a loop has one.
+    leaf_path: path of the leaf module that computes a node, or empty.
+    modules: text of a list of modules, given its path, the indices, and the text of the whole list if a loop has one.
     constant: text of a constant array, given its name, value and a tensor on its device.
     dtype: text of the weights' dtype. training: text of the condition that the model is in training mode.
     free: True outside of classes. reserved: names that the function may not give to values.
@@ -40,8 +41,9 @@ class Context:
     spelled: Callable[[str], str]
     param: Callable[[Value], Text]
     leaf: Callable[[Node, Expressions], Text | None]
-    call: Callable[[Node, list[Text], str], Text]
-    modules: Callable[[str, int, int], str]
+    call: Callable[[Node, list[Text], str | None], Text]
+    modules: Callable[[str, range, str | None], str]
+    leaf_path: Callable[[Node], str]
     constant: Callable[[str, np.ndarray[Any, Any], str], Text]
     dtype: str = ""
     training: str = "False"
@@ -98,7 +100,8 @@ class Expressions:
         self.loops = 0  # loops that have read rows of the plan
         self._scope = Scope({}, {})
         self._reserve = context.indent
-        self._element = ""  # "PATH VARIABLE" of the module list that the loop being printed iterates over
+        self._elements: dict[str, str] = {}  # {module list: its variable} of the loops being printed
+        self.unshown = set(context.unshown)
 
     def _method(self, function: str) -> str:
         """The method by which a function is called; its own name if it is a free function."""
@@ -218,8 +221,14 @@ class Expressions:
         text = self.context.constant(identifier(value.name), array, self.inputs[0] if self.inputs else "")
         return text if dtype in ("i64", "f32", "bool") else Text(f"{text.code}.to({TORCH_DTYPE[dtype]})")
 
+    def element(self, path: str) -> str | None:
+        """The variable of a module, or list, if a loop runs over the list that it is in."""
+        base, _, number = path.rpartition(".")
+        return self._elements.get(base) if number.isdigit() else None
+
     def expression(self, node: Node) -> Text:
         """The right-hand side of a node."""
+        node = node.attrs["node"] if node.op == "leaf" else node
         if self.context.plan is not None and (part := self.context.plan.parts.get(node.outputs[0])) is not None:
             return Text(f"{self.arg(node.inputs[0]).code}{part}")
         leaf = self.context.leaf(node, self)
@@ -228,7 +237,7 @@ class Expressions:
         if node.outputs[0] in self.numbers:
             return NUMBERS[node.op](*(self.arg(v) for v in node.inputs))
         if node.op == "call":
-            return self.context.call(node, [self._operand(v) for v in node.inputs], self._element)
+            return self.context.call(node, [self._operand(v) for v in node.inputs], self.element(node.attrs["name"]))
         if node.op in ("gradient", "jvp"):
             return self._derivative(node)
         if node.op == "each":
@@ -270,7 +279,7 @@ class Expressions:
                 name += "_"
             taken.add(name)
             args[i] = Text(name)
-        called = self.context.call(node, args, self._element)
+        called = self.context.call(node, args, self.element(node.attrs["name"]))
         body = called.code if len(fn.outputs) == 1 else f"{called.atom}[{of}]"
         function = Text(f"lambda {commas(args[i].code for i in wrt)}: {body}")
         if node.op == "gradient":
@@ -295,7 +304,7 @@ class Expressions:
             elif kind != "carried" and value.type.rank:
                 text = Text(f"torch.cat([{text.code}, {self.arg(other).code}])")
             args.append(text)
-        return self.context.call(node, args, self._element)
+        return self.context.call(node, args, self.element(node.attrs["name"]))
 
     def _combined(self, both: Text, node: Node) -> Text:
         channels = node.attrs["channels"]

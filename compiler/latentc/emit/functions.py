@@ -77,7 +77,8 @@ class Functions:
             lambda v: Text(f"weights[{literal(v.name).code}]"),
             lambda node, body: None,
             self._call,
-            lambda base, first, stop: base,
+            lambda path, indices, element: path,
+            lambda node: "",
             constant=self._table,
             free=True,
             training=f"{models[0]}.training" if models else "False",
@@ -127,7 +128,7 @@ class Functions:
     def _is_free(self, function: str) -> bool:
         return self.module.functions[function].origin is None
 
-    def _call(self, node: Node, args: list[Text], element: str) -> Text:
+    def _call(self, node: Node, args: list[Text], element: str | None) -> Text:
         fn, name = node.attrs["fn"], node.attrs["name"]
         if self._is_free(fn):
             python = self.add(fn)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from latentc.emit.expressions import Scope
-from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, without_duplicates
+from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, path_of, plain, without_duplicates
 from latentc.emit.statements import FOREVER, Statements, alive
 from latentc.emit.text import WIDTH, Text, base_name, commas, free_name, identifier, plural, singular
 from latentc.ir.core import Function, Node, Value
@@ -126,12 +126,23 @@ class Loops(Statements):
         """A run of modules as a for loop over their list."""
         scope = self._scope
         lines, env, hold, targets = self._enter(run.carried, i, run.invariants)
-        base = run.base.rpartition(".")[2]
-        element = singular(base) if singular(base) != base and base.isidentifier() else "block"
-        while element in hold or element in targets.values():
-            element += "_"
-        hold[element] = FOREVER
-        columns, heads = [], []
+        columns, heads, elements = [], [], dict[str, str]()
+        levels = [path_of(n).rpartition(".")[0] for n in run.nodes if isinstance(n, Repeat)]
+        for path, first in run.lists:
+            base = path.rpartition(".")[2]
+            element = singular(base) if singular(base) != base and base.isidentifier() else "block"
+            if len(run.lists) > 1 and element == "block":
+                element = identifier(base)
+            element = "level" if path in levels else element
+            while element in hold or element in targets.values():
+                element += "_"
+            hold[element] = FOREVER
+            elements[path] = element
+            modules = self.context.modules(path, range(first, first + run.count), self.element(path))
+            columns.append(f"reversed({modules})" if run.backwards else modules)
+            heads.append(element)
+        if levels:
+            self.unshown |= {v for node in plain(run.nodes) for v in node.outputs}
         for value, values in run.indexed:
             formal = self._formal_name(run, value)
             while formal in hold or formal in targets.values():
@@ -139,34 +150,34 @@ class Loops(Statements):
             env[value] = Text(formal)
             columns.append(self._column(values))
             heads.append(formal)
-        if run.pushed is not None:
+        if run.pushes or not self.pushed.isdisjoint(v for v, _ in run.made):
             lines += self._push([])
         if run.popped is not None:
             env[run.popped] = Text(f"{self.stack}.pop()")
         lists = self._lists(run, hold, {*targets.values(), *heads}, i)
-        modules = self.context.modules(run.base, run.first, run.first + run.count)
-        modules = f"reversed({modules})" if run.backwards else modules
-        if heads:
-            header = f"for {element}, {commas(heads)} in zip({modules}, {commas(columns)}):"
-        else:
-            header = f"for {element} in {modules}:"
+        over = f"zip({commas(columns)})" if len(columns) > 1 else columns[0]
+        header = f"for {commas(heads)} in {over}:"
         tails = [(v, column[-1]) for v, column in run.made if column[-1] in scope.last and v not in targets]
         tails = [(v, last) for v, last in tails if v not in dict(run.escapes)]
         wanted = [*(c.made for c in run.carried), *(v for v, _ in run.escapes), *(v for v, _ in tails)]
         wanted += [run.pushed] if run.pushed else []
-        outer_element, self._element = self._element, f"{run.base} {element}"
+        outer, self._elements = self._elements, {**self._elements, **elements}
         body, inner = self._block(run.nodes, env, hold, wanted, targets, depth + 1)
-        self._element = outer_element
+        self._elements = outer
         for name, members in lists.items():
             lines.append(f"{name} = []")
             texts = [inner.env[v].code for v in members]
             body.append(f"{name}.append({texts[0]})" if len(texts) == 1 else f"{name} += [{commas(texts)}]")
         if run.pushed is not None:
             body.append(f"{self.stack}.append({inner.env[run.pushed].code})")
-        body += self._leave(inner, run.carried, env)
+        moved = {env[c.given].code for c in run.carried if inner.env[c.made].code != env[c.given].code}
         for v, last in tails:
-            scope.env[last] = inner.env[v]
-            scope.hold[inner.env[v].code] = scope.last.get(last, i)
+            name = inner.env[v].code
+            if name in moved:  # the next segment is given something else by that name
+                name = free_name(name, inner.hold)
+                body.append(f"{name} = {inner.env[v].code}")
+            scope.env[last], scope.hold[name] = Text(name), scope.last.get(last, i)
+        body += self._leave(inner, run.carried, env)
         self._after(run.carried, env, i)
         return [*lines, *self._layout(header), *(f"    {line}" for line in body)]
 
@@ -182,7 +193,7 @@ class Loops(Statements):
 
     def _formal_name(self, run: Repeat, value: Value) -> str:
         """The callee's name for the argument `value`, or the value's own name."""
-        for node in run.nodes:
+        for node in plain(run.nodes):
             if node.op == "call" and value in node.inputs:
                 callee = self.context.module.functions[node.attrs["fn"]]
                 return identifier(callee.inputs[node.inputs.index(value)].name)

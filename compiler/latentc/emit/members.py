@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentc.emit.constants import LARGE, Constants
 from latentc.emit.leaves import Leaf, buffer_value, constructor
+from latentc.emit.lists import flat, nested
 from latentc.emit.names import CONTAINER, LAYER, MODULE, is_plain, public
 from latentc.emit.text import Text, call, commas, layout, literal
 from latentc.ir.core import Node, Param
@@ -162,25 +163,43 @@ class Members:
         keys = list(entry)
         numbered = sorted(keys) == sorted(str(i) for i in range(len(keys)))
         keys = [str(i) for i in range(len(keys))] if numbered else keys
-        parts = []
+        parts, fixed = [], {*self.fixed}
         for key in keys:
             way = f"{access}[{key}]" if numbered else f"{access}[{literal(key).code}]"
             if not numbered and is_plain(key):
                 way = f"{access}.{key}"
             parts.append(self._entry(entry[key], way, f"{path}.{key}"))
+        if numbered and (text := self._nested(path, [entry[key] for key in keys])):
+            self.fixed = fixed
+            return text
         if numbered and len(parts) == 1:  # which methods call without a loop
-            self.fixed |= {name for size in self._declared(path) for name in _names(size)}
+            self.fixed |= {name for size in self.declared(path) for name in _names(size)}
         if numbered and len(parts) > 1 and len(set(parts)) == 1:
-            return f"nn.ModuleList([{parts[0]} for _ in range({self._count(path, len(parts))})])"
+            return f"nn.ModuleList({parts[0]} for _ in range({self._count(path, len(parts))}))"
         if numbered and (part := self._indexed(path, len(parts))):
-            return f"nn.ModuleList([{part} for i in range({self._count(path, len(parts))})])"
+            return f"nn.ModuleList({part} for i in range({self._count(path, len(parts))}))"
         if numbered and (period := _period(parts)):
             rounds = f"{self._count(path, len(parts))} // {period}"
-            return f"nn.ModuleList([block for _ in range({rounds}) for block in ({commas(parts[:period])})])"
+            return f"nn.ModuleList(block for _ in range({rounds}) for block in ({commas(parts[:period])}))"
         if numbered:
-            self.fixed |= {name for size in self._declared(path) for name in _names(size)}
-            return f"nn.ModuleList([{commas(parts)}])"
+            self.fixed |= {name for size in self.declared(path) for name in _names(size)}
+            modules = [each if isinstance(each, str) else _calls(each) for each in map(entry.get, keys)]
+            text = flat([each for each in modules if each], self._classes()) if all(modules) else None
+            return text or f"nn.ModuleList([{commas(parts)}])"
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
+
+    def _nested(self, path: str, lists: Sequence[Any]) -> str | None:
+        """The text of a list of equally long lists, whose modules differ in arguments; None if they are others."""
+        calls = [[] if isinstance(each, str) else _calls(each) for each in lists]
+        counts = {size for i in range(len(lists)) for size in self.declared(f"{path}.{i}")}
+        if len(counts) != 1 or any(len(each) < 2 or len(each) not in counts for each in calls):
+            return None
+        (count,) = counts
+        return nested(calls, self.size(count).code, self.size(count - 1).code, self._classes())
+
+    def _classes(self) -> set[str]:
+        """The classes of the children."""
+        return {self.printed(path).name for path in self.children}
 
     def _indexed(self, path: str, count: int) -> str | None:
         """One text for all modules of a list, with arguments that depend on the index `i`; None if there is none."""
@@ -196,9 +215,9 @@ class Members:
 
     def _count(self, path: str, count: int) -> str:
         """The length of a list of modules, as the size that its calls declare."""
-        return self.size(next((size for size in self._declared(path) if size == count), count)).code
+        return self.size(next((size for size in self.declared(path) if size == count), count)).code
 
-    def _declared(self, path: str) -> list[int]:
+    def declared(self, path: str) -> list[int]:
         """The length that the calls of a list's first module declare, if they do."""
         return [n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs]
 
@@ -270,6 +289,12 @@ class Members:
                 value += ".float()" if array.dtype.kind == "f" else ""
             lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
         return lines
+
+
+def _calls(modules: Mapping[str, Any]) -> list[str]:
+    """The calls that make the modules of a list, in order; empty if it holds others."""
+    calls = [modules.get(str(i)) for i in range(len(modules))]
+    return [text for text in calls if isinstance(text, str)] if all(isinstance(text, str) for text in calls) else []
 
 
 def _arguments(printed: Printed, written: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Runs of a repeated pattern in a function's nodes: `blocks.0`, `blocks.1`, … as one loop.
 
 A run consists of equal segments, one per call of `blocks.i`. An operand of a segment is computed inside it, is the same
-in all segments (invariant), is an output of the previous segment (carried), or differs (indexed).
+in all segments (invariant), is an output of the previous segment (carried), or differs (indexed). Lists of lists, such
+as the levels of a U-Net, are runs of runs.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ class Carried:
 
 @dataclass(frozen=True)
 class Repeat:
-    """`count` segments like the template `nodes` (the second one), over the modules from `base.{first}` on.
+    """`count` segments like the template `nodes` (the second one).
 
+    lists: (path of a list of modules, index of its first module in the run); each segment calls one module of each, or
+    is a run over it.
     indexed: (value in the template, its value in each segment).
     made: (output of the template, that output of each segment); of these
     escapes: are needed from every segment, `pushed` is put on the stack by each.
@@ -42,10 +45,9 @@ class Repeat:
     backwards: the modules are called in reverse order.
     """
 
-    base: str
-    first: int
+    lists: tuple[tuple[str, int], ...]
     count: int
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node | Repeat, ...]
     carried: tuple[Carried, ...]
     indexed: tuple[tuple[Value, tuple[Value, ...]], ...]
     made: tuple[tuple[Value, tuple[Value, ...]], ...]
@@ -54,6 +56,16 @@ class Repeat:
     pushed: Value | None = None
     popped: Value | None = None
     backwards: bool = False
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """The values of the last segment."""
+        return tuple(column[-1] for _, column in self.made)
+
+    @property
+    def pushes(self) -> bool:
+        """True if a segment puts something on the stack."""
+        return self.pushed is not None or any(isinstance(item, Repeat) and item.pushes for item in self.nodes)
 
 
 def without_duplicates(nodes: Sequence[Node]) -> tuple[list[Node], dict[Value, Value]]:
@@ -85,6 +97,7 @@ def _hashable(value: Any) -> Any:
 
 # Ops whose text does not depend on sizes.
 _SIZE_FREE = frozenset(("concat", "mp_concat", "add", "mp_sum", "sub", "mul", "silu", "relu", "gelu", "tanh", "call"))
+_SIZE_FREE |= {"avg_pool", "upsample_nearest", "leaf"}
 
 
 def fold_repeats(nodes: Sequence[Node], outputs: Sequence[Value], method: Callable[[str], str]) -> list[Node | Repeat]:
@@ -118,11 +131,44 @@ def _bases(nodes: Sequence[Node]) -> list[str]:
     return list(bases)
 
 
+def fold_levels(
+    items: Sequence[Node | Repeat],
+    pushed: set[Value],
+    outputs: Sequence[Value],
+    method: Callable[[str], str],
+    whole: Callable[[Repeat], bool],
+) -> list[Node | Repeat]:
+    """The items, with the runs over the lists of a list (`enc.0`, `enc.1`, …) and what is between them as one run.
+
+    `pushed` are the values that plain nodes push on the stack. `whole(run)`: the run is over all modules of its lists.
+    """
+    result = list(items)
+    paths = [path_of(item).rpartition(".") for item in items if isinstance(item, Repeat) and whole(item)]
+    for base in dict.fromkeys(base for base, _, number in paths if base and number.isdigit()):
+        found = [int(number) for of, _, number in paths if of == base]
+        numbers = range(found[0], found[-1] + (1 if found[-1] >= found[0] else -1), 1 if found[-1] >= found[0] else -1)
+        for tried in (numbers, numbers[1:], numbers[:-1], numbers[1:-1]) if [*numbers] == found else ():
+            run = _find(result, base, tried, outputs, method)
+            if run is None:
+                continue
+            start, stop, repeat = run
+            listed = repeat.indexed or any(isinstance(n, Repeat) and n.escapes for n in (repeat, *repeat.nodes))
+            if not listed and all(len({v in pushed for v in column}) == 1 for _, column in repeat.made):
+                result[start:stop] = [repeat]
+                break
+    return result
+
+
+def path_of(item: Node | Repeat) -> str:
+    """The path of the module that an item calls, or of the list that it runs over; empty for other items."""
+    if isinstance(item, Repeat):
+        return item.lists[0][0] if len(item.lists) == 1 else ""
+    return item.attrs["name"] if item.op in ("call", "leaf") else ""
+
+
 def _number(item: Node | Repeat, base: str) -> int | None:
-    """The index in a module list of the module that an item calls."""
-    if isinstance(item, Repeat) or item.op != "call":
-        return None
-    found = re.fullmatch(re.escape(base) + r"\.(\d+)", item.attrs["name"])
+    """The index in a module list of the module that an item calls, or runs over."""
+    found = re.fullmatch(re.escape(base) + r"\.(\d+)", path_of(item))
     return int(found[1]) if found else None
 
 
@@ -171,42 +217,78 @@ def _find(
         if start < 0 or stop > len(items):
             continue
         run = items[start:stop]
-        if any(isinstance(item, Repeat) for item in run):
-            continue
         segments = [run[k * length : (k + 1) * length] for k in range(count)]
         outside = [*items[:start], *items[stop:]]
-        repeat = _repeat(base, min(numbers), segments, outside, outputs, method)  # type: ignore[arg-type]
+        repeat = _repeat(segments, numbers.step, outside, outputs, method)
         if repeat is not None:
-            return start, stop, replace(repeat, backwards=numbers.step < 0)
+            return start, stop, repeat
     return None
 
 
-def _signature(node: Node, base: str, method: Callable[[str], str], free: bool) -> Any:
-    attrs = {k: v for k, v in node.attrs.items() if k not in ("name", "args", "count")}
-    name = node.attrs.get("name", "")
-    own = re.sub(r"^" + re.escape(base) + r"\.\d+(?=\.|$)", base + ".*", name)
-    if node.op == "call" and free and own != name:
+def plain(items: Sequence[Node | Repeat]) -> list[Node]:
+    """The nodes of all items."""
+    return [n for item in items for n in (plain(item.nodes) if isinstance(item, Repeat) else [item])]
+
+
+def _signature(item: Node | Repeat, varies: bool, method: Callable[[str], str], free: bool) -> Any:
+    """What is equal in all segments; `varies`: the segments call different modules here."""
+    if isinstance(item, Repeat):
+        numbers: dict[Value, int] = {}
+        wiring = [[numbers.setdefault(v, len(numbers)) for v in (*n.inputs, *n.outputs)] for n in plain(item.nodes)]
+        carried = [(numbers.get(c.given), numbers.get(c.made)) for c in item.carried]
+        stack = [numbers.get(v) for v in (item.pushed, item.popped) if v is not None]
+        facts = bool(item.pushed), bool(item.popped), item.backwards, len(item.indexed), len(item.escapes)
+        return (
+            [_signature(n, path_of(n).startswith(f"{path_of(item)}."), method, free) for n in item.nodes],
+            wiring,
+            carried,
+            stack,
+            facts,
+        )
+    attrs = {k: v for k, v in item.attrs.items() if k not in ("name", "args", "count", "node")}
+    if item.op == "leaf":
+        attrs["layer"] = item.attrs["node"].op
+    elif varies and free:
         attrs["fn"] = method(attrs["fn"])
-    types = [v.type.rank if free else v.type for v in node.outputs]
-    return (node.op, own, repr(sorted((k, _hashable(v)) for k, v in attrs.items())), types)
+    name = "" if varies else item.attrs.get("name", "")
+    types = [v.type.rank if free else v.type for v in item.outputs]
+    return (item.op, name, repr(sorted((k, _hashable(v)) for k, v in attrs.items())), types)
+
+
+def _lists(segments: list[list[Node | Repeat]], step: int) -> dict[int, tuple[str, int]] | None:
+    """{place in a segment: (list, least index)} of the modules of lists that the segments call in turn.
+
+    None if the segments call other modules, or in another order.
+    """
+    found: dict[int, tuple[str, int]] = {}
+    for place, items in enumerate(zip(*segments, strict=True)):
+        paths = [path_of(item).rpartition(".") for item in items]
+        if len(set(paths)) == 1:
+            continue
+        numbers = [int(number) if number.isdigit() else -1 for _, _, number in paths]
+        if len({base for base, _, _ in paths}) > 1 or numbers != [numbers[0] + step * k for k in range(len(numbers))]:
+            return None
+        found[place] = paths[0][0], min(numbers)
+    return found
 
 
 def _repeat(
-    base: str,
-    first: int,
-    segments: list[list[Node]],
+    segments: list[list[Node | Repeat]],
+    step: int,
     outside: Sequence[Node | Repeat],
     outputs: Sequence[Value],
     method: Callable[[str], str],
 ) -> Repeat | None:
-    template = segments[1]
-    free = all(n.op in _SIZE_FREE for n in template)
-    signature = [_signature(n, base, method, free) for n in template]
-    if any([_signature(n, base, method, free) for n in segment] != signature for segment in segments):
+    template, lists = segments[1], _lists(segments, step)
+    if lists is None or min(lists.values(), default=("", 0))[1] < 0:
+        return None
+    free = all(n.op in _SIZE_FREE for n in plain(template))
+    signatures = [[_signature(n, j in lists, method, free) for j, n in enumerate(segment)] for segment in segments]
+    if any(signature != signatures[0] for signature in signatures):
         return None
     made = [[v for n in segment for v in n.outputs] for segment in segments]
     where = [{v: j for j, v in enumerate(values)} for values in made]
-    slots = [[v for n in segment for v in n.inputs] for segment in segments]
+    slots = [[v for n in segment for v in operands(n)] for segment in segments]
     if len({len(s) for s in slots}) != 1:
         return None
     carried: dict[int, tuple[Value, Value]] = {}  # output number: (given in the template, before the first)
@@ -231,6 +313,8 @@ def _repeat(
                 return None
             if indexed.setdefault(value, tuple(column)) != tuple(column):
                 return None
+    if not invariants.keys().isdisjoint(indexed):
+        return None
     wanted = _wanted_outside(outside, outputs)
     escapes = []
     for j, value in enumerate(made[1]):
@@ -238,8 +322,7 @@ def _repeat(
         if any(v in wanted for v in values[:-1]):
             escapes.append((value, values))
     return Repeat(
-        base,
-        first,
+        tuple(dict.fromkeys(lists.values())),
         len(segments),
         tuple(template),
         tuple(Carried(given, made[1][j], before, made[-1][j]) for j, (given, before) in carried.items()),
@@ -247,6 +330,7 @@ def _repeat(
         tuple((v, tuple(row[j] for row in made)) for j, v in enumerate(made[1])),
         tuple(invariants),
         tuple(escapes),
+        backwards=step < 0,
     )
 
 

@@ -133,7 +133,7 @@ class Statements(Expressions):
         names = [self._name(out, i, targets.get(out), word) if out in scope.last else "_" for out in node.outputs]
         first = node.outputs[0]
         shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
-        shown = shown and first not in self.context.unshown
+        shown = shown and first not in self.unshown
         comment = self.shape_comment(first) if shown else ""
         if len(names) == 1:
             return self._layout(f"{names[0]}{',' if node.op in ('split', 'unbind') else ''} = {text}", comment)

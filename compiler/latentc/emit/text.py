@@ -164,9 +164,9 @@ def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[
     whole = inside + ", ".join(parts)
     if len(parts) == 1 and inner.rstrip().endswith(","):  # a tuple of one
         body = layout(inside, f"{parts[0]},", "", reserve)
-    elif len(parts) == 1 or len(whole) <= width:
+    elif len(parts) == 1 or len(whole) <= width or len(_clauses(inner)) > 1:
         # A lone argument gets no trailing comma: in plain parentheses that would make a tuple.
-        clauses = [", ".join(parts)] if len(whole) <= width else _clauses(parts[0])
+        clauses = [", ".join(parts)] if len(whole) <= width else _clauses(inner)
         body = [line for clause in clauses for line in layout(inside, clause, "", reserve)]
     else:
         body = [line for part in parts for line in layout(inside, part + ",", "", reserve)]
@@ -202,7 +202,8 @@ def _clauses(text: str) -> list[str]:
     """The element and the `for` of a comprehension; any other text as it is."""
     element, loop, clause = text.rpartition(" for ")
     balanced = all(part.count(a) == part.count(b) for part in (element, clause) for a, b in ("()", "[]", "{}"))
-    return [element, f"for {clause}"] if loop and balanced and " in " in clause else [text]
+    one = loop and balanced and len(split_commas(element)) == 1 and len(split_commas(clause.rpartition(" in ")[2])) == 1
+    return [element, f"for {clause}"] if one and " in " in clause else [text]
 
 
 def split_commas(text: str) -> list[str]:

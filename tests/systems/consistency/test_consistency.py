@@ -278,7 +278,7 @@ def test_an_adapter_of_a_u_net_adds_to_skips_and_middle(tmp_path: Path) -> None:
         def encoded(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
             c = network.embedder(t, y)
             skips = [network.in_conv(x)]
-            for block in (network.enc_0[0], network.down_1, network.enc_1[0]):
+            for block in (network.enc[0][0], network.down[0], network.enc[1][0]):
                 skips.append(block(skips[-1], c))
             return network.mid_1(network.mid_0(skips[-1], c), c), skips
 
@@ -290,8 +290,8 @@ def test_an_adapter_of_a_u_net_adds_to_skips_and_middle(tmp_path: Path) -> None:
         )
         c, (h, skips) = main.embedder(t, y), encoded(main, x)
         h, left = h + controls[4], [skip + control for skip, control in zip(skips, controls[:4], strict=True)]
-        for block in (*main.dec_1, main.up_0, *main.dec_0):
-            h = block(h, c) if block is main.up_0 else block(torch.cat([h, left.pop()], dim=1), c)
+        for block in (*main.dec[1], main.up[0], *main.dec[0]):
+            h = block(h, c) if block is main.up[0] else block(torch.cat([h, left.pop()], dim=1), c)
         h = main.out_conv(torch.nn.functional.silu(main.out_norm(h)))
         assert torch.allclose(main(x, t, y, *controls), h, atol=1e-5)
 

@@ -170,7 +170,7 @@ def test_heads_of_feature_maps(bundle: Path) -> None:
 
 def refusals() -> Sequence[Any]:
     return [
-        (["networks.exits.after=[3, 10]"], "it has 10 blocks, .* from 1 to 9; blocks: 1 `enc_0.0`, 2 `down_1`"),
+        (["networks.exits.after=[3, 10]"], "it has 10 blocks, .* from 1 to 9; blocks: 1 `enc.0.0`, 2 `down.0`"),
     ]
 
 

@@ -215,11 +215,11 @@ class Path(ABC):
 
     def halved(self, level: int, x: Var) -> Var:
         """The step down to a level."""
-        return self.block(f"down_{level}", x, x.shape[1], way="down")
+        return self.block(f"down.{level - 1}", x, x.shape[1], way="down")
 
     def doubled(self, level: int, x: Var) -> Var:
         """The step up to a level."""
-        return self.block(f"up_{level}", x, x.shape[1], way="up")
+        return self.block(f"up.{level}", x, x.shape[1], way="up")
 
     def joined(self, x: Var, skip: Var) -> Var:
         """x with what the way down left for this block."""
@@ -238,7 +238,7 @@ class Path(ABC):
                 x = self.halved(level, x)
                 skips.append(x)
             features = config.features(self.width, level)
-            for name in items(f"enc_{level}", self.blocks):
+            for name in items(f"enc.{level}", self.blocks):
                 x = self.block(name, x, features, config.attends(level))
                 skips.append(x)
         return x, skips
@@ -255,7 +255,7 @@ class Path(ABC):
             if level < last:
                 x = self.doubled(level, x)
             features = config.features(self.width, level)
-            for i, name in enumerate(items(f"dec_{level}", self.blocks + 1)):
+            for i, name in enumerate(items(f"dec.{level}", self.blocks + 1)):
                 x = self.block(name, self.joined(x, skips.pop()), features, config.attends_up(level, i))
             x = self.left(level, x)
         return x

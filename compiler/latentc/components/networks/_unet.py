@@ -161,9 +161,9 @@ class Parts(Path):
         if self.config.resampling == "filter":
             return resampled(b, x, "down", block.resample, out="x")
         if self.config.resampling == "padded_conv":
-            return halving_conv(b, f"down_{level}", x, x.shape[1], block.weights, out="x")
+            return halving_conv(b, f"down.{level - 1}", x, x.shape[1], block.weights, out="x")
         stride = (1, 2, 2) if block.resample == "planes" else 2
-        return conv(b, f"down_{level}", x, x.shape[1], 3, block.weights, stride=stride, out="x")
+        return conv(b, f"down.{level - 1}", x, x.shape[1], 3, block.weights, stride=stride, out="x")
 
 
 @cache

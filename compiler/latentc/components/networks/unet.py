@@ -207,7 +207,7 @@ class _Denoiser(Parts):
 
     def halved(self, level: int, x: Var) -> Var:
         b, encoder, block = self.b, self.config.encoder, self.config.block
-        x, name = super().halved(level, x), f"aux_{level}"
+        x, name = super().halved(level, x), f"aux.{level - 1}"
         if encoder == "standard":
             return x
         if encoder == "residual":
@@ -232,7 +232,7 @@ class _Denoiser(Parts):
             return super().doubled(level, x)
         if resampling == "filter":
             return resampled(self.b, x, "up", block.resample, out="x")
-        return doubling_conv(self.b, f"up_{level}", x, x.shape[1], block.weights, block.resample, out="x")
+        return doubling_conv(self.b, f"up.{level}", x, x.shape[1], block.weights, block.resample, out="x")
 
     def left(self, level: int, x: Var) -> Var:
         config, last = self.config, level == len(self.config.multipliers) - 1
@@ -241,7 +241,7 @@ class _Denoiser(Parts):
                 self.out = self._read(x, level, x.shape[1], "inner")
             else:
                 block = config.block
-                out = doubling_conv(self.b, f"out_up_{level}", self.out, x.shape[1], block.weights, block.resample)
+                out = doubling_conv(self.b, f"out_up.{level}", self.out, x.shape[1], block.weights, block.resample)
                 x = self.out = config.block.joined(self.b, out, x)
             if level == 0:
                 self.out = self._read(x, 0, self.out_channels)

@@ -83,7 +83,7 @@ class _Parts(Path):
         return mp_conv(self.b, "in_conv", self.x, self.config.features(self.width, 0), 3, out="x")
 
     def block(self, name: str, x: Var, features: Any, attends: bool = False, way: Way = "same") -> Var:
-        down = name.startswith(("enc_", "down_"))
+        down = name.startswith(("enc.", "down."))
         return self.config.block.apply(self.b, name, x, self.c, features, attends, way, normalizes=down)
 
     def joined(self, x: Var, skip: Var) -> Var:

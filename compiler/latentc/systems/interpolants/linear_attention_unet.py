@@ -157,25 +157,25 @@ def _network(config: LinearAttentionUnet, time: TimeFeatures, entries: tuple[Ent
         x = first = conv(b, "in_conv", x, width, 7, weights, out="first")
         skips: list[Var] = []
         for level in range(last + 1):
-            for name, mixer in zip(items(f"enc_{level}", config.blocks), attending[level], strict=True):
+            for name, mixer in zip(items(f"enc.{level}", config.blocks), attending[level], strict=True):
                 x = block(name, x, config.before(width, level), mixer)
                 skips.append(x)
             features = config.features(width, level)
             if level < last:
-                x = conv(b, f"down_{level}", x, features, 4, weights, stride=2, out="x")
+                x = conv(b, f"down.{level}", x, features, 4, weights, stride=2, out="x")
             else:
-                x = conv(b, f"down_{level}", x, features, 3, weights, out="x")
+                x = conv(b, f"down.{level}", x, features, 3, weights, out="x")
         x = block("mid_0", x, x.shape[1], _mixer(config, last + 1))
         x = block("mid_1", x, x.shape[1])
         for level in range(last, -1, -1):
-            for name, mixer in zip(items(f"dec_{level}", config.blocks), attending[level], strict=True):
+            for name, mixer in zip(items(f"dec.{level}", config.blocks), attending[level], strict=True):
                 x = b.concat(x, skips.pop(), axis=1, out="x")
                 x = block(name, x, config.features(width, level), mixer)
             before = config.before(width, level)
             if level:
-                x = doubling_conv(b, f"up_{level}", x, before, weights, out="x")
+                x = doubling_conv(b, f"up.{level}", x, before, weights, out="x")
             else:
-                x = conv(b, f"up_{level}", x, before, 3, weights, out="x")
+                x = conv(b, f"up.{level}", x, before, 3, weights, out="x")
         x = block("out_block", b.concat(x, first, axis=1, out="x"), width)
         return conv(b, "out_conv", x, out_channels, 1, weights, out="out")
 

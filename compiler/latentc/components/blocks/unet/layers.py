@@ -6,12 +6,13 @@ Symbols: B batch, C channels; `space` stands for the spatial axes.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator
 
-from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 Weights = Literal["xavier", "torch"]
 """How layers start. `xavier`: Glorot uniform, last layers of a branch scaled by 1e-5 and projections to queries, keys
@@ -135,12 +136,23 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
 
 def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weights: Weights, out: str = "h") -> Var:
     """A 3-wide convolution of x, then halving by the filter, without padding between them."""
-    weight, bias = _kernel(b, name, x, features, 3, weights, "inner")
-    if by in ("box", "planes"):
-        return resampled(b, b.conv(x, weight, bias, padding=1), "down", by, out=out)
-    taps = taps_of(by)
-    h = b.conv(x, weight, bias, padding=(len(taps) + 1) // 2)
-    return b.conv(h, separable(b, h, taps, 1.0), stride=2, groups=features, out=out)
+    body = _strided(by, weights, x.type.rank - 2)
+    return b.sub(name, body, x, channels=x.shape[1], features=features, out=out)  # type: ignore[no-any-return]
+
+
+@cache
+def _strided(by: Filter, weights: Weights, axes: int) -> BlockBody:
+    @module_class("StridedConv", x=SHAPES[axes])
+    def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
+        """A convolution of x [B, channels, ...], then halving of the resolution by a filter."""
+        weight, bias = _kernel(b, "conv", x, features, 3, weights, "inner")
+        if by in ("box", "planes"):
+            return resampled(b, b.conv(x, weight, bias, padding=1), "down", by)
+        taps = taps_of(by)
+        h = b.conv(x, weight, bias, padding=(len(taps) + 1) // 2)
+        return b.conv(h, separable(b, h, taps, 1.0), stride=2, groups=features)
+
+    return forward
 
 
 def halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
