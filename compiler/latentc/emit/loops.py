@@ -131,7 +131,7 @@ class Loops(Statements):
         for path, first in run.lists:
             base = path.rpartition(".")[2]
             element = singular(base) if singular(base) != base and base.isidentifier() else "block"
-            if len(run.lists) > 1 and element == "block":
+            if len(run.lists) > 1 and singular(base) == base:
                 element = identifier(base)
             element = "level" if path in levels else element
             while element in hold or element in targets.values():

@@ -177,7 +177,8 @@ class Members:
         if numbered and len(parts) > 1 and len(set(parts)) == 1:
             return f"nn.ModuleList({parts[0]} for _ in range({self._count(path, len(parts))}))"
         if numbered and (part := self._indexed(path, len(parts))):
-            return f"nn.ModuleList({part} for i in range({self._count(path, len(parts))}))"
+            index = "i" if re.search(r"\bi\b", part) else "_"
+            return f"nn.ModuleList({part} for {index} in range({self._count(path, len(parts))}))"
         if numbered and (period := _period(parts)):
             rounds = f"{self._count(path, len(parts))} // {period}"
             return f"nn.ModuleList(block for _ in range({rounds}) for block in ({commas(parts[:period])}))"
