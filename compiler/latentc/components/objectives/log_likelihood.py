@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, Operands, call, per_sample_mean
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method
 from latentc.components.kit.flows import prior_variances
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
@@ -41,7 +41,7 @@ class LogLikelihood(Objective):
 
     def passed(self, b: Builder, network: Network, cond: Operands, x: Var) -> tuple[Var, ...]:
         """The latent of x, the log-determinant f32[B], and terms f32[B] that are added to the loss."""
-        return call(b, network, "forward", cond, state=x, out="z log_det")  # type: ignore[no-any-return]
+        return call(b, network, training_method(network), cond, state=x, out="z log_det")  # type: ignore[no-any-return]
 
     def further(
         self, b: Builder, mb: ModuleBuilder, networks: Mapping[str, Network], cond: Operands, x: Var
