@@ -205,7 +205,8 @@ def weights_of(pipeline: Pipeline, lowered: Lowered, final: Lowered) -> tuple[di
     held = recovered(exported, _initialisers(pipeline), read_safetensors(folded) if folded.is_file() else None)
     for name, param in params.items():
         if name not in held and name not in own and not computed(param):
-            held[name] = InMemory(np.zeros([int(n) for n in param.type.shape], NUMPY[param.type.dtype]))  # type: ignore[arg-type]
+            shape = [d for d in param.type.shape if isinstance(d, int)]
+            held[name] = InMemory(np.zeros(shape, NUMPY[param.type.dtype]))
     missing = [name for name, param in params.items() if name not in held and not computed(param)]
     if missing:
         raise DiagnosticError(
