@@ -349,7 +349,7 @@ def test_metrics_that_cannot_be_found(tmp_path: Path) -> None:
         UserJudge(str(tmp_path / "metric.py:jugde"))
 
 
-def test_figures_of_evaluate_are_a_budget(tmp_path: Path) -> None:
+def test_figures_of_evaluate_are_a_budget(tmp_path: Path, plots: None) -> None:
     """By default the Fréchet distance to the held-out digits; those that are named, or that a budget names, as well."""
     spec, weights = made(tmp_path)
     judged = {"metric": "accuracy", "budget": ["fd=50x", "accuracy=0"]}
