@@ -43,11 +43,14 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = set(items)
+    if not config.getoption("--exhaustive"):
+        chosen = {item for item in items if item.get_closest_marker("exhaustive") is None}
     if config.getoption("--fast"):
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
-        chosen = {item for item in first.values() if item.get_closest_marker("slow") is None}
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = [item for item in items if item in chosen]
+        chosen &= {item for item in first.values() if item.get_closest_marker("slow") is None}
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
 
 
 @pytest.hookimpl(tryfirst=True)

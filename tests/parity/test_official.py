@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -97,6 +97,22 @@ def of(kind: type[Case]) -> Any:
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.numbers, scope="module")
 
 
+def on_backends(cases: Iterable[tuple[Any, Sequence[str]]]) -> Any:
+    """(case, backend) of each case: all on the oracle and PyTorch, and on the engines in turn.
+
+    All run on all engines with `--exhaustive`, and `make verified` runs every system on both.
+    """
+    pairs = []
+    for number, (case, backends) in enumerate(cases):
+        engines = [name for name in backends if name not in ("oracle", "torch")]
+        for backend in backends:
+            left_out = backend in engines and engines.index(backend) != number % len(engines)
+            pairs.append(pytest.param(case, backend, marks=[pytest.mark.exhaustive] if left_out else []))
+    return pytest.mark.parametrize(
+        ("case", "backend"), pairs, ids=lambda value: getattr(value, "numbers", value), scope="module"
+    )
+
+
 @lru_cache(maxsize=8)
 def lowered_of(name: str, variant: str | None, sizes: tuple[str, ...]) -> tuple[Any, Lowered]:
     """A spec and what it is lowered to, once for all backends."""
@@ -182,8 +198,7 @@ def built(project: Any, weights: dict[str, Any], name: str) -> torch.nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
-@of(Forward)
+@on_backends((case, ("oracle", "torch", "onnx", "openvino")) for case in CASES if isinstance(case, Forward))
 def test_forward(case: Forward, backend: str) -> None:
     one = official(case)
     names = [port.name for port in one.lowered.networks[case.network].methods[case.method].inputs]
@@ -294,10 +309,7 @@ def test_gradients(case: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert case.numbers not in ROUNDING or excess(gradient, wanted, case.numbers) <= LIMIT, output
 
 
-SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for backend in case.backends]
-
-
-@pytest.mark.parametrize(("case", "backend"), SAMPLED, ids=lambda value: getattr(value, "numbers", value))
+@on_backends((case, case.backends) for case in CASES if isinstance(case, Sampler))
 def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     one = official(case)
     numbers, spec, lowered = one.numbers, one.spec, one.lowered

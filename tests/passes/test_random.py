@@ -74,7 +74,14 @@ def prepared(random: Random, guidance: bool = True) -> tuple[Module, Module]:
     return module, expand_guidance(to_inference(module), mode)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("start", range(0, 200, 100))
+def starts(usual: int, all: int) -> Any:
+    """Parametrizes by the first of a hundred seeds; those from `usual` on run with --exhaustive."""
+    return pytest.mark.parametrize(
+        "start", [pytest.param(n, marks=[pytest.mark.exhaustive] if n >= usual else []) for n in range(0, all, 100)]
+    )
+
+
+@starts(100, 400)
 def test_text_and_what_comes_first(start: int) -> None:
     for seed in range(start, start + 100):
         module, expanded = prepared(Random(seed))
@@ -85,7 +92,7 @@ def test_text_and_what_comes_first(start: int) -> None:
             assert_same(module, after, stage)
 
 
-@pytest.mark.parametrize("start", range(0, 400, 100))
+@starts(200, 1000)
 def test_passes_in_any_order(start: int) -> None:
     for seed in range(start, start + 100):
         random = Random(seed)
