@@ -295,15 +295,16 @@ def posterior_mean(
 
 
 class AuxiliaryLoss(torch.autograd.Function):
-    """The identity on x that also minimises a scalar loss: the gradient of the loss is always 1."""
+    """The identity on x. In training it also minimises a scalar loss, whose gradient is then 1."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, loss: Tensor, training: bool) -> Tensor:
+        ctx.training = training
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, gradient.new_ones(())
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        return gradient, gradient.new_ones(()) if ctx.training else None, None
 
 
 def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12) -> Tensor:

@@ -53,6 +53,14 @@ def test_gradients_are_those_of_the_loss_and_the_balance() -> None:
     )
 
 
+def test_a_guide_adds_no_balance_to_gradients() -> None:
+    """A network that guides a sampler is not in training: the gradient by its input is that of the result alone."""
+    moe = mixture(dim=8, hidden=16, experts=4, per_token=2, shared=12).eval()
+    x = torch.randn(3, 7, 8, dtype=torch.float64, requires_grad=True)
+    found, want = (torch.autograd.grad(y.square().sum(), x)[0] for y in (moe(x), dense(moe, x)[0]))
+    assert torch.allclose(found, want, rtol=1e-9, atol=1e-12)
+
+
 def test_an_expert_that_nobody_wants_is_no_trouble() -> None:
     moe = mixture(dim=8, hidden=16, experts=4, per_token=2, shared=12)
     with torch.no_grad():

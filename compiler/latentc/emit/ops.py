@@ -338,7 +338,9 @@ TORCH: dict[str, Row] = {
     "drop_path": _helper("drop_path", training="last"),
     "training_noise": _training_noise,
     "posterior_mean": _helper("posterior_mean", "extra"),
-    "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
+    "auxiliary_loss": lambda p, n: call(
+        f"{p.helper('AuxiliaryLoss')}.apply", [*(p.arg(v) for v in n.inputs), Text(p.training)]
+    ),
     "experts": _helper("routed_experts"),
     "selective_scan": _helper("selective_scan"),
     "depthwise_each": _helper("depthwise_each"),

@@ -147,7 +147,7 @@ def _noted(model: ModuleType, losses: list[Any] | None) -> Iterator[None]:
         yield
         return
 
-    def apply(x: Any, loss: Any) -> Any:
+    def apply(x: Any, loss: Any, training: bool) -> Any:
         losses.append(loss)
         return x
 
