@@ -22,6 +22,12 @@ FURTHER = "conditioning.representation.prior.objective.further=[{kind: multi_sca
 VIDEO = "data={kind: npz, path: a.npz, fields: {x: {shape: [4, 3, 256, 256], medium: video}}}"
 
 REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
+    "figures of samples that are bounds": (
+        "neural_csa",
+        None,
+        ["train.evaluate_every=2"],
+        "`causal_bounds` draws no samples of the data",
+    ),
     "a timed norm before the feed-forward": (
         *("pixelflow", None, ["backbone.block.condition.feed_forward_norm={kind: timed_rms_norm}"]),
         "`backbone.block.condition.feed_forward_norm` cannot be a `timed_rms_norm`",

@@ -88,6 +88,7 @@ def _lowered(spec: Spec, steps: Sequence[int], to_emit: bool) -> Lowered:
         module = expand_guidance(module, "sequential")
     _check_patterns(module, networks, spec)
     _check_training(module, networks, updates, spec)
+    _check_evaluation(programs, spec)
     conditions = {r.name: r for name, part in _asked(spec).items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
@@ -227,6 +228,14 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
             message = f"`layer_decay` counts the weights `blocks.I.…` of {who}, which has none"
             mend = "leave it out, or use a transformer"
             raise DiagnosticError.of("E0305", message, spec.span(*where, "layer_decay"), help=mend)
+
+
+def _check_evaluation(programs: Sequence[Program], spec: Spec) -> None:
+    """DiagnosticError E0305 if training is to compare samples with the data, but the sampler draws other numbers."""
+    if spec.train.evaluate_every and programs and programs[0].outputs and programs[0].outputs[0].field is None:
+        message = f"`{programs[0].solver}` draws no samples of the data, so there is nothing to compare with them"
+        place = spec.span("train", "evaluate_every")
+        raise DiagnosticError.of("E0305", message, place, help="leave `evaluate_every` out")
 
 
 def _check_training(module: Module, networks: dict[str, Network], updates: Sequence[Update], spec: Spec) -> None:
