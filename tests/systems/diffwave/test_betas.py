@@ -71,6 +71,7 @@ def test_ancestral_steps_on_it_are_the_published_ones() -> None:
         (["sampler.spacing.values=[0.0001, 0.9]"], "the betas lead to noise level 3"),
         (["sampler.steps=7"], "`spacing` has 6 steps, but `steps` is 7"),
         (["conditioning.time.levels=40"], "the table has 40 rows, but the process has 50 timesteps"),
+        (["objective.process.time_offset=2"], "the table has 50 rows, but the process has 52 timesteps"),
         (["data.fields.mel.shape=[80, 60]"], "condition `mel` has shape [80, 60], but a waveform of 15872 samples"),
         (["objective.variance=learned_range"], "cannot predict a variance"),
         (["data.fields.x.shape=[15872]"], "a diffwave takes waveforms [channels, time]"),

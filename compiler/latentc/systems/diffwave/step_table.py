@@ -32,8 +32,9 @@ class StepTable(TimeEmbedding):
         if not isinstance(spec.objective, Objective):
             return
         target = spec.objective.parameterization()
-        ends = sorted((target.process.first, target.process.last)) if target else [-1.0]
-        if target is None or not target.process.WHOLE or ends[0] < 0:
+        process = target.process if target else None
+        ends = [-1.0] if process is None else sorted(map(float, process.point([process.first, process.last]).time))
+        if process is None or not process.WHOLE or ends[0] < 0:
             message = "a table of timesteps needs a process with integer timesteps"
             yield Problem(("kind",), message, "use `{kind: timestep}`")
         elif ends[1] != self.levels - 1:
