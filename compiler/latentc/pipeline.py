@@ -141,7 +141,7 @@ def optimised(
     module = prune(_for_inference(lowered, quantized=spec.optimize.quantize is not None))
     facts = dict(lowered.facts)
     for i, current in enumerate(passes):
-        if current.name == "hoist":  # the engine should end up with as many attentions as there are now
+        if current.name == "quantize":  # the engine should end up with as many attentions as hoisting has left
             facts |= {
                 f"attentions of {p.entry}": count(module, module.entries[p.entry], "attention")
                 for p in lowered.programs

@@ -48,6 +48,16 @@ def test_counts_of_a_denoiser(form, tmp_path):
     assert fused(manifest).startswith(f"{2 * times} attentions fused into one operator each, {5 * times} norms and ")
 
 
+def test_what_hoisting_shares_counts_once(tmp_path):
+    """Latents that begin each evaluation anew attend to themselves alike in all of them."""
+    rin = (
+        "backbone={kind: rin, data_width: 16, width: 16, latents: 6, blocks: 1, layers: 1, patch: 2, heads: 2, "
+        "compute_heads: 2, latent_ratio: 4, data_ratio: 4, attend: true, registers: 2, sequence_layers: 1}"
+    )
+    fusion = compiled(tmp_path / "b", "digits_edm", rin, "sampler={kind: heun, steps: 3}").fusion
+    assert fusion.attentions == fusion.operators == 14  # of 5 evaluations, 3 in each
+
+
 def test_counts_of_other_engines(tmp_path):
     manifest = compiled(tmp_path / "b", *DIT, "target.engine=openvino")
     assert (manifest.fusion.attentions, manifest.fusion.operators) == (2, 0)
