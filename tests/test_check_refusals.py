@@ -22,6 +22,10 @@ FURTHER = "conditioning.representation.prior.objective.further=[{kind: multi_sca
 VIDEO = "data={kind: npz, path: a.npz, fields: {x: {shape: [4, 3, 256, 256], medium: video}}}"
 
 REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
+    "fewer keys than queries where they are reused": (
+        *("recap", None, ["backbone.block.mixer.kv_heads=1"]),
+        "reuses keys and values takes as many of them as queries",
+    ),
     "figures of samples that are bounds": (
         "neural_csa",
         None,

@@ -95,6 +95,9 @@ class MaskedAutoencoder(MaskedTrunk):
         if any(entry.form != "vector" for entry in self.entries(spec)):
             message = "the sampler reuses keys and values, but cannot do so with conditions that are sequences"
             yield Problem((), message, "use a sampler without `reuse`")
+        if "kv_heads" in self.block.static(self.width):
+            message = "a sampler that reuses keys and values takes as many of them as queries"
+            yield Problem(("block", "mixer", "kv_heads"), message, "leave `kv_heads` out")
         condition = self.block.parts()[3]
         if self.block.parted:
             message = "the sampler reuses keys and values, but cannot do so if leading tokens have their own attributes"
