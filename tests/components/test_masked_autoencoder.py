@@ -121,10 +121,10 @@ def test_a_buffer_without_a_vector_is_refused() -> None:
         "data.fields.caption={shape: [3, 4], medium: array}",
         "data.fields.caption_mask={shape: [3], dtype: bool}",
     )
-    told = "conditioning={time: {kind: timestep}, caption: {kind: features, dropout: 0.1}}"
+    conditions = "conditioning={time: {kind: timestep}, caption: {kind: features, dropout: 0.1}}"
     data = "data={kind: npz, path: train.npz, shape: [1, 8, 8]}"
     with pytest.raises(DiagnosticError, match="the sum of vector conditions"):
-        load_spec("digits_mar", overrides=[*SMALL, data, *features, told])
+        load_spec("digits_mar", overrides=[*SMALL, data, *features, conditions])
 
 
 def test_errors_of_hidden_dense_tokens_alone_count() -> None:

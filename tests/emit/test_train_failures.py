@@ -359,7 +359,7 @@ def test_a_hangup_saves_unless_it_is_ignored(project: Path) -> None:
     assert "saved" in ignored.rest()
 
 
-# A run that is told to stop by what `latentc train` sends for every signal, without the seconds that PyTorch takes.
+# Stops on SIGINT, which `latentc train` sends for every signal, and starts without the seconds that PyTorch takes.
 STUB = """
 import signal, sys, time
 from pathlib import Path

@@ -231,7 +231,7 @@ def plain(items: Sequence[Node | Repeat]) -> list[Node]:
 
 
 def _signature(item: Node | Repeat, varies: bool, method: Callable[[str], str], free: bool) -> Any:
-    """What is equal in all segments; `varies`: the segments call different modules here."""
+    """A key that is the same in all segments; `varies`: the segments call different modules here."""
     if isinstance(item, Repeat):
         numbers: dict[Value, int] = {}
         wiring = [[numbers.setdefault(v, len(numbers)) for v in (*n.inputs, *n.outputs)] for n in plain(item.nodes)]

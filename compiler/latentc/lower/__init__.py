@@ -232,10 +232,10 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
 
 def _check_evaluation(programs: Sequence[Program], spec: Spec) -> None:
     """DiagnosticError E0305 if training is to compare samples with the data, but the sampler draws other numbers."""
-    if spec.train.evaluate_every and programs and programs[0].outputs and programs[0].outputs[0].field is None:
+    asked = [name for name in ("evaluate_every", "evaluate_features") if getattr(spec.train, name) is not None]
+    if asked and programs and programs[0].outputs and programs[0].outputs[0].field is None:
         message = f"`{programs[0].solver}` draws no samples of the data, so there is nothing to compare with them"
-        place = spec.span("train", "evaluate_every")
-        raise DiagnosticError.of("E0305", message, place, help="leave `evaluate_every` out")
+        raise DiagnosticError.of("E0305", message, spec.span("train", asked[0]), help=f"leave `{asked[0]}` out")
 
 
 def _check_training(module: Module, networks: dict[str, Network], updates: Sequence[Update], spec: Spec) -> None:
