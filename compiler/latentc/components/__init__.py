@@ -25,7 +25,7 @@ import importlib
 import importlib.util
 import pkgutil
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -41,6 +41,11 @@ from latentc.diagnostics import DiagnosticError, did_you_mean
 
 
 @cache
+def kinds_with(folder: str, fits: Callable[[type[Component]], bool]) -> str:
+    """The kinds of a folder whose class fits, as help texts name them: "`a` or `b`"."""
+    return " or ".join(f"`{kind}`" for kind, cls in load(folder).items() if fits(cls))
+
+
 def load(folder: str) -> dict[str, type[Component]]:
     """Every component of a folder ("networks", "blocks/mixers"), by its kind, sorted: the core's and all packages'.
 

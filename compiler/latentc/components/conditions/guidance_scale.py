@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import kinds_with
 from latentc.components.condition import Condition, DrawnInput, Form
 from latentc.components.contract import Draw, Port
 from latentc.components.objective import Objective
@@ -45,7 +46,8 @@ class GuidanceScale(Condition):
             yield Problem(("default",), f"{self.default:g} is outside the range from {low:g} to {high:g}")
         if isinstance(spec.objective, Objective) and not spec.objective.DISTILS:
             message = f"the objective `{spec.objective.kind}` does not train a network with the guidance scale as input"
-            yield Problem((), message, "use an objective that distils guidance, or leave this condition out")
+            others = kinds_with("objectives", lambda cls: issubclass(cls, Objective) and cls.DISTILS)
+            yield Problem((), message, f"use the objective {others}, or leave this condition out")
         if sum(isinstance(other, GuidanceScale) for other in spec.conditions.values()) > 1:
             yield Problem((), "a spec can have only one guidance scale", "keep one")
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from latentc.components import Closed, OneOf
+from latentc.components import Closed, OneOf, kinds_with
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, training_method, training_noise
 from latentc.components.objective import Objective, not_frozen
@@ -199,7 +200,8 @@ class DenoisingObjective(DenoisingLoss):
         main = spec.networks.get("main")
         if self.self_conditioning and not (main is not None and main.MEMORY):
             message = "the network has no memory between evaluations"
-            yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory")
+            others = kinds_with("networks", lambda cls: issubclass(cls, Backbone) and cls.MEMORY)
+            yield Problem(("self_conditioning",), message, f"leave it out, or use a network with memory: {others}")
         if self.sample_weight is not None:
             yield from self.sample_weight.problems(spec)
         yield from super().problems(spec)
