@@ -40,12 +40,12 @@ from latentc.components.component import Closed, Component, Index, Level, Multip
 from latentc.diagnostics import DiagnosticError, did_you_mean
 
 
-@cache
 def kinds_with(folder: str, fits: Callable[[type[Component]], bool]) -> str:
     """The kinds of a folder whose class fits, as help texts name them: "`a` or `b`"."""
     return " or ".join(f"`{kind}`" for kind, cls in load(folder).items() if fits(cls))
 
 
+@cache
 def load(folder: str) -> dict[str, type[Component]]:
     """Every component of a folder ("networks", "blocks/mixers"), by its kind, sorted: the core's and all packages'.
 
