@@ -20,6 +20,7 @@ TOKENS = "data={kind: digits, as: tokens}"
 RIN = "backbone={kind: rin, data_width: 16, width: 32, latents: 6, blocks: 1, layers: 1, patch: 2, heads: 2}"
 FURTHER = "conditioning.representation.prior.objective.further=[{kind: multi_scale, scales: [0.25]}]"
 VIDEO = "data={kind: npz, path: a.npz, fields: {x: {shape: [4, 3, 256, 256], medium: video}}}"
+DENOISED = "sampler={kind: denoised_dopri5, rtol: 0.1, atol: 0.1, max_steps: 6}"
 
 REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
     "fewer keys than queries where they are reused": (
@@ -90,6 +91,7 @@ REFUSED: dict[str, tuple[str, str | None, list[str], str]] = {
         *("class_prefix_bert", None, ["networks.main.decoder={depth: 1, width: 64, heads: 2}"]),
         "a `text_bert` has an encoder alone",
     ),
+    "a last step at the data": ("digits_sit", None, [DENOISED], "takes the score at the end of the interval"),
     "a hole in a video": ("interpolant_inpaint", None, [VIDEO], "needs images [C, H, W]"),
 }
 

@@ -28,6 +28,7 @@ SIZES += [TERMS + "{kind: feature_alignment, features: [near, far], weight: 0.5}
 PLAIN = "backbone=!replace {kind: patch_transformer, width: 16, depth: 2, patch: 2, positions: {kind: sincos_2d}, "
 PLAIN += "block: {mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
 PLAIN += "condition: {kind: adaln_zero}}}"
+SCALE = "{kind: multi_scale, scales: [0.25], weight: %d}"
 COUNT = 4
 
 
@@ -74,6 +75,24 @@ def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
     found = oracle.run("loss", *(given[v.name] for v in low.module.entry("loss").inputs))
     wanted = [total, flow, -apart, -np.mean(cosines, axis=0)]
     assert [float(value) for value in found] == pytest.approx([value.mean() for value in wanted], rel=1e-6)
+
+
+def test_terms_of_one_kind_count_each() -> None:
+    tiny, rng = SYSTEMS["dimr"], np.random.default_rng(0)
+    thrice, twice = (
+        lower(load_spec(tiny.spec, overrides=[*tiny.sizes, f"objective.further=[{', '.join(terms)}]"]))
+        for terms in (["{kind: multi_scale, scales: [0.25], weight: 3}"], [SCALE % 1, SCALE % 2])
+    )
+    called = parameters(thrice.module, thrice.networks["main"].methods["train_forward"].function)
+    weights = {f"main.{name}": w for name, w in random_weights(called, rng, 0.3).items()}
+    inputs = {v.name: v.type for v in thrice.module.entry("loss").inputs}
+    given = {name: rng.uniform(size=[2 if n == B else n for n in t.shape]) for name, t in inputs.items()}
+    given = {name: v.astype(int) if inputs[name].dtype == "i64" else v for name, v in given.items()}
+    whole, parts = (
+        [float(v) for v in Interpreter(low.module, weights).run("loss", *given.values())] for low in (thrice, twice)
+    )
+    assert [update.metrics for update in twice.updates] == [("loss", "base", "multi_scale", "multi_scale_2")]
+    assert parts[:3] == pytest.approx(whole, rel=1e-9) and parts[2] == parts[3]
 
 
 @pytest.mark.parametrize(

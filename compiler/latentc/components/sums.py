@@ -1,7 +1,9 @@
-"""Weighted sums in IR, without the terms that are 0 and the products with 1."""
+"""Weighted sums in IR, without the terms that are 0 and the products with 1, and names for their terms."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from functools import partial, reduce
 
 from latentc.ir.builder import Builder, Var
@@ -21,4 +23,13 @@ def weighted_sum(b: Builder, out: str, *terms: tuple[Coefficient, Var]) -> Var:
     return total
 
 
-__all__ = ["Coefficient", "weighted_sum"]
+def names_of_terms(kinds: Iterable[str]) -> list[str]:
+    """A name for each term: its kind, with a number from the second of a kind on."""
+    seen, names = Counter[str](), list[str]()
+    for kind in kinds:
+        seen[kind] += 1
+        names.append(kind if seen[kind] == 1 else f"{kind}_{seen[kind]}")
+    return names
+
+
+__all__ = ["Coefficient", "names_of_terms", "weighted_sum"]

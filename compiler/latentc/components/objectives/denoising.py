@@ -24,7 +24,7 @@ from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
 from latentc.components.processes.process import Parameterization, Process, input_scale, time_column
-from latentc.components.sums import weighted_sum
+from latentc.components.sums import names_of_terms, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple, f32, i64
 from latentc.ir.types import B
 
@@ -270,7 +270,8 @@ class DenoisingObjective(DenoisingLoss):
             terms = self.sample_weight.apply(b, weight, denoised.dropped, terms)
         if self.further:
             base = terms.pop("loss")
-            added = {term.kind: term.value(denoised) for term in self.further}
+            names = names_of_terms(term.kind for term in self.further)
+            added = {name: term.value(denoised) for name, term in zip(names, self.further, strict=True)}
             weights = [term.weight for term in self.further]
             total = weighted_sum(b, "total", (1.0, base), *zip(weights, added.values(), strict=True))
             terms = {"loss": total, "base": base, **terms, **added}

@@ -15,6 +15,7 @@ from pydantic import Field
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Operands
 from latentc.components.parts import Part, Problem
+from latentc.components.sums import names_of_terms
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 
@@ -136,9 +137,9 @@ def weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[st
     scaled = [value if weight == 1 else value * weight for _, value, weight in there]
     loss = reduce(lambda total, value: b.add(total, value, out="loss"), scaled)
     found = {"loss": loss}
-    for term, value, factor in there if len(there) > 1 else ():
-        same = sum(other.kind == term.kind for other, *_ in there[: there.index((term, value, factor))])
-        found[f"{term.kind}_{same + 1}" if same else term.kind] = value
+    if len(there) > 1:
+        names = names_of_terms(term.kind for term, *_ in there)
+        found |= {name: value for name, (_, value, _) in zip(names, there, strict=True)}
     return found
 
 
