@@ -61,9 +61,8 @@ class Contrast(DenoisingTerm):
         # One of the other samples: indices from the sample's own on are shifted by one.
         drawn = b.floor(u * others, out="drawn")
         index = b.cast(b.where(b.less(drawn, place), drawn, drawn + 1.0), to="i64", out="index")
-        error = b.op(
-            "sub", denoised.prediction, b.take(denoised.at.truth, index, axis=0, out="other_target"), out="error"
-        )
+        other = b.take(denoised.at.truth, index, axis=0, out="other_target")
+        error = b.op("sub", denoised.estimate, other, out="error")
         distance = per_sample_mean(b, error * error, out="distance")
         if self.conditional_only:
             for gone in denoised.dropped:

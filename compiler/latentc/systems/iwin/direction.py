@@ -27,7 +27,7 @@ class Direction(DenoisingTerm):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "direction"}
 
     def value(self, denoised: Denoised) -> Var:
-        b, x, y = denoised.b, denoised.prediction, denoised.at.truth
+        b, x, y = denoised.b, denoised.estimate, denoised.at.truth
         lengths = _length(b, x, "length") * _length(b, y, "target_length")
         cosine = b.div(b.sum(x * y, axes=(1,), keepdims=True), lengths, out="cosine")
         return per_sample_mean(b, 1.0 - cosine, out="direction")

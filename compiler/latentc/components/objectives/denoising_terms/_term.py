@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network
+from latentc.components.kit import first_channels
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import TensorType
@@ -38,6 +39,11 @@ class Denoised:
     inputs: dict[str, Var]
     batch: tuple[str, ...]
     draws: tuple[Draw, ...]
+
+    @property
+    def estimate(self) -> Var:
+        """The prediction in the shape of its target: without the channels of a learned variance."""
+        return first_channels(self.b, self.prediction, self.at.truth)
 
     def input(self, name: str, type: TensorType) -> Var:
         """An input of the loss, a data field or a draw; shared by all that ask for it."""
