@@ -200,22 +200,21 @@ def test_a_variance_that_a_network_cannot_learn(system: str, more: tuple[str, ..
 def test_terms_compare_the_mean_alone_where_a_variance_is_learned() -> None:
     """Of a network that predicts one number everywhere, and another one for the variance."""
     tiny = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "sampler.steps=2"]
-    terms = "objective.further=[{kind: direction}, {kind: contrast, weight: 0.1}]"
-    low = lower(load_spec("dit", overrides=[*tiny, "data={kind: npz, classes: 5, shape: [4, 8, 8]}", terms]))
+    both = "objective.further=[{kind: direction}, {kind: contrast, weight: 0.1}]"
+    low = lower(load_spec("dit", overrides=[*tiny, "data={kind: npz, classes: 5, shape: [4, 8, 8]}", both]))
     called = parameters(low.module, low.networks["main"].main.function)
     weights = {f"main.{n}": np.zeros([*map(int, p.type.shape)]) for n, p in called.items()}
     weights["main.final_layer.linear.bias"] = np.tile([0.5] * 4 + [0.1] * 4, 4)  # p p 2C
     rng = np.random.default_rng(0)
     given = {name: rng.standard_normal((COUNT, 4, 8, 8)) for name in ("x", "noise")}
-    given |= {"y": np.arange(COUNT), "u": np.full(COUNT, 0.4), "drop": np.ones(COUNT), "other": np.zeros(COUNT)}
+    given |= {"y": np.arange(COUNT), "t": np.full(COUNT, 400), "drop": np.ones(COUNT), "other": np.zeros(COUNT)}
     entry = low.module.entry("loss")
-    _, base, direction, contrast, *_ = Interpreter(low.module, weights).run(
-        "loss", *(given[v.name] for v in entry.inputs)
-    )
+    found = Interpreter(low.module, weights).run("loss", *(given[v.name] for v in entry.inputs))
+    terms = dict(zip(low.updates[0].metrics, found, strict=True))
     cosine = given["noise"].sum(axis=1) / 2 / np.linalg.norm(given["noise"], axis=1)
     others = given["noise"][[1, 0, 0, 0]]
-    assert direction == pytest.approx((1 - cosine).mean(), rel=1e-9)
-    assert contrast == pytest.approx(-((0.5 - others) ** 2).mean(), rel=1e-9)
+    assert terms["direction"] == pytest.approx((1 - cosine).mean(), rel=1e-9)
+    assert terms["contrast"] == pytest.approx(-((0.5 - others) ** 2).mean(), rel=1e-9)
 
 
 def test_a_network_of_vectors_learns_a_variance() -> None:
