@@ -66,9 +66,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor write the caches of whoever runs them, and do not load their components."""
-    os.environ["LATENTC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    run = tmp_path_factory.getbasetemp()
+    shared = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run  # by all workers
+    os.environ["LATENTC_CACHE"] = str(shared / "latentc-cache")
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("configuration"))
     os.environ.pop("LATENTC_COMPONENTS", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> None:
+    """What tests write need not survive a power cut."""
+    os.fsync = lambda file: None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -242,6 +242,7 @@ if __name__ == "__main__":
     import torch.utils.tensorboard
     import yaml  # noqa: F401
 
+    os.fsync = lambda file: None  # what tests write need not survive a power cut
     digits = cache(sklearn.datasets.load_digits)  # read from a text file
     digits(return_X_y=True)
     sklearn.datasets.load_digits = digits

@@ -98,15 +98,15 @@ def of(kind: type[Case]) -> Any:
 
 
 def on_backends(cases: Iterable[tuple[Any, Sequence[str]]]) -> Any:
-    """(case, backend) of each case: all on the oracle and PyTorch, and on the engines in turn.
+    """(case, backend) of each case: all on the oracle, and on PyTorch and the engines in turn.
 
-    All run on all engines with `--exhaustive`, and `make verified` runs every system on both.
+    All run on all backends with `--exhaustive`, and `make verified` runs every system on all of them.
     """
     pairs = []
     for number, (case, backends) in enumerate(cases):
-        engines = [name for name in backends if name not in ("oracle", "torch")]
+        others = [name for name in backends if name != "oracle"]
         for backend in backends:
-            left_out = backend in engines and engines.index(backend) != number % len(engines)
+            left_out = backend in others and others.index(backend) != number % len(others)
             pairs.append(pytest.param(case, backend, marks=[pytest.mark.exhaustive] if left_out else []))
     return pytest.mark.parametrize(
         ("case", "backend"), pairs, ids=lambda value: getattr(value, "numbers", value), scope="module"

@@ -124,23 +124,32 @@ def spec_of(system: str) -> Spec:
     return load_spec(system)
 
 
+def every(some: Callable[[Sequence[str]], Sequence[str]]) -> bool:
+    """True with `--exhaustive`."""
+    return len(some(("first", "second", "third"))) == 3
+
+
 @cache
 def lowered_of(system: str) -> Lowered:
     """Its networks."""
     return lower_networks(spec_of(system))
 
 
-def maps_of(system: str, variants: Iterable[str]) -> Iterator[tuple[Any, Any, Any]]:
-    """(rules, types, sizes) of every map, network, and variant or further option."""
+def maps_of(system: str, variants: Iterable[str], exhaustive: bool) -> Iterator[tuple[Any, Any, Any]]:
+    """(rules, types, sizes) of every map, network, and variant or further option.
+
+    Unless `exhaustive`, without variants whose networks and conditions differ in numbers alone from those before.
+    """
     of_variants: list[tuple[str | None, tuple[str, ...]]] = [(variant, ()) for variant in (None, *variants)]
-    done: list[Spec] = []  # a variant may be the spec itself
+    done: set[str] = set()  # a variant may be the spec itself
     if not spec_of(system).weights:
         return
     for variant, options in of_variants + [(None, options) for options in OPTIONS.get(system, ())]:
         spec = load_spec(system, variant, list(options)) if variant or options else spec_of(system)
-        if spec in done:
+        own = repr((spec.networks, spec.conditions, spec.weights))
+        if (structure := own if exhaustive else re.sub(r"\d+", "", own)) in done:
             continue
-        done.append(spec)
+        done.add(structure)
         lowered = lower_networks(spec) if variant or options else lowered_of(system)
         for names, networks in spec.weights.items():
             for network in networks:
@@ -156,7 +165,8 @@ def test_maps_can_be_inverted_and_have_no_rule_for_nothing(some: Callable[[Seque
     seen: dict[str, str] = {}
     used: set[str] = set()
     for system in VARIANTS:
-        for rules, types, sizes in maps_of(system, {*some(VARIANTS[system]), *FURTHER.get(system, ())}):
+        variants = dict.fromkeys((*some(VARIANTS[system]), *FURTHER.get(system, ())))
+        for rules, types, sizes in maps_of(system, variants, every(some)):
             check_inverse(rules, types, sizes)
             for rule in chain.from_iterable(parse_map(rules, sizes)):
                 if rule.theirs and rule.ours:
@@ -266,7 +276,7 @@ def test_every_option_of_a_network_is_covered_by_its_name_maps_or_refused(
 
     Each option of each kind of network by the first system that has it; `--exhaustive`: by every system.
     """
-    exhaustive = len(some(("first", "second", "third"))) == 3
+    exhaustive = every(some)
     done: set[tuple[str, str, str]] = set()
     uncovered: set[tuple[str, str]] = set()
     for system in VARIANTS:

@@ -1,5 +1,6 @@
 """scikit-learn's 8 × 8 digits."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,7 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
 
     Part "train" is 898 of the 1,797 in a fixed random order (RandomState never changes), "test" is the rest.
     """
-    from sklearn.datasets import load_digits
-
-    levels, labels = load_digits(return_X_y=True)
+    levels, labels = _digits()
     order = np.random.RandomState(0).permutation(len(labels))
     rows = {"train": order[:898], "test": order[898:], "all": order}[settings["part"]]
     fields = settings["fields"]
@@ -23,6 +22,15 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     others = [name for name in fields if name not in ("x", "y", "tokens")]
     latents = {name: components(images, fields[name]["shape"])[rows] for name in others}
     return Arrays({**seen, "y": labels[rows], **latents}, fields)
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels f64[1797, 64] from 0 to 16 and labels i64[1797], which scikit-learn reads from a text file."""
+    from sklearn.datasets import load_digits
+
+    levels, labels = load_digits(return_X_y=True)
+    return levels, labels
 
 
 def components(images: np.ndarray, shape: list[int]) -> np.ndarray:
