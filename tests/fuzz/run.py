@@ -62,10 +62,9 @@ def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[d
     outcomes: dict[str, list[int]] = collections.defaultdict(list)
     findings: list[str] = []
     end = time.perf_counter() + seconds
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        multiprocessing.get_context("spawn").Pool(workers, _prepare, (fuzzer, folder)) as pool,
-    ):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crossed"])  # imports most of latentc, once for all processes
+    with tempfile.TemporaryDirectory() as folder, context.Pool(workers, _prepare, (fuzzer, folder)) as pool:
         waiting = iter(seeds)
         running = [pool.apply_async(case, (fuzzer, seed)) for _, seed in zip(range(2 * workers), waiting, strict=False)]
         while running:
