@@ -104,11 +104,15 @@ def two_threads_of_openvino() -> None:
 
 
 @pytest.fixture(scope="session")
-def some(request: pytest.FixtureRequest) -> Callable[[Sequence[str]], Sequence[str]]:
+def exhaustive(request: pytest.FixtureRequest) -> bool:
+    """True with `--exhaustive`."""
+    return bool(request.config.getoption("--exhaustive"))
+
+
+@pytest.fixture(scope="session")
+def some(exhaustive: bool) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """`some(variants)`: the first and the last, most often the smallest and the largest; all with `--exhaustive`."""
-    if request.config.getoption("--exhaustive"):
-        return lambda variants: variants
-    return lambda variants: [*variants[:1], *variants[1:][-1:]]
+    return lambda variants: variants if exhaustive else [*variants[:1], *variants[1:][-1:]]
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ a rounded count, it is given beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 
 from latentc.ir.builder import ModuleBuilder
@@ -766,10 +769,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_weights_are_as_many_as_the_authors(name: str) -> None:
+def test_weights_are_as_many_as_the_authors(name: str, some: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
     _, expected = COUNTS[name]
-    found = {}
-    for variant in {variant for variant, _ in expected}:
+    variants, found = some([*dict.fromkeys(variant for variant, _ in expected)]), {}
+    for variant in variants:
         builder = ModuleBuilder()
         built = build_networks(builder, load_spec(name, variant))
         module = builder.finish()
@@ -779,7 +782,8 @@ def test_weights_are_as_many_as_the_authors(name: str) -> None:
             for part, functions in parts.items():
                 params = {path: p for function in functions for path, p in parameters(module, function).items()}
                 found[variant, part] = sum(int(p.type.count()) for p in params.values() if p.kind == "weight")
-    assert {key: found[key] for key in expected} == expected
+    wanted = {key: count for key, count in expected.items() if key[0] in variants}
+    assert {key: found[key] for key in wanted} == wanted
 
 
 # spec -> {variant: billion multiply-adds of a forward pass of network `main`, as the paper says}
