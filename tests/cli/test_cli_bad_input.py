@@ -202,7 +202,10 @@ def test_code_in_strings(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump(data))
     assert latentc("check", "evil.yaml", "--resolved", "-v", EVIL).status == 0
     assert latentc("emit", "evil.yaml", "-o", "project").status == 0
-    scripts, support = "model, objective, sampler, schedule, train, sample", "latentc_support.data, latentc_support.config"
+    scripts, support = (
+        "model, objective, sampler, schedule, train, sample",
+        "latentc_support.data, latentc_support.config",
+    )
     done = python(tmp_path / "project", "-c", f"import {scripts}, {support}")
     assert done.returncode == 0, done.stderr
     assert latentc("compile", "evil.yaml", "-w", tiny.weights, "-o", "bundle").status == 0

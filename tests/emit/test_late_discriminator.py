@@ -35,7 +35,7 @@ objective: {kind: adversarial_autoencoding, adaptive: false, start: 3, every: 2,
 sampler: {kind: autoencode}
 train: {steps: 6, batch_size: 4, optimizer: {kind: adam, lr: 0.01}, checkpoint_every: 1, log_every: 1, workers: 0}
 """
-KEPT = ["--keep", "9", "--parallel", "none"]
+KEPT = ["--keep", "9", "--parallel", "none", "--sample_every", "null"]
 
 
 @pytest.fixture(scope="module")

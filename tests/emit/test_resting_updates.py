@@ -30,7 +30,7 @@ def test_shifts_rest_while_multipliers_are_updated(tmp_path: Path) -> None:
     given = {name: np.float32(rng.standard_normal((8, 1))) for name in ("x", "covariates")}
     treatment = np.float32(rng.integers(0, 2, (8, 1)))
     np.savez(tmp_path / "project" / "train.npz", **given, treatment=treatment, row=rng.integers(0, 5, 8))
-    said = python(tmp_path / "project", "train.py", "--keep", "9", "--parallel", "none")
+    said = python(tmp_path / "project", "train.py", "--keep", "9", "--parallel", "none", "--sample_every", "null")
     assert not said.returncode, said.stderr
     folder = tmp_path / "project/runs/train/checkpoints"
     made = [load_file(folder / f"step-{step:08d}/networks.safetensors") for step in range(1, 9)]

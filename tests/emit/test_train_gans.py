@@ -36,6 +36,7 @@ SYSTEMS = {
 
 # Adam makes full steps of gradients that are rounding errors, as those of biases before batch norms.
 SGD = ["train.optimizer={kind: sgd, lr: 0.1, orthogonal: 0.01}", "train.optimizers.discriminator={kind: sgd, lr: 0.1}"]
+GRIDLESS = ["--sample_every", "null"]
 
 
 def trained(
@@ -44,7 +45,7 @@ def trained(
     """The weights and the log of a run."""
     spec = load_spec("digits_biggan", overrides=[*BARE, *SYSTEMS[system], *overrides])
     project_from_lowered(lower(spec), spec, folder)
-    log = run(folder, "train.py", *flags, "--out", "run", ranks=processes)
+    log = run(folder, "train.py", *flags, *GRIDLESS, "--out", "run", ranks=processes)
     return load_file(folder / "run" / "weights_raw.safetensors"), log
 
 
@@ -88,7 +89,7 @@ def test_the_conditional_wgan_gp_learns_classes(tmp_path: Path) -> None:
     overrides.append(f"data={{kind: npz, path: {tmp_path / 'train.npz'}, shape: [1, 8, 8], classes: 4}}")
     spec, folder = load_spec("digits_wgan_gp", overrides=overrides), tmp_path / "project"
     project_from_lowered(lower(spec), spec, folder)
-    run(folder, "train.py", "--steps", "80", "--batch_size", "16", "--workers", "0", "--sample_every", "null")
+    run(folder, "train.py", "--steps", "80", "--batch_size", "16", "--workers", "0", *GRIDLESS)
     weights = ["--weights", "runs/train/weights.safetensors"]
     run(folder, "sample.py", *weights, "--class", "0-3", "--per-class", "40", "--raw", "samples.npz")
     samples = np.load(folder / "samples.npz")["samples"]
