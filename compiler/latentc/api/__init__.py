@@ -12,6 +12,7 @@ from latentc.api.compiling import calibrate, compile, fused
 from latentc.api.components import init_component, use_components
 from latentc.api.evaluating import evaluate
 from latentc.api.exchange import export_diffusers, import_checkpoint
+from latentc.api.inspecting import data
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import (
     check,
@@ -45,6 +46,7 @@ __all__ = [
     "classify",
     "compile",
     "convert_weights",
+    "data",
     "deploy_triton",
     "doctor",
     "emit",

@@ -33,12 +33,13 @@ deploy = typer.Typer(help="Export a bundle for an inference server.", rich_marku
 export = typer.Typer(help="Export a model for another library.", rich_markup_mode=None)
 
 VERBS: tuple[Callable[..., None], ...] = (
-    *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
+    *(models.specs, models.data, models.check, models.show, models.schema, models.init, models.explain),
+    *(models.emit, models.train),
     *(models.forward, models.loss, models.weights, models.index),
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
     *(evaluating.evaluate, evaluating.classify, evaluating.search, serving.serve, models.doctor),
 )
-WITHOUT_SPECS = (models.init, models.explain, serving.serve)
+WITHOUT_SPECS = (models.data, models.init, models.explain, serving.serve)
 for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None
     app.command(context_settings=further)(verb if verb in WITHOUT_SPECS else with_components(verb))

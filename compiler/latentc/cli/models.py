@@ -17,6 +17,7 @@ from latentc.cli._shared import (
     Spec,
     Variant,
     Weights,
+    advancing,
     bar_for,
     echo,
     say_notes,
@@ -149,6 +150,24 @@ def init(
         return
     path = api.init(name, system, output)
     echo(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
+
+
+def data(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder, a file, or ORG/NAME on the Hugging Face Hub.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a PNG with samples of each class.")
+    ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option("--most", min=1, metavar="N", help="Read N samples, evenly over classes. Default: all."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split of a Hugging Face data set.")] = "train",
+    as_json: Json = False,
+) -> None:
+    """Inspect data: shape, classes, damaged and unusual files, statistics, and the section of a spec that reads it."""
+    with bar_for("reading") as bar:
+        found = api.data(path, most, split, output, advancing(bar))
+    echo(found.data() if as_json else found.text(), end="")
 
 
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as E0204.")]) -> None:
