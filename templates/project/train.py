@@ -447,11 +447,11 @@ def main() -> None:
     if found and not train["resume"]:
         raise SystemExit(f"{out} already holds checkpoints: `--resume true` continues, `--out` starts elsewhere")
     dataset = open_data(config)
-    dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
     # region files
     if run.main and not found:
         dataset.check(CHECKING)
     # endregion
+    dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
     # region staged
     grids_every = grid_interval(config, run)
     # endregion

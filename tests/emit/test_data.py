@@ -112,6 +112,39 @@ def test_order_depends_on_seed_and_step_alone(images: Path, modules: Callable[[D
         project.batches(1)
 
 
+def damage(images: Path) -> tuple[Path, Path]:
+    """Cuts the first image of each class short."""
+    files = images / "cat" / "0.png", images / "dog" / "0.png"
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60])
+    return files
+
+
+def test_damaged_images_are_counted_and_skipped(
+    images: Path, modules: Callable[[Data], Modules], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next image that can be read takes the place of a damaged one, with its label; with `refuse` all are named."""
+    files = damage(images)
+    project = modules(data_of(f"{{kind: image_folder, path: '{images}', classes: 2, shape: [3, 8, 8]}}"))
+    with pytest.raises(SystemExit) as refused:
+        project["data"].open_data(project.config).check()
+    assert "2 of 10 images cannot be read" in str(refused.value)
+    assert all(f"{file} cannot be read as an image" in str(refused.value) for file in files)
+    project.config["data"]["damaged"] = "skip"
+    samples = project["data"].open_data(project.config)
+    samples.check()
+    assert "2 of 10 images cannot be read and are skipped: " in capsys.readouterr().out
+    rows = samples.source.rows(np.array([0, 1, 5, 6, 9]))
+    assert (rows["x"][0] == rows["x"][1]).all() and (rows["x"][2] == rows["x"][3]).all()
+    assert rows["y"].tolist() == [0, 0, 1, 1, 1]
+    for file in images.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(SystemExit, match="10 of 10 images cannot be read"):
+        project["data"].open_data(project.config).check()
+    with pytest.raises(ValueError, match="none of the images can be read"):
+        samples.source.rows(np.array([0]))
+
+
 SMALL = "width: 8, multipliers: [1, 2], blocks: 1, groups: 4"
 STAGES = {
     "latents": f"extends: sd_vae\nbackbone: {{{SMALL}}}\n",
@@ -174,6 +207,23 @@ def test_latents_are_cached_once(
     assert project["dataset"].open_dataset(project.config["data"]).size == 11
     project.config["data"]["horizontal_flip"] = False
     assert project["dataset"].open_dataset(project.config["data"]).codes.shape[1] == 1
+
+
+def test_a_first_stage_skips_damaged_images(
+    images: Path, modules: Callable[[Data], Modules], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, _ = staged("latents", "shape: [4, 4, 4]", images, modules)
+    files = damage(images)
+    opened = project["dataset"].open_dataset
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        opened(project.config["data"])
+    project.config["data"]["damaged"] = "skip"
+    for _ in ("encoded", "cached"):
+        found = opened(project.config["data"])
+        rows = found.rows(np.array([0, 1, 5, 6]))
+        assert rows["y"].tolist() == [0, 0, 1, 1] and np.array_equal(rows["x"][[0, 2]], rows["x"][[1, 3]])
+    assert f"2 of 10 images cannot be read and are skipped: {files[0]}" in capsys.readouterr().out
+    assert project["dataset"].pictures(project.config["data"], 10).shape == (10, 3, 8, 8)
 
 
 def test_fields_may_be_latents_of_the_resized_image(images: Path, modules: Callable[[Data], Modules]) -> None:

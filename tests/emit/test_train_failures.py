@@ -434,8 +434,11 @@ def test_a_damaged_image_is_found_at_the_start_or_costs_no_step(tmp_path: Path) 
     content = file.read_bytes()
     file.write_bytes(content[:-30])
     words = refusal(project, *flags, "--out", "early")
-    assert words.startswith(f"data: {file} cannot be read as an image") and words.endswith("replace or remove them")
-    assert not (project / "early").exists()
+    assert words.startswith(f"data: 1 of 40 images cannot be read: {file} cannot be read as an image")
+    assert "replace or remove them" in words and not (project / "early").exists()
+    skipping = python(project, "train.py", *flags, "--out", "skipping", "--data.damaged", "skip")
+    assert f"1 of 40 images cannot be read and are skipped: {file}" in skipping.stdout, skipping.stderr
+    assert skipping.returncode == 0 and "data.damaged" in refusal(project, *flags, "--data.damaged", "keep")
     for path in ("", "null", "7"):
         assert "data.path" in refusal(project, *flags, "--data.path", path, "--out", "early")
     late = python(project, "-c", "import train; train.CHECKING = -1.0; train.main()", *flags, "--out", "late")

@@ -11,7 +11,7 @@ import numpy as np
 
 from latentc.datasets import class_names, open_dataset
 from latentc.datasets.arrays import check_classes
-from latentc.diagnostics import Diagnostic, nearest
+from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.spec.named import exists
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def problems_of_files(spec: Spec) -> tuple[list[Diagnostic], list[str]]:
         return [], [f"data.path: {path} was not read: {error}"]
     except (ValueError, OSError) as error:
         span = spec.span("data", "path") or spec.span("data")
-        mend = "change the data, or what the spec says of it: `classes`, `shape`, `fields`"
+        mend = _other_kind(spec, path) or "change the data, or what the spec says of it: `classes`, `shape`, `fields`"
         return [Diagnostic("E0419", f"the data does not fit the spec: {error}", span, help=mend)], []
     classes = spec.data.classes
     warnings = []
@@ -45,6 +45,19 @@ def problems_of_files(spec: Spec) -> tuple[list[Diagnostic], list[str]]:
     if labels is not None and classes and len(held := np.unique(labels)) < classes:
         warnings.append(f"data.classes: {path} holds samples of {len(held)} classes, but the spec has {classes}")
     return [], warnings
+
+
+def _other_kind(spec: Spec, path: Path) -> str | None:
+    """The remedy if the path holds data of another kind than the spec says."""
+    from latentc.survey import section_of
+
+    try:
+        kind = section_of(path)["kind"]
+    except (DiagnosticError, OSError):
+        return None
+    alike = {"image_folder", "imagenet", "captioned_images", "edm"}
+    same = spec.data.kind.startswith(kind) or {kind, spec.data.kind} <= alike
+    return None if same else f"{path} looks like data of kind `{kind}`: set `kind: {kind}`"
 
 
 def missing(path: Path) -> str:

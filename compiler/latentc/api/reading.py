@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from latentc.spec import Spec
 
 
+FITTED = 20_000
+"""Samples that `init` reads of data; `check --data` reads all."""
+
+
 def specs() -> dict[str, dict[str, tuple[str, ...]]]:
     """The specs that ship with latentc by family, and those of packages, each with the names of its variants."""
     from latentc.components import packages
@@ -37,12 +41,16 @@ def check(
     variant: str | None = None,
     overrides: Sequence[str] = (),
     warn: Callable[[str], None] = lambda text: None,
+    data: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Spec:
     """The spec, read, resolved, checked and lowered once; DiagnosticError with everything that is wrong with it.
 
     Of a file as it stands, without a variant and overrides, the variants that it declares are checked as well (but not
     lowered). Those it only inherits need not fit what it changes. If its data is on this machine, it must be what the
-    spec says (E0419); `warn` is called if it is not here, except for shipped specs, or lacks classes.
+    spec says (E0419); `warn` is called if it is not here, except for shipped specs, or lacks classes. With `data`, all
+    samples are read: damaged ones are an error (E0419) unless they are skipped, and `warn` is called for what is
+    probably not meant; `progress(done, total)` is called for each.
     """
     from latentc.api.data_files import problems_of_files
 
@@ -54,9 +62,33 @@ def check(
             raise DiagnosticError(*faults)
         for text in warnings:
             warn(text)
+    if data:
+        _compare_data(spec, warn, progress)
     if variant is None and not overrides and str(source) != "-":
         _check_variants(source)
     return spec
+
+
+def _compare_data(spec: Spec, warn: Callable[[str], None], progress: Callable[[int, int], None]) -> None:
+    """Reads all data of a spec. DiagnosticError E0401 if it is not here, E0419 for damaged samples."""
+    from latentc.api.data_files import missing
+    from latentc.spec.named import exists
+    from latentc.survey.compare import compared
+
+    path = getattr(spec.data, "path", None)
+    if path is None:
+        return
+    span = spec.span("data", "path") or spec.span("data")
+    if not exists(Path(path)):
+        raise DiagnosticError.of("E0401", missing(Path(path)), span, help="name data on this machine")
+    try:
+        faults, warnings = compared(spec, progress)
+    except (ValueError, OSError, ImportError) as error:
+        raise DiagnosticError.of("E0419", f"the data cannot be read: {error}", span) from None
+    for text in warnings:
+        warn(text)
+    if faults:
+        raise DiagnosticError(*faults)
 
 
 def notes(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> tuple[str, ...]:
@@ -99,11 +131,19 @@ def schema() -> dict[str, Any]:
     return json_schema()
 
 
-def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path:
+def init(
+    name: str,
+    system: str = "dit",
+    path: Path | str | None = None,
+    data: Path | str | None = None,
+    split: str = "train",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
     """Write a commented first spec called `name`, or `name`.yaml, to `path` (NAME.yaml); returns where.
 
-    It starts from the shipped spec `system`, in its small form for handwritten digits if there is one.
-    DiagnosticError E0209, E0401, E0412.
+    It starts from the shipped spec `system`, in its small form for handwritten digits if there is one. With `data`,
+    read as by `latentc.api.data`, it fits that: shape, classes, sizes, and steps and batch for this machine. A data set
+    of the Hub is saved to data/NAME. DiagnosticError E0209, E0401, E0412, E0422 to E0424.
     """
     from latentc.files.named import write_text
     from latentc.spec import spec_from_text
@@ -114,12 +154,33 @@ def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path
         mend = f"write `latentc init NAME -o {name}.yaml`"
         raise DiagnosticError.of("E0209", f"`{name}` is a path; give a model name", help=mend)
     file = Path(f"{name}.yaml" if path is None else path)
-    text = first_spec(name, system)
-    spec_from_text(text, str(file))  # reports a name that specs cannot have
     if file.exists():
         raise DiagnosticError.of("E0412", f"{file} exists already", help="name another file with -o")
+    spec_from_text(first_spec(name, system), str(file))  # reports a name that specs cannot have
+    text = first_spec(name, system) if data is None else _fitted(name, system, data, split, file, progress)
     write_text(file, text)
     return file
+
+
+def _fitted(
+    name: str, system: str, data: Path | str, split: str, file: Path, progress: Callable[[int, int], None]
+) -> str:
+    """The text of a spec that fits data. DiagnosticError."""
+    from latentc.api.data_files import problems_of_files
+    from latentc.spec import spec_from_text
+    from latentc.survey import survey
+    from latentc.survey.fitted import fitted_spec
+    from latentc.survey.machine import this_machine
+    from latentc.survey.sections import is_hub_id, saved_from_hub
+
+    if is_hub_id(str(data)):
+        data = saved_from_hub(str(data), split, file.parent / "data")
+    found, _ = survey(data, FITTED, split, progress)
+    text = fitted_spec(name, system, found, this_machine(), file)
+    faults, _ = problems_of_files(spec_from_text(text, str(file)))
+    if faults:
+        raise DiagnosticError(*faults)
+    return text
 
 
 def ir(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,9 @@ def check(
     variant: Variant = None,
     overrides: Sets = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the spec with all defaults.")] = False,
+    with_data: Annotated[
+        bool, typer.Option("--data", help="Read all of the spec's data, too, and compare it with the spec.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check a spec and report every error with file, line and column."""
@@ -54,11 +58,14 @@ def check(
         return
     warnings: list[str] = []
     try:
-        found = api.check(spec, variant, overrides or (), warnings.append)
+        with bar_for("reading") if with_data else nullcontext() as bar:
+            progress = advancing(bar) if with_data else lambda done, total: None
+            found = api.check(spec, variant, overrides or (), warnings.append, with_data, progress)
     except DiagnosticError as error:
         if not as_json:
+            warn(warnings)
             raise
-        echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics)})
+        echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics), "warnings": warnings})
         raise typer.Exit(1) from None
     if as_json:
         echo({"ok": True, "name": found.name, "variant": variant, "notes": found.notes, "warnings": warnings})
@@ -141,14 +148,23 @@ def init(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Default: NAME.yaml; of a package, mypkg.")
     ] = None,
+    own: Annotated[
+        str | None,
+        typer.Option("--data", metavar="PATH", help="Fit the spec to your data, and to this machine; see `data`."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split of a Hugging Face data set.")] = "train",
 ) -> None:
-    """Write a commented first spec that trains on handwritten digits in minutes, or a package with a component."""
+    """Write a commented first spec that trains on handwritten digits or your own data; or a package of a component."""
     if component is not None:
         folder = api.init_component(component, "mypkg" if output is None else output)
         (spec,) = folder.glob("*/specs/*.yaml")
         echo(f"{folder}: edit it, then `latentc check {spec} --components {spec.parents[1]}`")
         return
-    path = api.init(name, system, output)
+    if own is None:
+        path = api.init(name, system, output)
+    else:
+        with bar_for("reading") as bar:
+            path = api.init(name, system, output, own, split, advancing(bar))
     echo(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
 
 

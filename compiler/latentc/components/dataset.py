@@ -326,6 +326,11 @@ class Pictures(Images):
         description="mirror images at random with probability 1/2, besides what `augment` does; by default false if "
         "`augment` mirrors them",
     )
+    damaged: Literal["refuse", "skip"] = Option(
+        "refuse",
+        description="images that cannot be read: `refuse` ends training before its first step and names them; `skip` "
+        "counts them and reads the next image in their place",
+    )
     crops: Literal["center", "ten"] = Option(
         "center", description="crops that a first stage encodes: the centre square, or ten crops at 1.1 times the side"
     )
@@ -362,6 +367,11 @@ class Pictures(Images):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        computed = [name for name, field in self.fields_.items() if field.encoded_by is not None or field.resized]
+        computed += [*searches(spec)]
+        if self.damaged == "skip" and computed:
+            message = f"`{computed[0]}` is computed once per image, so damaged images cannot be skipped"
+            yield Problem(("damaged",), message, f"use `damaged: refuse`, or leave out `{computed[0]}`")
         if self.views is None:
             return
         if self.views.crop is not None and not 0 < self.views.crop[0] <= self.views.crop[1]:
@@ -377,11 +387,9 @@ class Pictures(Images):
         if self.first_stage is not None and self.crops != "center":
             message = "crops are drawn in every step, so there are no ten to encode"
             yield Problem(("crops",), message, "leave out `crops`, or `views`")
-        cached = [name for name, field in self.fields_.items() if field.encoded_by is not None or field.resized]
-        cached += [*searches(spec)]
-        if cached:
-            message = f"`{cached[0]}` is computed once per image, but images change in every step"
-            yield Problem(("views",), message, f"leave out `views`, or `{cached[0]}`")
+        if computed:
+            message = f"`{computed[0]}` is computed once per image, but images change in every step"
+            yield Problem(("views",), message, f"leave out `views`, or `{computed[0]}`")
 
     @classmethod
     def provides(cls, name: str, field: Field, fields: Mapping[str, Field], encoded: bool) -> bool:

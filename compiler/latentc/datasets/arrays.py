@@ -88,6 +88,16 @@ def reading(file: Any, what: str) -> Iterator[None]:
         raise ValueError(f"{file} cannot be read as {what}: {' '.join(str(error).split())}") from None
 
 
+def absent(what: str, name: str, held: Iterable[str], field: str = "") -> str:
+    """Says that there is no array or column of this name, which is most like it, and which there are."""
+    import difflib
+
+    names = [*held]
+    near = difflib.get_close_matches(name, names, 1)
+    use = f" for the field `{field}`" if field else ""
+    return f"no {what} `{name}`{use}{f', perhaps `{near[0]}`' if near else ''}; {what}s: {', '.join(names)}"
+
+
 def augmentation_of(settings: Mapping[str, Any]) -> Augmentation | None:
     """The augmentation that a reader's settings ask for."""
     return (settings["augment"], settings["augmentations"]) if settings["augment"] else None

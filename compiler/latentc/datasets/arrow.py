@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, as_declared, augmentation_of, augmented_rows, integers, is_label, reading
+from latentc.datasets.arrays import (
+    Array,
+    absent,
+    as_declared,
+    augmentation_of,
+    augmented_rows,
+    integers,
+    is_label,
+    reading,
+)
 from latentc.datasets.captions import caption_arrays, of_text, text_names, texts_as_tokens
 from latentc.datasets.pictures import Images, Pictures, open_images
 
@@ -36,7 +45,7 @@ class Table:
                     tables.append(pa.ipc.open_stream(pa.memory_map(str(file))).read_all())
             self.table = pa.concat_tables(tables)
         if name not in self.table.column_names:
-            raise ValueError(f"keys: there is no column `{name}`; columns: {', '.join(self.table.column_names)}")
+            raise ValueError(f"keys: there is {absent('column', name, self.table.column_names)}")
         return self.table.column(name)
 
     def names(self) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from latentc.datasets.arrays import reading
+from latentc.datasets.arrays import absent, reading
 from latentc.datasets.arrow import ArrowPictures, ArrowRows, Table, names_from_features, open_arrow
 from latentc.datasets.pictures import Images
 
@@ -16,7 +16,7 @@ def folder_of(settings: dict[str, Any]) -> Path:
         with reading(root / "dataset_dict.json", "a list of splits"):
             splits = json.loads((root / "dataset_dict.json").read_text())["splits"]
         if split not in splits:
-            raise ValueError(f"split: {root} has no `{split}`; splits: {', '.join(splits)}")
+            raise ValueError(f"split: {root} has {absent('split', split, splits)}")
         root = root / split
     if not (root / "state.json").is_file():
         raise ValueError(f"path: {root} is not a data set written by `save_to_disk`: it has no state.json")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Arrays, augmentation_of, reading
+from latentc.datasets.arrays import Arrays, absent, augmentation_of, reading
 
 
 def open_dataset(settings: dict[str, Any]) -> Arrays:
@@ -17,11 +17,10 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     names = {name: settings["keys"].get(name, name) for name in fields if not (augment and name == "augment")}
     with reading(file, "an .npz file of numbers"):
         stored = np.load(file)
-        held = ", ".join(stored.files)
     with stored:
         for name, key in names.items():
             if key not in stored:
-                raise ValueError(f"keys: {file} has no array `{key}` for the field `{name}`; arrays: {held}")
+                raise ValueError(f"keys: {file} has {absent('array', key, stored.files, name)}")
         with reading(file, "an .npz file of numbers"):
             arrays = {name: stored[key] for name, key in names.items()}
     return Arrays(arrays, fields, settings["horizontal_flip"], augment)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from latentc.datasets.arrays import files_below, reading
+from latentc.datasets.arrays import absent, files_below, reading
 from latentc.datasets.arrow import (
     ArrowPictures,
     ArrowRows,
@@ -44,7 +44,7 @@ def look(settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
     wanted = ["x" if name == "tokens" and settings["first_stage"] else name for name in fields]  # what is encoded
     keys = list(dict.fromkeys(key_of(name, settings["keys"], columns) for name in wanted))
     if missing := [key for key in keys if key not in columns]:
-        raise ValueError(f"keys: {files[0]} has no column `{missing[0]}`; columns: {', '.join(columns)}")
+        raise ValueError(f"keys: {files[0]} has {absent('column', missing[0], columns)}")
     return files, keys
 
 

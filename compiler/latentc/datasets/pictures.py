@@ -24,6 +24,7 @@ class Pictures(ABC):
     """Images by number: `size` of them, with labels `y` i64[N]; each becomes `side` × `side` pixels."""
 
     in_memory = False
+    skips = False  # an image that cannot be read gives way to the next one that can; else it is an error
     size: int
     y: Array
     picture: Array | None = None  # i64[N]: the number of each sample's image, if several samples have one image
@@ -64,12 +65,28 @@ class Pictures(ABC):
                 faults.append(str(error))
         return faults, read, len(own)
 
-    def random_views(self, index: Array, views: dict[str, Any], flip: bool, rng: np.random.Generator) -> Array:
-        """Images u8[n, H, W, C] as training sees them this time: random crops and operations."""
+    def read(self, index: Array, how: Callable[[int], Any]) -> tuple[Array, Array]:
+        """(rows read i64[n], what `how` gives of each), where damaged images give way to others if `skips` is set."""
+        rows, found = np.array(index), []
+        for at in range(len(rows)):
+            for _ in range(self.size):
+                try:
+                    found.append(how(int(rows[at])))
+                    break
+                except ValueError:
+                    if not self.skips:
+                        raise
+                    rows[at] = (rows[at] + 1) % self.size
+            else:
+                raise ValueError("none of the images can be read")
+        return rows, np.stack(found)
+
+    def random_view(self, index: int, views: dict[str, Any], flip: bool, rng: np.random.Generator) -> Array:
+        """An image u8[H, W, C] as training sees it this time: random crops and operations."""
         from latentc.datasets.views import random_view
 
-        found = [random_view(self.picture_of(int(i)), self.side, views, flip, rng) for i in index]
-        return np.stack([np.asarray(picture).reshape(self.side, self.side, -1) for picture in found])
+        picture = random_view(self.picture_of(index), self.side, views, flip, rng)
+        return np.asarray(picture).reshape(self.side, self.side, -1)
 
     def pixels(self, index: int, side: int | None = None) -> NDArray[np.uint8]:
         """One image u8[H, W, C], H = W = `side`."""
@@ -106,10 +123,12 @@ class Images:
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""
         field = self.fields["x"]
-        if self.views is not None and rng is not None:
-            x = as_declared("x", self.pictures.random_views(index, self.views, self.flip, rng), field)
+        views, flip, pictures = self.views, self.flip, self.pictures
+        if views is not None and rng is not None:
+            index, pixels = pictures.read(index, lambda i: pictures.random_view(i, views, flip, rng))
         else:
-            x = as_declared("x", np.stack([self.pictures.pixels(int(i)) for i in index]), field)
+            index, pixels = pictures.read(index, pictures.pixels)
+        x = as_declared("x", pixels, field)
         if self.views is None and self.flip and rng is not None:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
         found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}
@@ -133,6 +152,7 @@ def open_images(settings: dict[str, Any], open_pictures: Callable[[dict[str, Any
         raise ValueError("the data are images, but the model takes none")
     sizes = dict(zip(field["axes"], field["shape"], strict=True))
     pictures = open_pictures(settings, sizes["width"], sizes.get("channel", 1))
+    pictures.skips = settings.get("damaged") == "skip"
     return Images(
         pictures, settings["fields"], settings["horizontal_flip"], augmentation_of(settings), settings.get("views")
     )

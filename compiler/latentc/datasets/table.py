@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, Arrays, integers, reading
+from latentc.datasets.arrays import Array, Arrays, absent, integers, reading
 from latentc.datasets.captions import of_text, texts_as_tokens
 from latentc_runtime.texts import word_starts
 
@@ -92,6 +92,5 @@ def cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str,
     count = int(np.prod(field["shape"], dtype=int))
     columns = [f"{key}_{i}" for i in range(count)]
     if field["medium"] == "text" or not set(columns) <= set(row):
-        held = ", ".join(map(str, row))
-        raise ValueError(f"keys: {file} has no column `{key}` for the field `{name}`; columns: {held}")
+        raise ValueError(f"keys: {file} has {absent('column', key, map(str, row), name)}")
     return [row[column] for column in columns]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.files import shipped
 from latentc.spec.load import load_spec
@@ -23,11 +25,7 @@ def first_spec(name: str, system: str) -> str:
     A system that has a small form for handwritten digits (`dit`: `digits_dit`) gives a copy of that; any other a spec
     that extends it, at its published size. Raises DiagnosticError E0401 if no such spec ships.
     """
-    specs, key = shipped.shipped_specs(), system.replace("-", "_")
-    path = specs.get(f"{SMALL}_{key}") or specs.get(key)
-    if path is None:
-        mend = did_you_mean(key, specs, "`latentc specs` lists them")
-        raise DiagnosticError.of("E0401", f"no spec `{system}` ships with latentc", help=mend)
+    path = system_file(system)
     if path.parent.name != SMALL:
         return _extended(name, path.stem)
     title, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -38,6 +36,16 @@ def first_spec(name: str, system: str) -> str:
             head += own.splitlines()
         head.append(f'name: "{name}"' if line.startswith("name:") else line)
     return "\n".join(head) + "\n"
+
+
+def system_file(system: str) -> Path:
+    """The shipped spec of a system, in its small form for digits if there is one. DiagnosticError E0401."""
+    specs, key = shipped.shipped_specs(), system.replace("-", "_")
+    path = specs.get(f"{SMALL}_{key}") or specs.get(key)
+    if path is None:
+        mend = did_you_mean(key, specs, "`latentc specs` lists them")
+        raise DiagnosticError.of("E0401", f"no spec `{system}` ships with latentc", help=mend)
+    return path
 
 
 def _extended(name: str, system: str) -> str:

@@ -18,10 +18,16 @@ LABELS = ("y", "labels", "label", "y_train", "train_labels", "targets", "classes
 CHUNK = 1 << 25  # values looked at at once
 
 
-def arrays_of(section: Section, most: int | None) -> tuple[Survey, Sheet]:
-    """What the arrays of a file or folder hold. Raises ValueError if there are no samples among them."""
+def arrays_of(section: Section, most: int | None, given: dict[str, str] | None = None) -> tuple[Survey, Sheet]:
+    """What the arrays of a file or folder hold. Raises ValueError if there are no samples among them.
+
+    `given`: `keys` of a spec, names of the arrays of fields.
+    """
     arrays, damaged = _opened(section)
-    name = first_of(arrays, SAMPLES) or max(arrays, key=lambda n: arrays[n].ndim, default=None)
+    own = (given or {}).get("x")
+    name = (
+        own if own in arrays else first_of(arrays, SAMPLES) or max(arrays, key=lambda n: arrays[n].ndim, default=None)
+    )
     if name is None or arrays[name].ndim < 2 or arrays[name].dtype.kind not in "biuf":
         held = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in arrays.items()) or "nothing that can be read"
         raise ValueError(f"no array of samples: it holds {held}")

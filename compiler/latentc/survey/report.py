@@ -153,6 +153,6 @@ def flow(value: Any) -> str:
         plain = value.replace("/", "").replace("_", "").replace("-", "").replace(".", "")
         reserved = value.lower() in ("null", "true", "false", "yes", "no", "on", "off", "~")
         return (
-            value if plain.isascii() and plain.isalnum() and value[0].isalpha() and not reserved else json.dumps(value)
+            value if plain.isascii() and plain.isalnum() and plain[0].isalpha() and not reserved else json.dumps(value)
         )
     return json.dumps(value)

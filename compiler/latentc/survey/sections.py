@@ -98,6 +98,17 @@ def from_hub(name: str, split: str) -> Any:
         raise DiagnosticError.of("E0423", f"the data set {name} cannot be loaded: {words}", help=mend) from None
 
 
+def saved_from_hub(name: str, split: str, folder: Path) -> Path:
+    """A folder in `folder` with a split of a data set of the Hub, saved there if it is not. DiagnosticError."""
+    target = folder / name.removeprefix(HUB).rpartition("/")[2]
+    if target.exists() and not (target / "state.json").is_file():
+        mend = "move it away, or save the data set elsewhere with `save_to_disk` and name that folder"
+        raise DiagnosticError.of("E0412", f"{target} is not a data set that `save_to_disk` wrote", help=mend)
+    if not target.exists():
+        from_hub(name, split).save_to_disk(str(target))
+    return target
+
+
 def first_of(names: Collection[str], wanted: tuple[str, ...]) -> str | None:
     """The first of the wanted names that there is, whatever its case."""
     folded = {name.casefold(): name for name in names}

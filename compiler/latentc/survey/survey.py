@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, drawn_rows
+from latentc.datasets.arrays import drawn_rows
 from latentc.datasets.arrow import Table
 from latentc.datasets.image_files import ORIENTATION, SUFFIXES, TRANSPARENT, picture_from_file
 from latentc.diagnostics import DiagnosticError
 from latentc.survey.arrays import arrays_of
 from latentc.survey.items import Items, from_table, items_of
 from latentc.survey.report import Finding, Survey
-from latentc.survey.sections import Section, from_hub, is_hub_id, section_of
+from latentc.survey.sections import from_hub, is_hub_id, section_of
 from latentc.survey.sheet import Sheet
 
 Progress = Callable[[int, int], None]

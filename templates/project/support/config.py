@@ -141,6 +141,7 @@ SETTINGS: dict[str, tuple[Rule, str]] = {
     "data.augment": (ANY, "probability of each geometric augmentation; 0: none"),
     "data.augmentations": (ANY, "which of them"),
     "data.crops": (ANY, "cached views of each image: the centre, or ten crops"),
+    "data.damaged": (one_of("refuse", "skip"), "whether images that cannot be read end training or are left out"),
     "data.views": (ANY, "random crops, operations and mixtures of images; null: none"),
     "data.views.crop": (ANY, "share of an image's area in a random crop; null: the centre square"),
     "data.views.fit": (ANY, "crops larger than the image are redrawn or clamped"),

@@ -60,7 +60,10 @@ class Samples(Dataset):
     # endregion
     # region files
     def check(self, seconds: float = math.inf) -> None:
-        """Reads every image once, or as many as time allows. SystemExit names those that cannot be read."""
+        """Reads every image once, or as many as time allows, and counts those that cannot be read.
+
+        SystemExit names them, unless `damaged` is "skip".
+        """
         source = self.source
         # region encoded
         while hasattr(source, "source"):
@@ -70,11 +73,14 @@ class Samples(Dataset):
         if pictures is None:
             return
         faults, read, count = pictures.unreadable(seconds)
+        if len(faults) == read > 0 or (faults and not pictures.skips):
+            mend = "replace or remove them, or leave them out with `--data.damaged skip`"
+            raise SystemExit(f"data: {len(faults):,} of {read:,} images cannot be read: {listed(faults)}: {mend}")
         if faults:
-            raise SystemExit(f"data: {listed(faults)}: replace or remove them")
+            print(f"{len(faults):,} of {read:,} images cannot be read and are skipped: {listed(faults)}", flush=True)
         if read < count:
             rest = "`python -m latentc_support.data` reads all"
-            print(f"{read:,} of {count:,} images can be read; {rest}", flush=True)
+            print(f"{read:,} of {count:,} images were read before the first step; {rest}", flush=True)
 
     # endregion
     def require(self, names: Iterable[str]) -> None:

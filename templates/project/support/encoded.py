@@ -30,6 +30,7 @@ class Encoded:
 
     def __init__(self, codes: np.ndarray, picture: np.ndarray, arrays: dict[str, np.ndarray], stage: dict[str, Any]):
         self.codes, self.picture, self.stage, self.size = codes, picture, stage, len(picture)
+        self.read = np.arange(self.size)  # the sample in place of each: another one if its image is damaged
         self.arrays = arrays  # labels, captions: [N, ...] by field
         # region resized
         self.resized: dict[str, np.ndarray] = {}
@@ -45,6 +46,7 @@ class Encoded:
         """Latents `x` or `tokens`, labels and captions; the first view if there is no `rng`."""
         views = self.codes.shape[1]
         view = np.zeros_like(index) if rng is None else rng.integers(views, size=len(index))
+        index = self.read[index]
         at = self.picture[index]  # whose codes these are
         found = first_stage.field_from_codes(self.codes[at, view], self.stage, rng)
         # region resized
@@ -79,10 +81,11 @@ class Fresh:
         """Images `pixels` f32[n, C, H, W] in [-1, 1], labels, captions, and a number that draws latents."""
         from .views import mixed_rows
 
+        images, views, flip = self.images, self.views, self.flip
         if rng is None:
-            pixels = np.stack([self.images.pixels(int(i)) for i in index])
+            index, pixels = images.read(index, images.pixels)
         else:
-            pixels = self.images.random_views(index, self.views, self.flip, rng)
+            index, pixels = images.read(index, lambda i: images.random_view(i, views, flip, rng))
         found = {"pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)}
         found |= {"y": self.images.y[index]} if self.labelled else {}
         found |= {name: array[index] for name, array in self.images.arrays.items()}
@@ -129,6 +132,7 @@ def open_dataset(settings: dict[str, Any]) -> Any:
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
     side = stage["field"]["shape"][1]
     images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
+    images.skips = settings["damaged"] == "skip"
     # region views
     if settings["views"] is not None:
         first_stage.file_of(stage)  # or says how to write it
@@ -137,14 +141,14 @@ def open_dataset(settings: dict[str, Any]) -> Any:
     flip, crops = settings["horizontal_flip"], settings["crops"]
     weights = first_stage.file_of(stage)
     status = weights.stat()
-    identity = [str(flip), crops, *images.identity()]
+    identity = [str(flip), crops, *(["skip"] if images.skips else []), *images.identity()]
     made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", *identity]
 
     picture = np.arange(images.size) if images.picture is None else images.picture
     first = np.unique(picture, return_index=True)[1]  # a sample of each image
 
-    def codes(small: int | None) -> np.ndarray:
-        """Codes of the images, first resized to `small` pixels per side unless it is None."""
+    def cache_of(small: int | None) -> Path:
+        """The codes of the images, first resized to `small` pixels per side unless it is None."""
         resized = [] if small is None else [f"resized to {small}"]
         digest = hashlib.sha256("\n".join([*made_of, *resized]).encode()).hexdigest()[:12]
         cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{small or side}.{digest}.npy"
@@ -153,14 +157,19 @@ def open_dataset(settings: dict[str, Any]) -> Any:
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 mend = "run `python -m latentc_support.data` once, before torchrun"
                 raise ValueError(f"{cache} is missing: {mend}")
-            write_whole(cache, lambda file: encode(images, first, stage, file, flip, crops, small))
-        return np.load(cache, mmap_mode="r")
+            write_whole(cache, lambda file: encode(images, first, stage, file, skipped_of(cache), flip, crops, small))
+        return cache
 
     arrays = {**images.arrays, **({"y": images.y} if "y" in fields else {})}
-    found = Encoded(codes(None), picture, arrays, stage)
+    cache = cache_of(None)
+    found = Encoded(np.load(cache, mmap_mode="r"), picture, arrays, stage)
+    if (skipped := skipped_of(cache)).is_file():
+        for number, row in np.load(skipped):
+            found.read[picture == number] = row
     # region resized
     pixels = side // fields["x"]["shape"][-1] if "x" in fields else 1
-    found.resized = {name: codes(f["shape"][-1] * pixels) for name, f in fields.items() if f.get("resized")}
+    small = {name: cache_of(f["shape"][-1] * pixels) for name, f in fields.items() if f.get("resized")}
+    found.resized = {name: np.load(file, mmap_mode="r") for name, file in small.items()}
     # endregion
     # region encoded
     found.views, found.made_of = partial(views_of, images, flip=flip, crops=crops), identity
@@ -168,24 +177,38 @@ def open_dataset(settings: dict[str, Any]) -> Any:
     return found
 
 
+def skipped_of(cache: Path) -> Path:
+    """The file beside a cache that lists images that could not be read: (number, sample in its place) i64[n, 2]."""
+    return cache.with_suffix(".skipped.npy")
+
+
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
     """At most `most` images, drawn evenly over classes, in the range of decoded ones: f32[n, 3, H, W]."""
     stage = settings["first_stage"]
     side = stage["field"]["shape"][1]
     images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
+    images.skips = settings["damaged"] == "skip"
     rows = drawn_rows(images.y, images.size, most)
     low, high = stage["field"]["range"]
-    pixels = np.stack([images.pixels(row) for row in rows]).transpose(0, 3, 1, 2)
+    pixels = images.read(rows, images.pixels)[1].transpose(0, 3, 1, 2)
     return pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
 
 
 @torch.no_grad()
 def encode(
-    images: Any, rows: np.ndarray, stage: dict[str, Any], path: Path, flip: bool, crops: str, small: int | None = None
+    images: Any,
+    rows: np.ndarray,
+    stage: dict[str, Any],
+    path: Path,
+    skipped: Path,
+    flip: bool,
+    crops: str,
+    small: int | None = None,
 ) -> None:
     """Writes codes [P, views, ...] of the images of some rows as an .npy file, one image after another.
 
-    `small`: the side in pixels to which they are resized first.
+    `skipped`: a file that lists images that cannot be read, if they are to be skipped. `small`: the side in
+    pixels to which images are resized first.
     """
     from tqdm import tqdm
 
@@ -193,9 +216,11 @@ def encode(
     device = next(model.parameters()).device
     with open(path, "wb") as file:
         faults: list[str] = []
+        others: list[tuple[int, int]] = []
         for number, row in enumerate(tqdm(rows, desc="first stage", unit="image", disable=None)):
             try:
-                pixels = views_of(images, int(row), flip, crops)
+                (read,), (pixels,) = images.read(np.array([row]), lambda i: views_of(images, i, flip, crops))
+                others += [(number, int(read))] if read != row else []
             except ValueError as error:
                 faults.append(str(error))
             if faults:
@@ -212,4 +237,11 @@ def encode(
             file.write(codes.tobytes())
     if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{'; '.join(faults[:5])}{more}: replace or remove them")
+        mend = "replace or remove them, or leave them out with `--data.damaged skip`"
+        raise ValueError(f"{'; '.join(faults[:5])}{more}: {mend}")
+    skipped.unlink(missing_ok=True)
+    if others:
+        named = ", ".join(images.content(int(rows[number]))[0] for number, _ in others[:5])
+        print(f"{len(others):,} of {len(rows):,} images cannot be read and are skipped: {named}", flush=True)
+        with skipped.open("wb") as listing:
+            np.save(listing, np.array(others))
