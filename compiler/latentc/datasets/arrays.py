@@ -122,8 +122,9 @@ def as_declared(name: str, x: Array, field: Mapping[str, Any]) -> Array:
     Pixels of integers may be [n, ..., H, W, C], and grey pixels [n, ..., H, W]; numbers [n] are vectors [n, 1] if the
     field's shape is [1].
     """
-    if field["medium"] in ("image", "video") and "channel" in field["axes"] and x.ndim == len(field["axes"]):
-        at = field["axes"].index("channel")
+    axes = field.get("axes", ())
+    if field["medium"] in ("image", "video") and "channel" in axes and x.ndim == len(axes):
+        at = axes.index("channel")
         x = np.expand_dims(x, 1 + at) if field["shape"][at] == 1 else x
     if x.dtype.kind in "biu" and "range" in field and field["medium"] in ("image", "video", "audio"):
         x = scaled(name, x, field)

@@ -268,8 +268,8 @@ def _published(name: str, system: str, found: Survey, machine: Machine, data: li
         lines += ["conditioning:", *(f"  {key}: null" for key in labels), ""]
         if getattr(spec.sampler, "guidance", None) is not None:
             lines += ["sampler: {guidance: null}", ""]
-    usual = getattr(spec.train.schedule, "warmup", 0)
-    warmup = [f"  schedule: {{warmup: {WARMUP_HERE}}}"] if usual > STEPS[0] // 10 else []
+    usual: Any = getattr(spec.train.schedule, "warmup", 0)
+    warmup = [f"  schedule: {{warmup: {WARMUP_HERE}}}"] if isinstance(usual, int) and usual > STEPS[0] // 10 else []
     return "\n".join([*lines, "train:", f"  steps: {STEPS_HERE}", f"  batch_size: {BATCH_HERE}", *warmup, ""])
 
 
