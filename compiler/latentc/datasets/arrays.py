@@ -123,7 +123,7 @@ def as_declared(name: str, x: Array, field: Mapping[str, Any]) -> Array:
     field's shape is [1].
     """
     axes = field.get("axes", ())
-    if field["medium"] in ("image", "video") and "channel" in axes and x.ndim == len(axes):
+    if field.get("medium") in ("image", "video") and "channel" in axes and x.ndim == len(axes):
         at = axes.index("channel")
         x = np.expand_dims(x, 1 + at) if field["shape"][at] == 1 else x
     if x.dtype.kind in "biu" and "range" in field and field["medium"] in ("image", "video", "audio"):
