@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,44 @@ def test_starting_is_fast() -> None:
 
     assert not {"numpy", "pydantic", "yaml", "onnx", "torch", "rich", "tqdm"} & imported("--help")
     assert not {"onnx", "torch", "onnxruntime", "polygraphy"} & imported("check", "dit")
+
+
+COMPLETED = {
+    "verbs": ("latentc tra", {"train"}),
+    "shipped specs and files": ("latentc check digits_d", {"digits_dit", "digits_dod", "digits_distilled"}),
+    "files": ("latentc train mi", {"mine.yaml"}),
+    "paths, which shells know": ("latentc check ./mi", set()),
+    "variants of a shipped spec": ("latentc compile dit -o out -v B/", {"B/2", "B/4", "B/8"}),
+    "variants of a file": ("latentc check mine.yaml --variant s", {"small"}),
+    "variants of no spec": ("latentc check nothing --variant s", set()),
+    "codes": ("latentc explain E021", {f"E021{i}" for i in range(7)}),
+}
+
+
+@pytest.mark.parametrize(("line", "some"), COMPLETED.values(), ids=COMPLETED)
+def test_shells_complete(
+    latentc: Run,
+    line: str,
+    some: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "mine.yaml").write_text("latentc: 1\nvariants: {small: {}, large: {}}\n")
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_LATENTC_COMPLETE": "complete_bash"}
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="0"):
+        latentc()
+    found, word = set(capsys.readouterr().out.split()), line.split()[-1]
+    assert found >= some and all(text.startswith(word) for text in found) and bool(found) == bool(some)
+
+
+def test_the_completion_of_a_shell_is_shown() -> None:
+    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    line = [sys.executable, "-m", "latentc", "--show-completion", "bash"]
+    done = subprocess.run(line, env=env, capture_output=True, text=True)
+    assert "complete -o default -F _latentc_completion latentc" in done.stdout and done.returncode == 0
 
 
 def test_specs(latentc: Run) -> None:

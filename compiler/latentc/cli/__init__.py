@@ -24,7 +24,6 @@ app = typer.Typer(
     name="latentc",
     help="Compile a YAML spec of a generative model into a PyTorch training project and an inference engine.",
     epilog="`latentc explain CODE` explains an error. Progress and errors go to stderr.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -16,11 +16,39 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from latentc import api
-from latentc.diagnostics import printable
+from latentc.diagnostics import DiagnosticError, printable
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
+
+def spec_names(incomplete: str) -> list[str]:
+    """Completions of a spec: shipped names and YAML files here; of paths to elsewhere none, as shells know these."""
+    from latentc.files.shipped import shipped_specs
+
+    return [] if "/" in incomplete else [*shipped_specs(), *sorted(str(file) for file in Path().glob("*.y*ml"))]
+
+
+def variants_of(context: typer.Context) -> list[str]:
+    """Completions of `--variant`: those of the spec on the command line, if it can be read."""
+    from latentc.spec.load import variant_names
+
+    # The parser gives up at an option without its value and leaves the words as they are.
+    given = context.params.get("spec") or context.params.get("source") or next(iter(context.args), None)
+    try:
+        return list(variant_names(given)) if isinstance(given, str) else []
+    except DiagnosticError:
+        return []
+
+
+Spec = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.", autocompletion=spec_names
+    ),
+]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder written by `latentc compile`.")]
-Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
+Variant = Annotated[
+    str | None,
+    typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.", autocompletion=variants_of),
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set one value, in YAML; repeatable.")
 ]

@@ -22,11 +22,13 @@ from latentc.cli._shared import (
     bar_for,
     echo,
     say_notes,
+    spec_names,
     warn,
     write_notes,
 )
 from latentc.diagnostics import DiagnosticError
 from latentc.diagnostics.faults import data_from_diagnostics, missing_packages
+from latentc.files.shipped import codes
 
 
 def specs(as_json: Json = False) -> None:
@@ -186,7 +188,9 @@ def data(
     echo(found.data() if as_json else found.text(), end="")
 
 
-def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as E0204.")]) -> None:
+def explain(
+    code: Annotated[str, typer.Argument(metavar="CODE", help="Such as E0204.", autocompletion=codes)],
+) -> None:
     """Explain an error code: cause, example and remedy."""
     echo(api.explain(code), end="")
 
@@ -206,7 +210,10 @@ def emit(
 
 def train(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder written by `emit`.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder written by `emit`.", autocompletion=spec_names),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the project.")
     ] = None,
