@@ -26,6 +26,7 @@ ROLES = {
     "interchange": "others' checkpoints",
     "quantize": "calibrate, choose layers",
     "scale": "plans for many devices",
+    "sweep": "many settings at once",
     "tune": "search for fewer steps",
     "verify": "oracle = PyTorch = engine",
     "evaluate": "FID and other metrics",

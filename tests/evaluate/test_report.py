@@ -69,10 +69,15 @@ def test_a_browser_shows_it(folder: Path, browser: Any, scheme: str) -> None:
     page.goto((folder / "report.html").as_uri())
     assert not faults and [url for url in asked if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
     assert page.locator("h2").all_inner_texts()[1:5] == ["Guidance", "Samples", "Nearest training samples", "Classes"]
-    assert page.locator(".samples img").count() == 40 and page.locator(".pairs figure").count() == 12
+    assert page.locator(".samples img[alt^=sample]").count() == 40 and page.locator(".pairs figure").count() == 12
+    assert page.locator(".samples img[alt^=real]").count() == 80
+    assert page.locator(".samples b").all_inner_texts() == ["samples", "real"]
     drawn = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.naturalHeight])")
-    assert drawn == [[8, 8]] * 64
-    assert page.locator(".samples > span").nth(0).inner_text() == "zero"
+    assert drawn == [[8, 8]] * 144
+    assert page.locator(".samples > span").nth(1).inner_text() == "zero"
+    facts = dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True))
+    assert facts["steps"] == "6" and facts["guidance"] == "1, 1.5, 2" and "seeds 0 to 39" in facts["samples"]
+    assert "classifier of scikit-learn's digits" in facts["features"] and "not with published" in facts["comparable"]
     assert page.locator("svg").count() == 3 and page.locator("svg circle").count() >= 15
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1100  # wide tables scroll by themselves

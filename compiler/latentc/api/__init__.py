@@ -35,6 +35,7 @@ from latentc.api.running import bench, deploy_triton, tune, verify, verify_train
 from latentc.api.sampling import sample, sample_set
 from latentc.api.searching import search
 from latentc.api.serving import serve
+from latentc.api.sweeping import sweep
 
 __all__ = [
     "Backend",
@@ -75,6 +76,7 @@ __all__ = [
     "serve",
     "show",
     "specs",
+    "sweep",
     "train",
     "tune",
     "use_components",

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from latentc import __version__
-from latentc.cli import bundles, evaluating, exchange, models, serving
+from latentc.cli import bundles, evaluating, exchange, models, serving, sweeping
 from latentc.cli._shared import echo, with_components
 from latentc.diagnostics import Diagnostic, printable, render
 from latentc.diagnostics.faults import INTERRUPTED, exit_status
@@ -35,7 +35,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.data, models.check, models.show, models.schema, models.init, models.explain),
     *(models.emit, models.train),
     *(models.forward, models.loss, models.weights, models.index),
-    *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
+    *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune, sweeping.sweep),
     *(evaluating.evaluate, evaluating.classify, evaluating.search, serving.serve, models.doctor),
 )
 WITHOUT_SPECS = (models.data, models.init, models.explain, serving.serve)

@@ -70,6 +70,11 @@ def add(folder: Path | str) -> None:
         forget()
 
 
+def given() -> tuple[Path, ...]:
+    """The folders that `add` added."""
+    return tuple(_given)
+
+
 def forget() -> None:
     """Looks for packages again at the next use."""
     for cached in (packages, modules, folders, capabilities, _by_folder):

@@ -63,7 +63,8 @@ class Result:
 class Judge:
     """Extractors by name, the main one first, and the reference of each.
 
-    `training`: features of the training set by the main extractor, and `source`, where its samples can be read.
+    `training`: features of the training set by the main extractor; `training_source`: where its samples can be read.
+    `real`: where those of the reference can be read, if it holds samples.
     """
 
     wanted: tuple[str, ...]
@@ -73,6 +74,7 @@ class Judge:
     training: Array | None = None
     training_source: SampleSource | None = None
     held_out: bool = False  # the main reference is not the training set
+    real: SampleSource | None = None
 
     @property
     def main(self) -> str:
@@ -184,7 +186,7 @@ def open_judge(wanted: Wanted, data: Data | None, output: Output | None, tell: T
         given_ones = " and ".join(f"`{name}`" for name in distances)
         mend = "`fid` needs Inception's published weights, `--features inception=FILE`; `fd` takes any features"
         raise DiagnosticError.of("E0714", f"these features give {given_ones}, not `{others[0]}`", help=mend)
-    judge = Judge(figures, known, references, classifier)
+    judge = Judge(figures, known, references, classifier, real=given.source)
     training = _training(wanted, data, output) if NEAREST & {*figures} else None
     if training is None:
         return judge

@@ -16,6 +16,7 @@ from latentc.evaluate.charts import Chart, chart
 from latentc.evaluate.extractors.described import resized
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.results import Evaluation, Run, figure_text
+from latentc.evaluate.sources import SampleSource
 from latentc.export.folder import new_folder
 from latentc.files.named import write_text
 from latentc.files.templates import rendered
@@ -23,6 +24,7 @@ from latentc_runtime.media.pixels import png
 
 MARK = "metrics.json"  # marks a folder as evaluation results, which may be replaced
 CLASSES, COLUMNS = 20, 8  # largest number of classes in the grid, and samples of each
+PLAIN = 4  # rows of samples without classes
 PAIRS = 12  # samples shown next to their nearest training sample
 LARGEST = 128  # side in pixels; larger pictures are reduced
 ENLARGED = 48  # side in pixels on the page of smaller pictures
@@ -163,23 +165,42 @@ def _charts(found: Evaluation) -> list[Chart]:
 # ---- pictures
 
 
-def _grid(found: Evaluation, run: Run) -> list[tuple[str, list[Picture]]]:
-    """The first samples of each class, at most CLASSES of them; without classes, the first samples."""
-    labels = run.result.compared.labels
+def _grid(found: Evaluation, run: Run) -> list[tuple[str, list[Picture], list[Picture]]]:
+    """The first samples of each class, at most CLASSES of them, and of the reference; without classes, the first ones.
+
+    Rows of (class, samples, real ones); no real ones if the reference holds statistics alone.
+    """
+    labels, real, held = run.result.compared.labels, found.judge.real, run.result.compared.reference.labels
     count = len(run.result.compared)
     if labels is None:
-        rows = {"": list(range(min(count, 4 * COLUMNS)))}
+        starts = range(0, min(count, PLAIN * COLUMNS), COLUMNS)
+        rows = [("", list(range(i, min(i + COLUMNS, count)))) for i in starts]
+        theirs = [list(range(i, min(i + COLUMNS, real.size if real else 0))) for i in starts]
     else:
-        held = np.unique(labels)
-        chosen = held[np.linspace(0, len(held) - 1, min(len(held), CLASSES)).round().astype(int)]
-        rows = {found.title(int(k)): np.flatnonzero(labels == k)[:COLUMNS].tolist() for k in chosen}
-    index = sorted(i for row in rows.values() for i in row)
-    samples = run.source.at(index)
-    if not samples.are_images:
+        own = np.unique(labels)
+        chosen = own[np.linspace(0, len(own) - 1, min(len(own), CLASSES)).round().astype(int)]
+        rows = [(found.title(int(k)), _first(labels, k)) for k in chosen]
+        theirs = [[] if real is None or held is None else _first(held, k) for k in chosen]
+    samples = _shown(run.source, [i for _, row in rows for i in row], "sample")
+    if not samples:
         return []
-    titles = [f"sample {i}" for i in index]
-    made = dict(zip(index, pictures_of(samples, titles), strict=True))
-    return [(title, [made[i] for i in row]) for title, row in rows.items()]
+    beside = _shown(real, [i for row in theirs for i in row], "real sample") if real else {}
+    both = zip(rows, theirs, strict=True)
+    return [(title, [samples[i] for i in row], [beside[i] for i in r if i in beside]) for (title, row), r in both]
+
+
+def _first(labels: np.ndarray, label: int) -> list[int]:
+    """The first samples of a class."""
+    return [int(i) for i in np.flatnonzero(labels == label)[:COLUMNS]]
+
+
+def _shown(source: SampleSource, index: Sequence[int], what: str) -> dict[int, Picture]:
+    """The pictures of samples by number; none if they are no images."""
+    index = sorted(set(index))
+    samples = source.at(index) if index else None
+    if samples is None or not samples.are_images:
+        return {}
+    return dict(zip(index, pictures_of(samples, [f"{what} {i}" for i in index]), strict=True))
 
 
 def _pairs(run: Run, found: Evaluation) -> list[Pair]:

@@ -50,10 +50,13 @@ class Evaluation:
         return title(self.names, label)
 
     def facts(self) -> dict[str, str]:
-        """The compared samples, in words."""
+        """The compared samples, how they were drawn and by what they are compared, in words."""
         judge = self.judge
         reference = judge.references[judge.main]
-        found = {"samples": self.runs[0].source.name, "reference": reference.name}
+        found = {"samples": self.runs[0].source.name}
+        for name, value in self.runs[0].source.facts.items():
+            found[name] = ", ".join(dict.fromkeys([value, *(run.source.facts[name] for run in self.runs)]))
+        found["reference"] = reference.name
         found["features"] = ", ".join(judge.extractors[name].title for name in judge.references)
         if judge.extractors[judge.main].frechet != "fid":
             found["comparable"] = "only with figures of the same features, not with published ones"

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class SampleSource(ABC):
     """Samples by row number. `name`: what they are, in words. `size`: how many there are. `field`: as `Samples` has it.
 
     `judged_by`: the features that suit such data, if that is known. `class_names`: empty if they are not known.
-    `chunk_size`: how many samples to hold at once.
+    `chunk_size`: how many samples to hold at once. `facts`: how they were drawn, in words by subject.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SampleSource(ABC):
     judged_by: str | None = None
     chunk_size = CHUNK
     class_names: tuple[str, ...] = ()
+    facts: Mapping[str, str] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -117,13 +119,14 @@ class Generated(SampleSource):
         self.job = Job(pipe.bundle.folder, count, seed, None, None, given, asked, *where)
         self.chunk_size = chunk_size(output.shape)
         self.job.request(pipe.manifest, self.entry, range(1), pipe.indexes)  # reports mistakes now
+        self.settings = {**{setting.name: setting.value for setting in held}, **self.job.settings}
+        told = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()}
+        self.facts = {"program": self.entry.name, "steps": str(self.entry.steps), **told}
 
     @property
     def identity(self) -> str:
         manifest = (self.pipe.bundle.folder / "manifest.json").read_bytes()
-        usual = {setting.name: setting.value for setting in self.pipe.manifest.settings_of(self.entry)}
-        settings = sorted({**usual, **self.job.settings}.items())
-        about = (self.entry.name, self.entry.steps, self.job.seed, settings, self.pipe.device)
+        about = (self.entry.name, self.entry.steps, self.job.seed, sorted(self.settings.items()), self.pipe.device)
         return f"generated {hashlib.sha256(manifest).hexdigest()} {about}"
 
     def chunk(self, start: int, stop: int) -> Chunk:

@@ -23,12 +23,12 @@ def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json"
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent, wait=True):
+        with locked(target.parent, wait=True):
             _refuse_foreign(target, what, marker)
             _sweep(target)
         with _claimed(target) as temporary:
             yield temporary
-            with _locked(target.parent, wait=True):
+            with locked(target.parent, wait=True):
                 _refuse_foreign(target, what, marker)  # another process may have created it meanwhile
                 _replace(temporary, target)
     except OSError as error:
@@ -73,7 +73,7 @@ def _claimed(target: Path) -> Iterator[Path]:
     # Locked before it gets the name that `_sweep` looks for.
     unlocked, temporary = target.parent / f"{name}.new", target.parent / f"{name}.tmp"
     unlocked.mkdir()
-    with _locked(unlocked):
+    with locked(unlocked):
         try:
             yield unlocked.rename(temporary)
         finally:
@@ -87,14 +87,14 @@ def _sweep(target: Path) -> None:
     for left in (*target.parent.glob(f"{hidden}*.tmp"), *target.parent.glob(f"{hidden}*.old")):
         if left.is_symlink() or not left.is_dir():
             continue
-        with _locked(left) as alone:
+        with locked(left) as alone:
             # If a process was killed between two renames, the older bundle is all there is: keep it.
             if alone and (left.suffix == ".tmp" or target.exists()):
                 shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Holds the lock of a folder; False if another process has it or the system has no locks."""
     lock = _lock(folder, wait)
     try:

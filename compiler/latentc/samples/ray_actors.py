@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import warnings
@@ -25,11 +26,21 @@ def on_ray(job: Job, chunks: Sequence[range], *, address: str | None = None) -> 
     The bundle has the same path on every node. An actor that dies is replaced, and its chunk drawn again. Raises
     BundleError of an actor; DiagnosticError: E0706 without Ray, E0741 for a cluster that cannot be reached, E0742.
     """
+    with cluster(address) as ray:
+        yield from _drawn(ray, job, chunks)
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected to the cluster at `address`, or of RAY_ADDRESS, or to a new one of this machine until the end.
+
+    A connection that is there stays. DiagnosticError E0706, E0741.
+    """
     ray = needed("ray", "`--workers ray`", 'pip install "latentc[ray]"')
     ours = not ray.is_initialized()
     _connect(ray, address or os.environ.get("RAY_ADDRESS"))
     try:
-        yield from _drawn(ray, job, chunks)
+        yield ray
     finally:
         if ours:
             ray.shutdown()
@@ -60,18 +71,21 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _actors(ray: Any, job: Job) -> tuple[int, dict[str, float]]:
-    """(number of actors, what each reserves): a GPU each if there are any and the job may use them, else CPUs."""
+def places(ray: Any, device: str, threads: int | None = None) -> tuple[int, dict[str, float]]:
+    """(number of workers, what each reserves): a GPU each if there are any and `device` is not cpu, else CPUs.
+
+    These are as many as `threads`, or as the smallest node has.
+    """
     have = ray.cluster_resources()
-    if job.device != "cpu" and have.get("GPU", 0) >= 1:
+    if device != "cpu" and have.get("GPU", 0) >= 1:
         return int(have["GPU"]), {"num_gpus": 1, "num_cpus": 1}
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    each = job.threads or int(min((cores for cores in nodes if cores >= 1), default=1))
+    each = threads or int(min((cores for cores in nodes if cores >= 1), default=1))
     return max(1, sum(int(cores // each) for cores in nodes)), {"num_cpus": each}
 
 
 def _drawn(ray: Any, job: Job, chunks: Sequence[range]) -> Iterator[tuple[range, Array]]:
-    count, needs = _actors(ray, job)
+    count, needs = places(ray, job.device, job.threads)
     count = min(count, len(chunks))
     actor = ray.remote(max_restarts=0, **needs)(_Actor)
     shared = ray.put(replace(job, bundle=job.bundle.absolute()))  # actors may run in another folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,6 +15,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.fields import FirstStage
 from latentc.components.mistakes import blamed
 from latentc.diagnostics import DiagnosticError
+from latentc.files import shipped
 from latentc.spec.errors import diagnostics_from_validation
 from latentc.spec.merge import without
 from latentc.spec.named import checkpoint_files, with_class_names, with_class_tokens, with_paths
@@ -146,3 +148,13 @@ def data_from_spec(spec: Spec) -> dict[str, Any]:
 def resolved_yaml(spec: Spec) -> str:
     """The spec as YAML with every default written out; it loads back to an equal spec."""
     return yaml_from_data(data_from_spec(spec))
+
+
+def base_of(spec: Spec, source: str | Path | None, folder: Path) -> str:
+    """The value of `extends` for the spec `source` in a spec in `folder`; if it is not a file, one is written there."""
+    if source is not None and str(source) in shipped.shipped_specs() and not Path(source).exists():
+        return str(source)
+    if source is not None and Path(source).is_file():
+        return Path(os.path.relpath(source, folder)).as_posix()
+    (folder / "base.yaml").write_text(resolved_yaml(spec), encoding="utf-8")
+    return "base.yaml"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from latentc.components.contract import Lowered
 from latentc.components.samplers.base import ArraySampler
-from latentc.measure.metrics import mean_distance
+from latentc.measure.metrics import alternated, mean_distance
 from latentc.passes.feature_cache_methods import block_lists
 from latentc.tune.alternatives import reference
 from latentc.tune.candidates import COUNTS, reusing
-from latentc.tune.denoiser import open_denoiser
+from latentc.tune.denoiser import Array, open_denoiser
 from latentc.tune.found import Found, Task
 from latentc.tune.quality import Figure
 from latentc.tune.screen import FINE, open_screen, shortlist
 from latentc_runtime.sources import Given
 
 TRAJECTORY_BYTES = 1 << 29  # largest memory for the reference solution of the search
+FAST = 0.1  # seconds of an evaluation of one sample up to which several at once are timed
+FEWEST = 4  # samples of a search for which there is little time
 
 
 class Denoising:
@@ -36,7 +39,8 @@ class Denoising:
     def run(self, figure: Figure) -> Found:
         denoiser, own, task = self._denoiser, self.own, self._task
         task.tell(0, 1, "the reference solution")
-        given = denoiser.given(task.options.seed, self._few())
+        seconds = self._seconds()
+        given = denoiser.given(task.options.seed, self._few(seconds))
         screen = open_screen(own, denoiser, given, task.stop, task.tell)
         coarse = denoiser.samples(reference(own, denoiser.target, FINE // 2), screen.given)
         most = task.options.most(own.table(denoiser.target).all_progress.size - 1)
@@ -44,12 +48,33 @@ class Denoising:
         candidates = shortlist(screened)
         candidates += reusing(candidates, task.spec, _small_networks(self.lowered), _depth(self.lowered))
         exact = reference(own, denoiser.target, FINE)
-        return Found(tuple(screened), tuple(candidates), exact, mean_distance(coarse, screen.fine.samples))
+        error = mean_distance(coarse, screen.fine.samples)
+        return Found(tuple(screened), tuple(candidates), exact, error, seconds)
 
-    def _few(self) -> int:
-        """Number of samples of the search: fewer if their whole trajectory, states and estimates, would be large."""
+    def _seconds(self) -> float:
+        """Seconds of an evaluation for one sample, as the spec's sampler begins; of several at once if it is fast."""
+        at, seconds = float(self.own.table(self._denoiser.target).all_progress[0]), math.inf
+        for count in (1, 16):
+            given = self._denoiser.given(self._task.options.seed, count)
+            once = partial(self._evaluated, given, self._denoiser.noise(given), at)
+            (times,) = alternated([once], 0.0, 2)
+            seconds = min(seconds, min(times) / count)
+            if seconds > FAST:
+                break
+        return seconds
+
+    def _evaluated(self, given: Given, x: Array, at: float) -> Array:
+        return self._denoiser.network(self.own, given)(x, at)
+
+    def _few(self, seconds: float) -> int:
+        """Number of samples of the search: fewer if their whole trajectory, states and estimates, would be large.
+
+        Or if it would take more than a third of the time of the search.
+        """
         room = TRAJECTORY_BYTES // (2 * FINE * 4 * math.prod(self._denoiser.shape))
-        return int(min(max(16, min(64, self._task.options.samples // 4)), max(1, room)))
+        time = self._task.left() / 3 / (1.5 * FINE * seconds)
+        usual = max(16, min(64, self._task.options.samples // 4))
+        return int(max(FEWEST, min(usual, room, time))) if room > FEWEST else max(1, room)
 
 
 def _small_networks(lowered: Lowered) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,13 +19,17 @@ from latentc_runtime.sources import Given
 
 @dataclass(frozen=True)
 class Task:
-    """Inputs of a search: the spec, its weights, `stop` (true once time has run out) and `tell` for progress."""
+    """Inputs of a search: the spec, its weights, `stop` (true once time has run out) and `tell` for progress.
+
+    `left`: seconds that the search still has.
+    """
 
     spec: Spec
     weights: Mapping[str, Mapping[str, Expr]]
     options: Options
     stop: Callable[[], bool]
     tell: Tell
+    left: Callable[[], float] = lambda: math.inf
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,14 @@ class Found:
     """Trials of a search, and the candidates to compile.
 
     `exact`: a sampler of the reference solution, and `reference_error`, how far it is from one of half as many steps;
-    None if there is no such solution.
+    None if there is no such solution. `seconds`: of one evaluation for one sample, 0 if that was not measured.
     """
 
     screened: tuple[Screened, ...]
     candidates: tuple[Candidate, ...]
     exact: Tunable | None = None
     reference_error: float | None = None
+    seconds: float = 0.0
 
 
 class Search(Protocol):

@@ -33,6 +33,7 @@ class Tuned:
     reference_error: float | None
     stopped: bool  # the search ran out of time
     left: int = 0  # promising candidates that there was no time to compile
+    wanted: int = 0  # samples that there should have been
 
     def text(self) -> str:
         """A table of the compiled candidates, and a line on the choice."""
@@ -48,6 +49,8 @@ class Tuned:
             lines.append(f"error of the reference itself: {self.reference_error:.2g}")
         if self.stopped:
             lines.append("the search ran out of time: not everything was tried")
+        if self.samples < self.wanted:
+            lines.append(f"the time sufficed to judge on {self.samples} samples instead of {self.wanted}")
         if self.left:
             lines.append(f"there was no time to compile {self.left} more of the candidates")
         if self.chosen is not None:

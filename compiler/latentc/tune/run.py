@@ -9,7 +9,6 @@ candidates are compiled as `latentc compile` would, timed, and judged on samples
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,26 +28,28 @@ from latentc.evaluate.metrics import Figures, figure_named, figures_from_text
 from latentc.evaluate.sources import labels_of
 from latentc.export.bundle import program_outputs
 from latentc.export.folder import new_folder
-from latentc.files import shipped
 from latentc.measure.metrics import mean_distance, psnr
+from latentc.measure.plots import need_matplotlib
 from latentc.spec import resolved_yaml
+from latentc.spec.load import base_of
 from latentc.spec.schema import Spec
 from latentc.tune.budget import COSTS, Goal, Measured, check_bounds
 from latentc.tune.candidates import Candidate, Tunable
 from latentc.tune.compiled import Compile, Compiling
-from latentc.tune.denoising import Denoising
-from latentc.tune.found import Search, Task
+from latentc.tune.denoising import FEWEST, Denoising
+from latentc.tune.found import Found, Search, Task
 from latentc.tune.masked import Masked
 from latentc.tune.options import Options
-from latentc.tune.plot import need_matplotlib, write_plot
+from latentc.tune.plot import write_plot
 from latentc.tune.quality import Array, Figure, Judge, Named, UserJudge
 from latentc.tune.report import Tuned
-from latentc.tune.screen import Tell
+from latentc.tune.screen import FINE, Tell
 from latentc.weights import Expr
 from latentc_runtime.noise import normals
 
 MARK = "candidates.csv"  # marks a folder as tuning results, which may be replaced
 SEARCH = 0.5  # fraction of the allowed time for the search; the rest is for compiling and measuring
+FEW = 8  # candidates whose samples half the time for compiling and measuring should suffice for
 _JUDGED = 1 << 32  # offset between the seeds of the search and those on which candidates are judged
 
 
@@ -81,12 +82,17 @@ def tune(
         stopped = stopped or time.monotonic() - begun > SEARCH * allowed
         return stopped
 
+    def left() -> float:
+        return begun + SEARCH * allowed - time.monotonic()
+
     with new_folder(folder, "folder of tuning results", MARK) as target:
-        search: Search = kind(own, Task(spec, weights, options, stop, tell))
+        search: Search = kind(own, Task(spec, weights, options, stop, tell, left))
         judges = _judges(spec, search, options)
         goal = _goal(search, spec, options, judges)
         found = search.run(_figure(goal, judges))
         candidates, exact = found.candidates, found.exact
+        wanted = options.samples
+        options = replace(options, samples=_judged(options.samples, own, found, begun + allowed - time.monotonic()))
         del search  # the engine and the trajectory
         measured = _measured(
             spec, [Candidate(own, "spec"), *candidates], exact, compile, judges, options, tell, begun + allowed
@@ -106,13 +112,14 @@ def tune(
             reference_error=found.reference_error,
             stopped=stopped,
             left=1 + len(candidates) - len(measured),
+            wanted=wanted,
         )
         (target / MARK).write_text(tuned.csv(), encoding="utf-8")
         write_plot(tuned, target)
         if chosen is not None:
             heading = f"# Chosen by `latentc tune` for {goal}: {chosen.candidate.name()}, "
             heading += f"{chosen.evaluations} evaluations.\n"
-            chosen.candidate.write(target / "tuned.yaml", _base(spec, source, target), own, heading)
+            chosen.candidate.write(target / "tuned.yaml", base_of(spec, source, target), own, heading)
     if chosen is None:
         raise goal.missed(measured, measured[0], folder)
     return tuned
@@ -143,6 +150,18 @@ def _kind(spec: Spec) -> tuple[Any, Any]:
 
 
 # ---- judging and measuring
+
+
+def _judged(samples: int, own: Tunable, found: Found, left: float) -> int:
+    """The number of samples to judge: fewer if drawing them would take more than half of the time left.
+
+    Exactly, by the spec's own sampler and by a few candidates.
+    """
+    tried = sorted(s.evaluations for s in found.screened)
+    evaluations = FINE + own.steps + sum(tried[:: max(1, len(tried) // FEW)])
+    if found.seconds * evaluations * samples <= left / 2:
+        return samples
+    return max(FEWEST, min(samples, int(left / 2 / (found.seconds * evaluations)))) if found.seconds else samples
 
 
 def _judges(spec: Spec, search: Search, options: Options) -> list[Judge]:
@@ -218,8 +237,9 @@ def _measured(
 ) -> list[Measured]:
     """The first candidate, then the others, compiled and measured one after the other until the clock says `end`.
 
-    They are judged on seeds that the search never saw, by the samples of `exact` from the same noise. The order is
-    cheapest first, candidates that reuse work last.
+    None is begun that would end later if it took as long as the one before. They are judged on seeds that the search
+    never saw, by the samples of `exact` from the same noise. The order is cheapest first, candidates that reuse work
+    last.
     """
     results: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="latentc-") as name:
@@ -240,21 +260,13 @@ def _measured(
                 figures |= other(samples, classes)
             return figures
 
+        last = 0.0  # seconds of the last candidate: the next is as long at least
         for i, candidate in enumerate(candidates):
-            if results and time.monotonic() > end:
+            now = time.monotonic()
+            if results and now + last > end:
                 break
             tell(i, len(candidates), f"compiling and measuring {candidate.name()}, {candidate.sampler.steps} steps")
             results.append(compiling.measured(candidate, judge))
+            last = time.monotonic() - now if i else 0.0  # the spec's own is longer than most
         tell(len(candidates), len(candidates), "done")
     return results
-
-
-def _base(spec: Spec, source: str | Path | None, folder: Path) -> str:
-    """The value of `extends` for the spec `source` in a spec in `folder`; if it is not a file, one is written there."""
-    if source is not None and str(source) in shipped.shipped_specs() and not Path(source).exists():
-        return str(source)
-    if source is not None and Path(source).is_file():
-        # `folder` lies next to the final one, so the relative path is the same.
-        return Path(os.path.relpath(source, folder)).as_posix()
-    (folder / "base.yaml").write_text(resolved_yaml(spec), encoding="utf-8")
-    return "base.yaml"

@@ -1,0 +1,1 @@
+"""Many settings of one spec: each trained, compiled and judged; the best written out as a spec."""
