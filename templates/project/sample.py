@@ -211,18 +211,23 @@ def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
     return [", ".join(row) for row in zip(*columns, strict=True)]
 
 
+def field_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The field of the data that samples are of."""
+    # region staged
+    return config["data"]["first_stage"]["field"]
+    # endregion
+    # region direct
+    fields = config["data"]["fields"]
+    return fields.get("x") or fields["tokens"]
+    # endregion
+
+
 def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int, labels: Sequence[str] = ()) -> None:
     """Writes samples in the format of the path's suffix; without a suffix, a folder of files.
 
     `labels`: one text per sample, shown next to the images of a .png if Pillow is installed.
     """
-    # region staged
-    field = config["data"]["first_stage"]["field"]
-    # endregion
-    # region direct
-    fields = config["data"]["fields"]
-    field = fields.get("x") or fields["tokens"]
-    # endregion
+    field = field_of(config)
     try:
         if labels and path.suffix == ".png" and importlib.util.find_spec("PIL"):
             contents = {path: labelled(samples.numpy(), field, columns, labels)}

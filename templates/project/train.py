@@ -36,11 +36,13 @@ from latentc_support.checkpoint import Checkpoints, State, load_weights, network
 from latentc_support.config import load_config
 from latentc_support.data import batches, class_names, generator, open_data
 from latentc_support.evaluate import Judge
+from latentc_support.logs import Logs, grids_of
 from latentc_support.media import FORMATS
 from latentc_support.optimizers import make_optimizer
 from latentc_support.parallel import Run, averaged, reshard, shard, wrap
+from latentc_support.pixels import png
 from latentc_support.rounds import Round, rate_of, round_of, start_round
-from latentc_support.storage import inherited, sweep, write_text
+from latentc_support.storage import inherited, sweep, write_text, write_whole
 from model import NETWORKS
 from objective import UPDATES, Update
 from sample import (
@@ -48,6 +50,7 @@ from sample import (
     SAMPLED,
     declared,
     draw,
+    field_of,
     preview_given,
     program_of,
     save,
@@ -349,15 +352,6 @@ def finite(gradients: list[Tensor], scaling: float) -> None:
 # endregion
 
 
-def tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("tensorboard is not installed: no curves are written")
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-
-
 def drawn(config: dict[str, Any], networks: Networks, given: Any, run: Run) -> Tensor:
     """Samples of networks in training, without a change to the state of its random number generators."""
     train, modes = config["train"], {name: network.training for name, network in networks.items()}
@@ -394,8 +388,11 @@ def grid_interval(config: dict[str, Any], run: Run) -> int | None:
 
 
 # endregion
-def preview(config: dict[str, Any], networks: Networks, usual: Any, step: int, run: Run) -> None:
-    """Writes samples, one row per class; none if they are not finite, as those of a young network can be."""
+def preview(config: dict[str, Any], networks: Networks, usual: Any, step: int, run: Run, logs: Any) -> None:
+    """Writes samples, one row per class; none if they are not finite, as those of a young network can be.
+
+    Pictures are also written class by class, and shown in the logs.
+    """
     given = preview_given(usual)
     samples = drawn(config, networks, given, run)
     finite = bool(torch.isfinite(samples).all())
@@ -404,10 +401,19 @@ def preview(config: dict[str, Any], networks: Networks, usual: Any, step: int, r
     elif run.main:
         folder = Path(config["train"]["out"]) / "samples"
         conditions, _ = declared(program_of(), class_names(config))
-        labels = titles_of(given, conditions) if any(c.names for c in conditions) else []
+        titles = titles_of(given, conditions)
+        labels = titles if any(c.names for c in conditions) else []
         suffix = next((s for s in (".png", ".txt") if s in FORMATS), ".npz")
         for suffix in [suffix, ".wav"] if ".wav" in FORMATS else [suffix]:
             save(samples, config, folder / f"{step:08d}{suffix}", 8, labels)
+        # region pictured
+        grids = grids_of(samples.numpy(), field_of(config), titles, 8)
+        for name, picture in grids.items() if titles else ():
+            write_whole(folder / name / f"{step:08d}.png", partial(Path.write_bytes, data=png(picture)))
+        # region logged
+        logs.show(grids, step)
+        # endregion
+        # endregion
 
 
 def check(config: dict[str, Any], run: Run) -> None:
@@ -523,7 +529,10 @@ def main() -> None:
         count = sum(p.numel() for n in networks.values() for p in n.parameters())
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
 
-    writer = tensorboard(out, step) if run.main else None
+    logs = None
+    # region logged
+    logs = Logs(config, step) if run.main else None
+    # endregion
     # region batches
     fed = sum(bool(update.batch) for update in UPDATES)  # batches of data per step
     # endregion
@@ -550,6 +559,7 @@ def main() -> None:
     judge = None
     # endregion
     since, logged, saved = time.perf_counter(), step, step if found else -1
+    began, first = since, step
     metrics = {}  # latest metrics of each update
     while step < train["steps"]:
         # region rounds
@@ -629,13 +639,16 @@ def main() -> None:
             bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
             if bar.disable and run.main:  # no terminal: print lines instead of a bar
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
-                print(f"step {step}: {shown}, {speed:.0f} samples/s", flush=True)
-            if writer:
+                left = tqdm.format_interval((since - began) / (step - first) * (train["steps"] - step))
+                print(f"step {step}/{train['steps']}: {shown}, {speed:.0f} samples/s, {left} left", flush=True)
+            # region logged
+            if logs:
+                curves = {**values, "samples_a_second": speed}
                 for name, optimizer in optimizers.items():
                     label = "learning_rate" if len(optimizers) == 1 else f"{name}/learning_rate"
-                    writer.add_scalar(label, optimizer.param_groups[0]["lr"], step)
-                for name, value in {**values, "samples_a_second": speed}.items():
-                    writer.add_scalar(name, value, step)
+                    curves[label] = optimizer.param_groups[0]["lr"]
+                logs.add(curves, step)
+            # endregion
             for name in dict.fromkeys(update.metrics[0] for update in metrics):
                 value = values[name]
                 if not math.isfinite(value):
@@ -651,7 +664,7 @@ def main() -> None:
         # Sharded weights are gathered by all processes together.
         sampling = grids_every and (step % grids_every == 0 or step == train["steps"])
         if sampling and (run.main or run.parallel == "fsdp"):
-            preview(config, averages or networks, usual, step, run)
+            preview(config, averages or networks, usual, step, run, logs)
         # region evaluated
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0
         if judging and (run.main or run.parallel == "fsdp"):
@@ -660,16 +673,20 @@ def main() -> None:
             figures = judge(samples) if run.main else {}
             if run.main:
                 tqdm.write(f"step {step}: {', '.join(f'{k} {v:.4g}' for k, v in figures.items())}")
-            for name, value in figures.items() if writer else ():
-                writer.add_scalar(f"evaluate/{name}", value, step)
+            # region logged
+            if logs:
+                logs.add({f"evaluate/{name}": value for name, value in figures.items()}, step)
+            # endregion
         # endregion
         if stop:
             if run.main:
                 print(f"\nstopped at step {step} and saved. `--resume true` continues.")
             break
     bar.close()
-    if writer:
-        writer.close()
+    # region logged
+    if logs:
+        logs.close()
+    # endregion
     if saved == step and step == train["steps"]:
         holders_of = {"weights": averages or {n: networks[n] for n in SAMPLED}, "weights_raw": networks}
         for name, holders in holders_of.items():

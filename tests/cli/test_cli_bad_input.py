@@ -372,7 +372,7 @@ def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
         process = interruptible([*line, "--log-every", "1"], cwd=tmp_path, stdout=log, stderr=log)
     run = tmp_path / "project" / "runs" / "train"
     for _ in range(600):
-        if "step 1:" in (tmp_path / "log").read_text():
+        if "step 1/" in (tmp_path / "log").read_text():
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

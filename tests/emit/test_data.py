@@ -308,7 +308,7 @@ def test_previews_and_samples_are_of_the_medium(case: str, tmp_path: Path) -> No
     project_from_lowered(lower(spec), spec, project)
     short = ["--steps", "1", "--batch_size", "4", "--sample_every", "1", "--schedule.warmup", "0", "--workers", "0"]
     run(project, "train.py", *short)
-    previews = [path.suffix for path in (project / "runs" / "train" / "samples").iterdir()]
+    previews = [path.suffix for path in (project / "runs" / "train" / "samples").iterdir() if path.is_file()]
     assert previews == suffixes
     weights = ["--weights", "runs/train/weights.safetensors", "--per-class", "1"]
     assert run(project, "sample.py", *weights, "-o", f"out{suffixes[0]}").strip() == f"out{suffixes[0]}"

@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "train.npz", x=np.float32(x))
     said = python(folder / "project", "train.py", *KEPT)
     assert not said.returncode, said.stderr
-    lines = {line.split(":")[0]: line for line in said.stdout.splitlines() if line.startswith("step ")}
+    lines = {line.split("/")[0]: line for line in said.stdout.splitlines() if line.startswith("step ")}
     assert "discriminator/loss" not in lines["step 3"] and "discriminator/loss" in lines["step 5"]
     return folder / "project"
 

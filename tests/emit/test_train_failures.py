@@ -339,7 +339,7 @@ def test_leftovers_of_a_kill_are_swept(project: Path) -> None:
 def running(project: Path, out: str, before: str = "") -> Started:
     """A run that has passed its first steps."""
     process = Started(project, "train.py", *LONG, "--out", out, before=before)
-    while "step 10:" not in process.stdout.readline():
+    while "step 10/" not in process.stdout.readline():
         assert process.returncode is None
     return process
 

@@ -36,6 +36,7 @@ from latentc.api.sampling import sample, sample_set
 from latentc.api.searching import search
 from latentc.api.serving import serve
 from latentc.api.sweeping import sweep
+from latentc.api.watching import compare_runs, runs
 
 __all__ = [
     "Backend",
@@ -45,6 +46,7 @@ __all__ = [
     "check",
     "class_names",
     "classify",
+    "compare_runs",
     "compile",
     "convert_weights",
     "data",
@@ -69,6 +71,7 @@ __all__ = [
     "plan",
     "resolved",
     "run_method",
+    "runs",
     "sample",
     "sample_set",
     "schema",

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from latentc import __version__
-from latentc.cli import bundles, evaluating, exchange, models, serving, sweeping
+from latentc.cli import bundles, evaluating, exchange, models, serving, sweeping, watching
 from latentc.cli._shared import echo, with_components
 from latentc.diagnostics import Diagnostic, printable, render
 from latentc.diagnostics.faults import INTERRUPTED, exit_status
@@ -33,12 +33,12 @@ export = typer.Typer(help="Export a model for another library.", rich_markup_mod
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.data, models.check, models.show, models.schema, models.init, models.explain),
-    *(models.emit, models.train),
+    *(models.emit, models.train, watching.runs),
     *(models.forward, models.loss, models.weights, models.index),
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune, sweeping.sweep),
     *(evaluating.evaluate, evaluating.classify, evaluating.search, serving.serve, models.doctor),
 )
-WITHOUT_SPECS = (models.data, models.init, models.explain, serving.serve)
+WITHOUT_SPECS = (models.data, models.init, models.explain, serving.serve, watching.runs)
 for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None
     app.command(context_settings=further)(verb if verb in WITHOUT_SPECS else with_components(verb))

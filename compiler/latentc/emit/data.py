@@ -11,6 +11,7 @@ from latentc.components.fields import Medium
 from latentc.files.templates import template
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
+PLAIN = ("text", "array")  # media that have no pictures
 _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
 
 
@@ -48,7 +49,7 @@ def data_files(data: Data, staged: bool = True, searches: bool = False, decoded:
         medium = decoded
         files["first_stage.py"] = template("project/support/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
-    if medium not in ("text", "array"):
+    if medium not in PLAIN:
         shared["pixels"] = "latentc_runtime.media.pixels"
         shared["labels"] = "latentc_runtime.media.labels"
     reader = f"latentc.datasets.{data.kind}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from latentc.spec.sections import Train
 
 _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the template of config.py
+_LOGS = 'some_of("tensorboard", "csv")'
 _PRECISIONS = 'one_of("fp32", "bf16")'
 
 
@@ -62,6 +63,7 @@ def training_files(
     config = with_regions(template("project/support/config.py"), regions).replace(_ABSENT, _checks(kinds, extras))
     if "fp16" in regions:
         config = config.replace(_PRECISIONS, _PRECISIONS.replace(")", ', "fp16")'))
+    config = config.replace(_LOGS, f"some_of({commas(literal(kind).code for kind in train.log)})")
     files = {"optimizers.py": assembled(head, imports, body), "config.py": config}
     more = [
         *(["rollouts.py"] if "rollouts" in regions else []),
@@ -82,6 +84,7 @@ def _regions(train: Train, module: Module | None) -> set[str]:
         *ema,
         "fp16" if train.precision == "fp16" else "brain",
         *(["evaluated"] if evaluates(train) else []),
+        *(["logged", *train.log] if train.log else []),
         *(["decay"] if train.schedule.decay_from is not None else []),
         *(["forced"] if "forced_norm" in ops else []),
         *({"batch_norm", "weight_norm"} & ops),

@@ -22,7 +22,7 @@ from latentc.components.fields import FIRST_STAGE, Medium
 from latentc.components.objective import Objective
 from latentc.components.read_fields import encoded_fields, fields_of_project
 from latentc.diagnostics import DiagnosticError, mend_of_writing
-from latentc.emit.data import data_files, data_regions, shared_source
+from latentc.emit.data import PLAIN, data_files, data_regions, shared_source
 from latentc.emit.functions import Functions, networks_called
 from latentc.emit.helpers import helper_source
 from latentc.emit.inputs import draw_imports, inputs_function
@@ -47,8 +47,9 @@ _COPIED = ("sample.py", "ruff.toml")
 _EMITTED = ("model.py", "objective.py", "sampler.py", "schedule.py")
 _SUPPORT = (
     *("__init__.py", "parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
-    *("data.py", "evaluate.py", "plain_errors.py"),
+    *("data.py", "evaluate.py", "logs.py", "plain_errors.py"),
 )
+_LOG_PACKAGES = {"tensorboard": "tensorboard>=2.16", "wandb": "wandb>=0.18", "mlflow": "mlflow-skinny>=2.20"}
 SHARED = ("noise", "rare_distributions", "sources", "class_names", "request_checks", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
 
@@ -146,6 +147,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     grown = any("grids" in role for role in config.get("roles", {}).values())
     regions = training_regions(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
     regions |= _regions(lowered, spec, config, "schedule.py" in files) | data_regions(spec.data, stage is not None)
+    regions |= set() if (decoded if stage is not None else spec.data.modelled.medium) in PLAIN else {"pictured"}
     regions |= {"encoded"} if {"encoded", "neighbours"} & {*config} else set()
     regions |= {"reread" if _rereads_rows(lowered, str(files["sampler.py"])) else "in_turn"}
     files |= training_files(spec.train, regions=regions)
@@ -154,7 +156,10 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    facts = _facts(lowered, spec, config) | {"has_schedule": "schedule.py" in files, "asks": "conditions" in regions}
+    facts = _facts(lowered, spec, config, "pictured" in regions) | {
+        "has_schedule": "schedule.py" in files,
+        "asks": "conditions" in regions,
+    }
     files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
     files |= _reached(files, spec.data.kind, {"SETTINGS": _described(config)})
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
@@ -266,6 +271,8 @@ def config_of(spec: Spec, updates: Sequence[Update] = ()) -> dict[str, Any]:
     train |= optimizer_settings(spec.train)
     if not train["optimizers"]:
         del train["optimizers"]
+    if not train["log"]:
+        del train["log"]
     if train["precision"] != "fp16":
         del train["loss_scaling"]
     if not evaluates(spec.train):
@@ -318,7 +325,7 @@ def _asked(lowered: Lowered) -> list[str]:
     return [c.name for c in known if c.required and c.form != "label" and not c.retrieved]
 
 
-def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any], pictured: bool) -> dict[str, Any]:
     methods = [net.functions[0] for net in lowered.networks.values()]
     weights = [p for method in methods for p in parameters(lowered.module, method).values() if p.kind == "weight"]
     data = config["data"]
@@ -331,17 +338,23 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
         "first_stage": data.get("first_stage") if spec.first_stage_fits else None,
-        "requires": (
-            *spec.data.requires,
-            *(["usearch>=2.16"] if searched(spec) else []),
-            *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
-            *(["ftfy>=6.1"] if "captions" in cleaned_as(spec) else []),
+        "requires": dict.fromkeys(
+            (
+                *(_LOG_PACKAGES[kind] for kind in spec.train.log if kind in _LOG_PACKAGES),
+                *(["pillow>=10"] if pictured and {*spec.train.log} & {*_LOG_PACKAGES} else []),
+                *spec.data.requires,
+                *(["usearch>=2.16"] if searched(spec) else []),
+                *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
+                *(["ftfy>=6.1"] if "captions" in cleaned_as(spec) else []),
+            )
         ),
         "classes": data["classes"],
         "given": _asked(lowered),
         "searches": bool(searched(spec)),
         "encodes": bool(encoded_fields(spec)),
         "evaluates": evaluates(spec.train),
+        "logs": [*spec.train.log],
+        "grids": pictured,
         "rolls_out": any(update.rollout for update in lowered.updates),
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",

@@ -1,4 +1,4 @@
-"""Line charts as coordinates for SVG in the page, so that it needs no script and follows light and dark."""
+"""Line charts as coordinates for SVG in a page, so that it needs no script and follows light and dark."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A named line: the path of SVG and its points."""
+    """A named line: the path of SVG, its points and the number of its colour."""
 
     name: str
     path: str
     marks: tuple[Mark, ...]
+    colour: int
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,24 @@ class Chart:
     top: int = TOP
 
 
-def chart(title: str, axis: str, lines: Mapping[str, Points], texts: Sequence[str] = ()) -> Chart:
-    """A chart of lines of points (x, y); `texts` stand beside the points of the first."""
+def chart(
+    title: str,
+    axis: str,
+    lines: Mapping[str, Points],
+    texts: Sequence[str] = (),
+    colours: Mapping[str, int] | None = None,
+    marked: bool = True,
+    log: bool = False,
+) -> Chart:
+    """A chart of lines of finite points (x, y); `texts` stand beside the points of the first.
+
+    `colours` by line, by default in order; `marked`: points are shown; `log`: the scale of y is logarithmic.
+    """
+    if log:
+        lines = {name: [(x, math.log10(y)) for x, y in points] for name, points in lines.items()}
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if log else ticks)(min(ys), max(ys))
     x_low, x_high = min(x_ticks[0], min(xs)), max(x_ticks[-1], max(xs))
     y_low, y_high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
 
@@ -61,20 +75,24 @@ def chart(title: str, axis: str, lines: Mapping[str, Points], texts: Sequence[st
     def up(y: float) -> float:
         return round(HEIGHT - BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM), 1)
 
+    def value(y: float) -> float:
+        return 10**y if log else y
+
     made = []
-    for name, points in lines.items():
+    for number, (name, points) in enumerate(lines.items()):
         marks = tuple(
-            Mark(across(x), up(y), f"{name} {y:.4g} at {axis} {x:g}", texts[i] if i < len(texts) else "")
+            Mark(across(x), up(y), f"{name} {value(y):.4g} at {axis} {x:g}", texts[i] if i < len(texts) else "")
             for i, (x, y) in enumerate(points)
         )
         path = "M" + " L".join(f"{mark.x:g} {mark.y:g}" for mark in marks)
-        made.append(Line(name, path, marks))
+        colour = number if colours is None else colours[name]
+        made.append(Line(name, path, marks if marked else (), colour))
     return Chart(
         title,
         axis,
         tuple(made),
-        tuple((across(x), f"{x:g}") for x in x_ticks),
-        tuple((up(y), f"{y:g}") for y in y_ticks),
+        tuple((across(x), _short(x)) for x in x_ticks),
+        tuple((up(y), _short(value(y))) for y in y_ticks),
     )
 
 
@@ -85,3 +103,18 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - about))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Logarithms of 1, 2 and 5 times powers of ten, or of powers alone, from at most `low` to at least `high`."""
+    digits = (1, 2, 5) if high - low < 2 else (1,)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    found = [math.log10(digit) + power for power in powers for digit in digits]
+    first = max((tick for tick in found if tick <= low + 1e-9), default=found[0])
+    last = min((tick for tick in found if tick >= high - 1e-9), default=found[-1])
+    return [tick for tick in found if first <= tick <= last]
+
+
+def _short(number: float) -> str:
+    """A number on an axis, such as 0.5, 2000 or 400k."""
+    return f"{number / 1000:g}k" if number >= 10_000 and float(number).is_integer() else f"{number:.6g}"

@@ -28,6 +28,8 @@ from latentc_runtime.errors import BundleError
 _OPTIONAL = {
     "torch": ("torch", "train, forward --backend torch, verify", 'pip install "latentc[torch]"'),
     "tensorboard": ("tensorboard", "curves of a training", 'pip install "latentc[torch]"'),
+    "wandb": ("wandb", "curves on Weights & Biases (train.log)", 'pip install "latentc[wandb]"'),
+    "mlflow": ("mlflow-skinny", "curves in MLflow (train.log)", 'pip install "latentc[mlflow]"'),
     "fastapi": ("fastapi", "latentc serve", 'pip install "latentc[serve]"'),
     "sklearn": ("scikit-learn", "the digits data set", 'pip install "latentc[demo]"'),
 }

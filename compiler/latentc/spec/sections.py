@@ -155,6 +155,10 @@ class Train(Closed):
     checkpoint_every: int = Field(10_000, gt=0, le=1_000_000_000, description="steps between checkpoints")
     keep: int = Field(3, gt=0, le=65_536, description="number of newest checkpoints to keep")
     log_every: int = Field(100, gt=0, le=1_000_000_000, description="steps between log lines")
+    log: tuple[Literal["tensorboard", "wandb", "mlflow", "csv"], ...] = Field(
+        ("tensorboard", "csv"),
+        description="where curves and sample grids are logged; `latentc runs` reads `csv` or `tensorboard`",
+    )
     sample_every: int | None = Field(
         10_000,
         gt=0,
@@ -173,6 +177,12 @@ class Train(Closed):
         description="TorchScript feature extractor for images u8[N, 3, H, W]; null: principal components of the data",
     )
     workers: int = Field(2, ge=0, le=1_024, description="data loader processes; 0 loads in the training process")
+
+    @model_validator(mode="after")
+    def _logs_once(self) -> Self:
+        if len({*self.log}) < len(self.log):
+            raise ValueError("`log` names a log twice")
+        return self
 
     @model_validator(mode="after")
     def _scales_half_precision(self) -> Self:

@@ -42,6 +42,15 @@ def number(least: float = -math.inf, most: float = math.inf) -> Rule:
     return f"a number{lower}{upper}", lambda v: type(v) in (int, float) and least <= v <= most
 
 
+# region logged
+def some_of(*words: str) -> Rule:
+    return (
+        f"a list of some of {', '.join(words)}; emit the project again for others",
+        lambda v: isinstance(v, list) and all(w in words for w in v) and len({*v}) == len(v),
+    )
+
+
+# endregion
 def several(count: int, rule: Rule) -> Rule:
     fits = rule[1]
     return (
@@ -124,6 +133,9 @@ SETTINGS: dict[str, tuple[Rule, str]] = {
     "train.checkpoint_every": (whole(1), "steps between checkpoints"),
     "train.keep": (whole(1), "number of newest checkpoints to keep"),
     "train.log_every": (whole(1), "steps between log lines"),
+    # region logged
+    "train.log": (some_of("tensorboard", "csv"), "where curves and sample grids are logged"),
+    # endregion
     "train.sample_every": (or_null(whole(1)), "steps between sample grids, the last one at the end; null: none"),
     # region evaluated
     "train.evaluate_every": (

@@ -1,4 +1,4 @@
-"""Sample metrics during training: `--evaluate_every 1000` adds curves to TensorBoard.
+"""Sample metrics during training: `--evaluate_every 1000` adds curves to the logs.
 
     fd_principal        Fréchet distance of the features of samples to those of real ones; lower is better
     precision, recall   fraction of samples within the real ones, and of real ones within the samples
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sample import CALLED
+from sample import CALLED, field_of
 
 from . import dataset
 from .arrays import drawn_rows
@@ -111,12 +111,6 @@ def principal_components(flat: Tensor) -> tuple[Tensor, Tensor]:
     centre = flat.mean(0)
     _, _, axes = torch.linalg.svd(flat - centre, full_matrices=False)
     return centre, axes[: min(COMPONENTS, len(flat) - 1)].T
-
-
-def field_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The field that samples are of."""
-    data = config["data"]
-    return data["first_stage"]["field"] if "first_stage" in CALLED else modelled(data["fields"])
 
 
 def modelled(fields: dict[str, Any]) -> Any:

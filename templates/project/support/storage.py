@@ -67,8 +67,8 @@ def remove_whole(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed run left unfinished in a folder and the folders in it."""
-    for left in [*folder.glob(".*.unfinished*"), *folder.glob("*/.*.unfinished*")]:
+    """Removes what a killed run left unfinished in a folder, the folders in it, and those in them."""
+    for left in [found for part in ("", "*/", "*/*/") for found in folder.glob(f"{part}.*.unfinished*")]:
         remove(left)
 
 
