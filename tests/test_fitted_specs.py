@@ -68,6 +68,7 @@ def test_any_system_fits(system: str, folder: Path) -> None:
     api.init("my", system, data="pets")
     spec = api.check("my.yaml")
     assert (spec.data.kind, spec.data.classes) == ("image_folder", 2)
+    assert "8 × 8" not in Path("my.yaml").read_text(), "a comment on the digits"
 
 
 @pytest.mark.parametrize("system", ["dit", "sit", "edm", "uvit", "adm"])

@@ -172,12 +172,30 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     found = api.data("org/pictures")
     assert (found.size, found.names, found.classes) == (COUNT, NAMES, [3, 3, 3])
+    assert found.section["path"] == "data/pictures" and "`latentc init --data org/pictures` saves it" in found.notes[0]
     api.data("hub:set", split="test")
     assert asked == [("org/pictures", "train"), ("set", "test")]
     assert run(["data", "org/gone"]) == 1
     assert "error[E0423]" in capsys.readouterr().err
     assert run(["data", "set/gone"]) == 1, "a path below a folder that is here"
     assert "error[E0401]" in capsys.readouterr().err
+
+
+def test_a_column_may_name_image_files(folder: Path) -> None:
+    """As `datasets` caches images that lie as files on the Hub."""
+    import pyarrow as pa
+
+    from latentc.datasets.arrow import Table
+    from latentc.survey.items import from_table
+    from latentc.survey.survey import survey_of
+
+    images = [{"bytes": None, "path": str(folder / f"pets/{name}")} for name in ("cat/0.png", "dog/0.png", "gone.png")]
+    table = pa.table({"image": images, "label": [0, 1, 1]})
+    with pa.OSFile("a.arrow", "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    items = from_table({"kind": "huggingface", "path": "org/pets"}, Table([Path("a.arrow")]), ["cat", "dog"])
+    found, _ = survey_of(items, "org/pets", None, lambda done, total: None)
+    assert (found.read, found.sizes, len(found.damaged)) == (3, {(16, 16): 2}, 1)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,8 @@ class ArrowPictures(Pictures):
         value = self.table.column(self.key)[index].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         name = f"row {index} of column `{self.key}`"
+        if content is None and isinstance(value, dict) and value.get("path"):
+            return f"{value['path']} ({name})", Path(value["path"])
         if not isinstance(content, bytes):
             raise ValueError(f"{name} does not hold the bytes of an image file")
         return name, io.BytesIO(content)

@@ -173,6 +173,8 @@ def _small(
         text = re.sub(r"^( +patch: )\d+", rf"\g<1>{patch}", text, flags=re.M)
     elif patch and hasattr(spec.networks.get("main"), "patch") and "\nbackbone:" not in text:
         text += f"\nbackbone: {{patch: {patch}}}\n"
+    if found.section.get("shape") != [1, 8, 8]:
+        text = re.sub(r" +#[^\n]*\d × \d[^\n]*$", "", text, flags=re.M)  # comments on sizes of the digits
     if size is not None and min(found.section["shape"][1:]) > 8:
         for key, value in (("width", size.width), ("depth", size.depth)):
             words = f"  {key}: {value}"

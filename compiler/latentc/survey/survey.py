@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from latentc.datasets.arrays import drawn_rows
-from latentc.datasets.arrow import Table
+from latentc.datasets.arrow import Table, key_of
 from latentc.datasets.image_files import ORIENTATION, SUFFIXES, TRANSPARENT, picture_from_file
 from latentc.diagnostics import DiagnosticError
 from latentc.survey.arrays import arrays_of
 from latentc.survey.items import Items, from_table, items_of
 from latentc.survey.report import Finding, Survey
-from latentc.survey.sections import from_hub, is_hub_id, section_of
+from latentc.survey.sections import HUB, from_hub, is_hub_id, section_of
 from latentc.survey.sheet import Sheet
 
 Progress = Callable[[int, int], None]
@@ -36,10 +36,13 @@ def survey(
     text = str(path)
     try:
         if is_hub_id(text):
-            data = from_hub(text, split)
+            data, name = from_hub(text, split), text.rpartition("/")[2].removeprefix(HUB)
             table = Table([Path(file["filename"]) for file in data.cache_files])
-            names = next((list(f.names) for f in data.features.values() if getattr(f, "names", None)), [])
-            return survey_of(from_table({"kind": "huggingface", "path": text}, table, names), text, most, progress)
+            label = data.features.get(key_of("y", {}, list(data.features)))
+            section = {"kind": "huggingface", "path": f"data/{name}"}
+            items = from_table(section, table, list(getattr(label, "names", None) or []))
+            items.notes.append(f"`latentc init --data {text}` saves it to data/{name}, for training")
+            return survey_of(items, text, most, progress)
         section = section_of(path)
         if section["kind"] == "huggingface":
             section["split"] = split
