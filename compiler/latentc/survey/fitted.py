@@ -252,8 +252,8 @@ def _published(name: str, system: str, found: Survey, machine: Machine, data: li
     data = data if found.classes else [*data, "  classes: 0"]
     if stage is not None:
         own: dict[str, Any] = {key: value for key, value in stage.model_dump(mode="json").items() if value is not None}
-        usual = {"shift": 0.0, "scale": 1.0}
-        own = {key: value for key, value in own.items() if usual.get(key) != value}
+        defaults = {"shift": 0.0, "scale": 1.0}
+        own = {key: value for key, value in own.items() if defaults.get(key) != value}
         data = [line for line in data if not line.startswith("  shape:")]
         if spec.data.shape is not None:
             data.append(f"  shape: {flow(list(spec.data.shape))}")
@@ -280,14 +280,15 @@ def _published(name: str, system: str, found: Survey, machine: Machine, data: li
 
 def _steps(text: str, file: Path, found: Survey, machine: Machine, batch: int) -> int:
     """The steps that fit into the time; checks the spec. DiagnosticError."""
-    from latentc.api._common import check_data
+    from latentc.components.read_fields import problems_of_reading
     from latentc.ir.costs import flops
     from latentc.lower import lower
     from latentc.spec import spec_from_text
 
     spec = spec_from_text(_with(text, batch, STEPS[0], ""), str(file))
     lowered = lower(spec)
-    check_data(spec, lowered)
+    for problem in problems_of_reading(spec, lowered.updates):
+        raise DiagnosticError.of("E0305", problem.message, help=problem.help)
     nets = {n: net for n, net in lowered.networks.items() if n != "first_stage"}
     forward = sum(flops(lowered.module, net.main.function) for net in nets.values())
     seconds = 3 * forward * batch / machine.speed  # the backward pass costs twice the forward pass
