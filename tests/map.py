@@ -278,7 +278,14 @@ def fields_of_specs() -> Mapping[Field, frozenset[str]]:
 @cache
 def standard(section: str) -> Any:
     """A section of the list of what the core keeps for a reason: {name: why}, or {word: {file: why}}."""
-    return yaml.safe_load(STANDARD.read_text(encoding="utf-8"))[section]
+    listed = yaml.safe_load(STANDARD.read_text(encoding="utf-8"))[section]
+    return {name: why for names, why in listed.items() for name in _each(names)}
+
+
+def _each(names: str) -> list[str]:
+    """The names `Class.a` and `Class.b` that `Class.{a,b}` stands for."""
+    before, _, fields = names.rstrip("}").partition("{")
+    return [before + field for field in fields.split(",")]
 
 
 def unset_kinds() -> tuple[str, ...]:

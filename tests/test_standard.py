@@ -32,6 +32,7 @@ def test_standard_settings_are_fields_that_one_system_at_most_sets():
     lone = [name for name, of in house.settings().items() if len(of) < 2]
     assert [known for known in house.standard("settings") if not filter_names(lone, known)] == []
     assert all(house.standard("settings").values())
+    assert [known for known in house.standard("settings") if "*" in known.partition(".")[2]] == [], "name the fields"
 
 
 def test_a_setting_of_the_core_is_set_by_two_systems_or_standard():
