@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from emitted import emitted
+from random_weights import weights_of
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import Array, materialise, write_safetensors
+from latentc.weights import Array, write_safetensors
 
 SMALL = ["networks.main.width=16", "networks.main.depth=2", "networks.main.block.mixer.heads=2"]
 DIT = [
@@ -41,16 +41,6 @@ RNG = np.random.default_rng(5)
 def lowered(name: str, *overrides: str) -> tuple[Any, Lowered]:
     spec = load_spec(name, overrides=[*(DIT if name.startswith("dit") else SMALL), *overrides])
     return spec, lower(spec)
-
-
-def weights_of(low: Lowered) -> dict[str, np.ndarray]:
-    """Random weights of all networks; buffers that follow from the spec are what they are."""
-    rng = np.random.default_rng(0)
-    return {
-        f"{name}.{path}": materialise(buffer(p)) if computed(p) else 0.2 * rng.standard_normal(p.type.shape)
-        for name, net in low.networks.items()
-        for path, p in parameters(low.module, net.methods["forward"].function).items()
-    }
 
 
 def request(low: Lowered, batch: int = 3) -> dict[str, np.ndarray]:
@@ -95,7 +85,7 @@ def column(a: Any) -> np.ndarray:
 )
 def test_the_student_matches_the_guided_teacher(name: str, overrides: list[str], channels: int | None) -> None:
     spec, low = lowered(name, *overrides)
-    given, oracle = request(low), Interpreter(low.module, weights_of(low))
+    given, oracle = request(low), Interpreter(low.module, weights_of(low, 0.2))
     process, classes = spec.objective.base.process, spec.data.classes
     t = given["t"]
     bar = process.alphas_cumprod[t]
@@ -117,7 +107,7 @@ def test_a_step_of_the_student_ends_where_two_of_the_teacher_do(predicts: str, w
     """Algorithm 2 of Salimans and Ho, at the first and second step of the last round."""
     overrides = [*ROUNDS, f"objective.base.predicts={predicts}", f"objective.weighting={weighting}"]
     spec, low = lowered("digits_distilled", *overrides)
-    given, oracle = request(low), Interpreter(low.module, weights_of(low))
+    given, oracle = request(low), Interpreter(low.module, weights_of(low, 0.2))
     bar = np.append(spec.objective.base.process.alphas_cumprod, 1.0)  # index -1: the data
     start, middle, end = np.array([[999, 749, 499], [999, 749, 499], [499, 249, -1]]).T  # drawn steps 0, 1, 2 of 4
     told = {"y": given["y"], "guidance": given["guidance"]}
@@ -158,7 +148,7 @@ def test_a_step_of_the_student_ends_where_two_of_the_teacher_do(predicts: str, w
 def test_rounds_take_the_steps_of_the_sampler_on_a_flow() -> None:
     """With Euler's method the student's velocity is the mean of the teacher's two."""
     _, low = lowered("digits_distilled", *FLOW)
-    given, oracle = request(low), Interpreter(low.module, weights_of(low))
+    given, oracle = request(low), Interpreter(low.module, weights_of(low, 0.2))
     start = np.array([0.0, 0.0, 0.5])
     x_t = column(start) * given["x"] + column(1 - start) * given["noise"]
     told = {"y": given["y"], "guidance": given["guidance"]}
@@ -179,7 +169,7 @@ def in_float32(array: np.ndarray) -> torch.Tensor:
 )
 def test_emitted_losses_are_the_interpreters(name: str, tmp_path: Path) -> None:
     spec, low = lowered(name)
-    given, weights = request(low), weights_of(low)
+    given, weights = request(low), weights_of(low, 0.2)
     (wanted,) = Interpreter(low.module, weights).run("loss", *given.values())
     with emitted(low, spec, tmp_path / "project") as project, torch.no_grad():
         (update,) = project.objective.UPDATES
@@ -252,7 +242,8 @@ def test_missing_weights_of_the_teacher_are_told(tmp_path: Path, monkeypatch: py
 
 def test_the_engine_needs_the_student_alone_and_takes_the_scale(tmp_path: Path) -> None:
     _, low = lowered("digits_distilled")
-    student = {k.removeprefix("main."): Array(v.astype("f4")) for k, v in weights_of(low).items() if k[:5] == "main."}
+    weights = weights_of(low, 0.2, networks=("main",))
+    student = {name.removeprefix("main."): Array(a.astype("f4")) for name, a in weights.items()}
     write_safetensors(tmp_path / "student.safetensors", student)
     api.compile("digits_distilled", tmp_path / "student.safetensors", tmp_path / "bundle", overrides=SMALL)
     pipe = latentc_runtime.load(tmp_path / "bundle")

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from random_weights import random_weights
+from random_weights import weights_of
 
-from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -47,10 +46,9 @@ WHOLE = f"{{kind: transformer_discriminator, width: 16, depth: 2, patch: 8, fram
 
 def loaded(name: str, sizes: list[str], variant: str | None = None) -> tuple[Any, Interpreter]:
     """A lowered spec, and an interpreter with random weights, variances positive."""
-    lowered, rng, weights = lower(load_spec(name, variant, sizes)), np.random.default_rng(0), {}
-    for net, network in lowered.networks.items():
-        for path, array in random_weights(network_params(lowered, network), rng, 0.3).items():
-            weights[f"{net}.{path}"] = np.abs(array) + 0.5 if path.endswith("running_var") else array
+    lowered = lower(load_spec(name, variant, sizes))
+    weights = weights_of(lowered, 0.3)
+    weights |= {path: np.abs(array) + 0.5 for path, array in weights.items() if path.endswith("running_var")}
     return lowered, Interpreter(lowered.module, weights)
 
 

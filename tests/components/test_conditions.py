@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import weights_of
 
 from latentc.components import load
 from latentc.components.conditions.tokens import TokenSequence
@@ -80,16 +81,6 @@ def load_spec_with_text() -> Any:
     return spec_from_text(SPEC.format(conditioning="class: {kind: label}"))
 
 
-def weights_of(low: Lowered) -> dict[str, np.ndarray]:
-    from latentc.ir.core import parameters
-
-    rng, found = np.random.default_rng(1), {}
-    for path, param in parameters(low.module, low.networks["main"].methods["forward"].function).items():
-        shape = tuple(int(d) for d in param.type.shape)
-        found[f"main.{path}"] = 0.3 * rng.standard_normal(shape)
-    return found
-
-
 def value_of(low: Lowered, field: str) -> np.ndarray:
     port = low.networks["main"].methods["forward"].input("condition") if field == "y" else None
     value = VALUES[field]
@@ -100,7 +91,7 @@ def value_of(low: Lowered, field: str) -> np.ndarray:
 def test_a_condition_changes_the_output_and_its_null_is_the_dropped_one(case: str, tmp_path: Path) -> None:
     conditioning, field = CASES[case]
     low = lowered(tmp_path, conditioning)
-    oracle = Interpreter(low.module, weights_of(low))
+    oracle = Interpreter(low.module, weights_of(low, 0.3))
     forward = low.networks["main"].methods["forward"]
     batch = dict.fromkeys(low.updates[0].batch)
     assert list(batch) == ["x", field]
@@ -131,7 +122,8 @@ def test_guidance_of_a_sampler_leaves_it_out(case: str, tmp_path: Path) -> None:
     program = low.programs[0]
     source = program.sources[low.module.entry(program.entry).inputs[1].name]
     assert isinstance(source, ConditionSource) and source.condition == ("class" if field == "y" else field)
-    oracle, value, x = Interpreter(low.module, weights_of(low)), value_of(low, field), RNG.standard_normal((3, 1, 8, 8))
+    oracle, value = Interpreter(low.module, weights_of(low, 0.3)), value_of(low, field)
+    x = RNG.standard_normal((3, 1, 8, 8))
 
     def sample(value: np.ndarray, scale: float) -> np.ndarray:
         (out,) = oracle.run(program.entry, x, value, np.full(3, scale))

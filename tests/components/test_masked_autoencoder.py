@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from emitted import emitted
-from random_weights import random_weights
+from random_weights import random_weights, weights_of
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
@@ -151,11 +151,8 @@ def test_errors_of_hidden_dense_tokens_alone_count() -> None:
 
 def of_pivots(*sizes: str) -> Callable[..., tuple[np.ndarray, ...]]:
     """Hi-MAR's loss and its two terms, of inputs that are the same but for those given by name."""
-    low, rng, weights = lower(load_spec("himar", None, [*SYSTEMS["himar"].sizes, *sizes])), np.random.default_rng(0), {}
-    for name in ("main", "pivot_head", "head"):
-        own = random_weights(network_params(low, low.networks[name]), rng, 0.5)
-        weights |= {f"{name}.{path}": array for path, array in own.items()}
-    oracle, inputs = Interpreter(low.module, weights), low.module.functions["loss.terms"].inputs
+    low, rng = lower(load_spec("himar", None, [*SYSTEMS["himar"].sizes, *sizes])), np.random.default_rng(0)
+    oracle, inputs = Interpreter(low.module, weights_of(low, 0.5, rng)), low.module.functions["loss.terms"].inputs
     fixed = {
         v.name: rng.random([2, *v.type.shape[1:]]) if v.type.is_float else np.ones([2, *v.type.shape[1:]], np.int64)
         for v in inputs

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_weights import random_weights
+from random_weights import random_weights, weights_of
 from torch.nn import functional as F
 
 from latentc import api
@@ -162,9 +162,8 @@ def test_latents_of_video_end_in_frames(tmp_path: Path) -> None:
     for given in ("null", "stage.safetensors"):
         spec = load_spec("vitok", "L/256-video", [*OVER_LATENTS, f"{stage}{given}}}"])
         lowered = lower(spec)
-        for name in lowered.networks.keys() - {n.split(".")[0] for n in weights}:
-            own = random_weights(network_params(lowered, lowered.networks[name]), rng, 0.4)
-            weights |= {f"{name}.{n}": a for n, a in own.items()}
+        new = lowered.networks.keys() - {n.split(".")[0] for n in weights}
+        weights |= weights_of(lowered, 0.4, rng, new) if new else {}
         program = lowered.programs[0]
         inputs = lowered.module.entry(program.entry).inputs
         told = [_drawn(value.type) for value in inputs]

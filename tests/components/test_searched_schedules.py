@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_weights import random_weights
+from random_weights import weights_of
 
-from latentc.checkpoint import network_params
 from latentc.components.samplers._masked import at_steps
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
@@ -60,9 +59,7 @@ def test_fractions_of_a_beta_distribution_are_rounded() -> None:
     (update,) = lowered.updates
     draw = update.draws[0]
     assert (draw.distribution, dict(draw.parameters)) == ("beta", {"a": 12.0, "b": 3.0})
-    network = lowered.networks["main"]
-    weights = random_weights(network_params(lowered, network), np.random.default_rng(0), 0.4)
-    run, rng = Interpreter(lowered.module, {f"main.{n}": a for n, a in weights.items()}).run, np.random.default_rng(1)
+    run, rng = Interpreter(lowered.module, weights_of(lowered, 0.4)).run, np.random.default_rng(1)
     tokens, y = rng.integers(0, 8, (2, 12)), np.array([1, 2])
     rank = np.stack([rng.permutation(12) for _ in range(2)])
     u = np.array([0.62, 0.01])  # 7.44 of 12 tokens are 7, and one at least is masked
@@ -70,7 +67,7 @@ def test_fractions_of_a_beta_distribution_are_rounded() -> None:
     names = [value.name for value in lowered.module.entry("loss.terms").inputs]
     loss = run("loss", *(given.get(name, np.ones(2)) for name in names))[0]
     masked = rank < np.array([[7], [1]])
-    (logits,) = Interpreter(lowered.module, weights).run("main.forward", np.where(masked, 8, tokens), y)
+    (logits,) = run("main.forward", np.where(masked, 8, tokens), y, prefix="main")
     log_p = logits[..., :8] - np.log(np.exp(logits[..., :8]).sum(-1, keepdims=True))
     wanted = -np.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
     np.testing.assert_allclose(loss, wanted[masked].mean(), rtol=1e-6)

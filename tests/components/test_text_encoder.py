@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from captioned import SPEC
-from random_weights import random_weights
+from random_weights import random_weights, weights_of
 
 from latentc import api
 from latentc.checkpoint import network_params
@@ -20,15 +20,10 @@ MASK = np.array([[True] * 5, [True] * 3 + [False] * 2])
 EMPTY = np.array([[0, 1, 3, 3, 3]])
 
 
-def weights_of(lowered, network):
-    return random_weights(network_params(lowered, lowered.networks[network]), np.random.default_rng(1), 0.5)
-
-
 def test_captions_are_encoded_and_guidance_leads_from_the_empty_text():
     spec = spec_from_text(SPEC)
     lowered = lower(spec)
-    every = {f"{network}.{name}": a for network in ("main", "text") for name, a in weights_of(lowered, network).items()}
-    run = Interpreter(lowered.module, every).run
+    run = Interpreter(lowered.module, weights_of(lowered, 0.5)).run
     x = np.random.default_rng(0).standard_normal((2, 1, 4, 4))
     (out,) = run(lowered.programs[0].entry, x, TOKENS, MASK, np.full(2, 2.0))
 
@@ -60,7 +55,7 @@ def test_the_vector_of_a_text_is_a_condition(tmp_path):
     options = ["networks.text.projection=3", "networks.text.unit=true"]
     spec = load_spec(file, overrides=options)
     lowered = lower(spec)
-    own = weights_of(lowered, "text")
+    own = random_weights(network_params(lowered, lowered.networks["text"]), np.random.default_rng(1), 0.5)
 
     def encoded(*options, file=file, without=()):
         kept = {name: Array(a) for name, a in own.items() if name not in without}

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
+from random_weights import weights_of
 
 from latentc import api
 from latentc.api.classifying import rounds_from_text
-from latentc.checkpoint import network_params
 from latentc.cli import run
 from latentc.components.samplers.base import parameterization_of
 from latentc.diagnostics import DiagnosticError
@@ -60,9 +60,7 @@ def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str, n
     classifying = f"programs=[{{kind: classify, trials: 4, error: {error}, norm: {norm}, grids: {grids}}}]"
     lowered = lower(load_spec("digits_dit", None, [*TINY, *PROCESSES[process], classifying]))
     program = lowered.program("classify", 4)
-    params = network_params(lowered, lowered.networks["main"])
-    weights = {f"main.{n}": 0.3 * RNG.standard_normal([int(d) for d in p.type.shape]) for n, p in params.items()}
-    oracle = Interpreter(lowered.module, weights)
+    oracle = Interpreter(lowered.module, weights_of(lowered, 0.3, RNG))
     x, y, noise = RNG.standard_normal((3, 1, 8, 8)), np.array([1, 5, 9]), RNG.standard_normal((4, 3, 1, 8, 8))
     given = {"x": x, "y": y, "noise": noise, "grid": np.full((3, 1), grid or 0)}
     names = [value.name for value in lowered.module.entry(program.entry).inputs]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
+from random_weights import weights_of
 
-from latentc.checkpoint import network_params
 from latentc.components import load
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.table import run
@@ -57,11 +57,7 @@ def samples(guidance: str, predict: Any, *more: str) -> tuple[np.ndarray, np.nda
     sampler, target = spec.sampler, parameterization_of(spec.objective)
     assert isinstance(sampler, ArraySampler) and target is not None
     program = lowered.programs[0]
-    weights = {
-        f"{name}.{path}": 0.3 * RNG.standard_normal(tuple(int(d) for d in param.type.shape))
-        for name, network in lowered.networks.items()
-        for path, param in network_params(lowered, network).items()
-    }
+    weights = weights_of(lowered, 0.3, RNG)
     machine = Interpreter(lowered.module, weights)
     own = {n: {k.removeprefix(f"{n}."): w for k, w in weights.items()} for n in lowered.networks}
     machines = {name: Interpreter(lowered.module, arrays) for name, arrays in own.items()}

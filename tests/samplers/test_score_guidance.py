@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
-from random_weights import random_weights
+from random_weights import random_weights, weights_of
 
 from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
@@ -89,13 +89,8 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
     guidance = f"sampler.guidance={{kind: score, score: {text}, scale: 2}}"
     spec: Any = load_spec("digits_dit", None, [*ONE_STEP, *more, guidance])
     lowered = lower(spec)
-    weights = {
-        f"{net.name}.{path}": np.abs(RNG.standard_normal([int(d) for d in p.type.shape])) * 0.3 + 0.05
-        if path.endswith("running_var")
-        else 0.3 * RNG.standard_normal([int(d) for d in p.type.shape])
-        for net in lowered.networks.values()
-        for path, p in network_params(lowered, net).items()
-    }
+    weights = weights_of(lowered, 0.3, RNG)
+    weights |= {path: np.abs(a) + 0.05 for path, a in weights.items() if path.endswith("running_var")}
     oracle = Interpreter(lowered.module, weights)
     x, sketch, y = RNG.standard_normal((2, 1, 8, 8)), RNG.uniform(-1, 1, (2, 1, 8, 8)), np.array([3, 8])
     scale = np.array([2.0, 0.5])

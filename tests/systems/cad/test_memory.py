@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from random_weights import random_weights
+from random_weights import weights_of
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
@@ -20,11 +20,6 @@ def lowered_of(*more: str):  # type: ignore[no-untyped-def]
     return lower(load_spec(RIN.spec, RIN.variant, [*RIN.sizes, *more]))
 
 
-def weights_of(lowered) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
-    made = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 0.1)
-    return {f"main.{path}": array for path, array in made.items()}
-
-
 @pytest.mark.parametrize("interval", ["[0, 1]", "[0.001, 1]", "[0, 0.5]"])
 @pytest.mark.parametrize("kind", ["ddim", "heun"])
 def test_each_branch_of_guidance_has_a_memory(kind: str, interval: str) -> None:
@@ -32,7 +27,7 @@ def test_each_branch_of_guidance_has_a_memory(kind: str, interval: str) -> None:
     guidance = f"{{scale: 2.0, interval: {interval}}}"
     sampler = f"sampler={{kind: {kind}, steps: 4, guidance: {guidance}}}"
     lowered = lowered_of(sampler, "objective.process={kind: vp, time_scale: 1.0}")
-    weights, rng = weights_of(lowered), np.random.default_rng(1)
+    weights, rng = weights_of(lowered, 0.1), np.random.default_rng(1)
     run = Interpreter(lowered.module, weights)
     x, y = rng.standard_normal((2, 1, 8, 8)), np.eye(10)[[3, 5]]
     entry = lowered.programs[0].entry
@@ -66,7 +61,7 @@ def test_the_loss_remembers_for_some_samples() -> None:
     lowered = lowered_of("objective.self_conditioning=0.75")
     (update,) = lowered.updates
     assert "remember" in [draw.name for draw in update.draws]
-    weights, rng = weights_of(lowered), np.random.default_rng(2)
+    weights, rng = weights_of(lowered, 0.1), np.random.default_rng(2)
     given = {"x": rng.standard_normal((2, 1, 8, 8)), "y": np.array([1, 2]), "u": np.array([0.4, 0.6])}
     given |= {"noise": rng.standard_normal((2, 1, 8, 8)), "drop": np.ones(2), "remember": np.array([0.2, 0.3])}
     names = [*update.batch, *(draw.name for draw in update.draws)]

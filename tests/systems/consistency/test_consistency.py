@@ -14,7 +14,7 @@ import torch
 import yaml
 from emitted import emitted
 from forked import python
-from random_weights import random_weights
+from random_weights import weights_of
 from safetensors.torch import load_file
 
 from latentc.api import emit
@@ -42,12 +42,7 @@ class System:
 
     def __init__(self, name: str, *overrides: str) -> None:
         self.spec, self.low = lowered(name, *overrides)
-        params = {
-            f"{name}.{path}": p
-            for name, net in self.low.networks.items()
-            for path, p in parameters(self.low.module, net.main.function).items()
-        }
-        self.weights = random_weights(params, np.random.default_rng(0), 0.3)
+        self.weights = weights_of(self.low, 0.3)
         self.oracle = Interpreter(self.low.module, self.weights)
 
     def call(self, network: str, x: np.ndarray, t: np.ndarray, *more: np.ndarray) -> list[np.ndarray]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from emitted import emitted
-from test_distillation import column, in_float32, network, request, weights_of
+from random_weights import weights_of
+from test_distillation import column, in_float32, network, request
 
 from latentc.components.decoding import Given
 from latentc.diagnostics import DiagnosticError
@@ -67,7 +68,7 @@ def test_linear_attention_is_attention_with_another_kernel() -> None:
 def test_the_objective_is_the_sum_of_its_terms() -> None:
     spec = load_spec("lit", overrides=SMALL)
     low = lower(spec)
-    weights, given = weights_of(low), request(low)
+    weights, given = weights_of(low, 0.2), request(low)
     oracle = Interpreter(low.module, weights)
     found, base, noise, variance = oracle.run("loss", *given.values())
     assert found == pytest.approx(base + 0.5 * noise + 0.05 * variance)
@@ -124,7 +125,7 @@ def test_a_pattern_is_of_some_weight() -> None:
 def test_emitted_losses_are_the_interpreters(tmp_path: Path) -> None:
     spec = load_spec("lit", overrides=SMALL)
     low = lower(spec)
-    given, weights = request(low), weights_of(low)
+    given, weights = request(low), weights_of(low, 0.2)
     wanted = Interpreter(low.module, weights).run("loss", *given.values())
     with emitted(low, spec, tmp_path / "project") as project, torch.no_grad():
         (update,) = project.objective.UPDATES

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from random_weights import random_weights
+from random_weights import weights_of
 
-from latentc.checkpoint import network_params
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, i64
@@ -84,8 +83,7 @@ def test_groups_one_by_one_are_as_all_at_once() -> None:
     spec = load_spec("lpd", None, sizes)
     lowered = lower(spec)
     rng = np.random.default_rng(0)
-    params = network_params(lowered, lowered.networks["main"])
-    weights = {f"main.{name}": a for name, a in random_weights(params, rng, 0.5).items()}
+    weights = weights_of(lowered, 0.5, rng)
     y, order = np.array([0, 2]), np.stack([rng.permutation(16) for _ in range(2)])
     (tokens,) = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, y, order)
 

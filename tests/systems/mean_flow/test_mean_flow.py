@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_weights import random_weights
+from random_weights import weights_of
 
 from latentc import api
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
-from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -34,11 +33,6 @@ COUNT = 6
 def lowered(*overrides: str) -> tuple[Any, Lowered]:
     spec = load_spec("digits_mean_flow", overrides=[*SMALL, *overrides])
     return spec, lower(spec)
-
-
-def weights_of(low: Lowered) -> dict[str, np.ndarray]:
-    params = parameters(low.module, low.networks["main"].methods["forward"].function)
-    return random_weights(params, np.random.default_rng(0), 0.3)
 
 
 def batch() -> dict[str, np.ndarray]:
@@ -96,7 +90,7 @@ def expected(spec: Any, network: Any, given: dict[str, np.ndarray]) -> tuple[flo
 )
 def test_the_loss_is_the_papers(overrides: tuple[str, ...]) -> None:
     spec, low = lowered(*overrides)
-    oracle = Interpreter(low.module, {f"main.{name}": w for name, w in weights_of(low).items()})
+    oracle = Interpreter(low.module, weights_of(low, 0.3))
     given = batch()
 
     def network(*operands: np.ndarray) -> np.ndarray:
@@ -110,7 +104,7 @@ def test_the_loss_is_the_papers(overrides: tuple[str, ...]) -> None:
 def test_pytorch_differentiates_the_network_forwards(tmp_path: Path) -> None:
     _, low = lowered()
     file = tmp_path / "main.safetensors"
-    write_safetensors(file, {name: Array(w.astype(np.float32)) for name, w in weights_of(low).items()})
+    write_safetensors(file, {name[5:]: Array(w.astype(np.float32)) for name, w in weights_of(low, 0.3).items()})
     given = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in batch().items()}
     ours, torch = (
         api.loss("digits_mean_flow", [f"main={file}"], given, backend, overrides=list(SMALL))
@@ -123,7 +117,7 @@ def test_pytorch_differentiates_the_network_forwards(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overrides", [(), FROM_ZERO], ids=["from_one", "from_zero"])
 def test_a_step_goes_by_the_average_velocity(steps: int, overrides: tuple[str, ...]) -> None:
     _, low = lowered(*overrides, f"sampler.steps={steps}")
-    oracle = Interpreter(low.module, {f"main.{name}": w for name, w in weights_of(low).items()})
+    oracle = Interpreter(low.module, weights_of(low, 0.3))
     z = x = batch()["x"]
     y = batch()["y"]
     times = np.linspace(0, 1, steps + 1) if overrides else np.linspace(1, 0, steps + 1)
@@ -137,7 +131,7 @@ def test_a_step_goes_by_the_average_velocity(steps: int, overrides: tuple[str, .
 
 def test_other_samplers_ask_for_the_velocity_at_one_time() -> None:
     _, low = lowered("sampler={kind: euler, steps: 2, guidance: null}")
-    oracle = Interpreter(low.module, {f"main.{name}": w for name, w in weights_of(low).items()})
+    oracle = Interpreter(low.module, weights_of(low, 0.3))
     x, y = batch()["x"], batch()["y"]
     z = x
     for t in (1.0, 0.5):

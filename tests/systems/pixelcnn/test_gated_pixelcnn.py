@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import weights_of
 
 torch = pytest.importorskip("torch")
 
@@ -170,11 +171,7 @@ def test_a_condition_that_a_network_encodes(texts: dict[str, str], encode: Any, 
     data, rng = "data={kind: npz, path: x.npz, shape: [1, 4, 8]}", np.random.default_rng(0)
     sizes = [data, *SIZES, "backbone.depth=2"]
     told = lower(load_spec("pixelcnn", None, [*sizes, texts["fields"], texts["network"], texts["condition"]]))
-    weights = {
-        f"{network_name}.{key}": 0.5 * rng.standard_normal([int(d) for d in param.type.shape])  # type: ignore[arg-type]
-        for network_name, network in told.networks.items()
-        for key, param in network_params(told, network).items()
-    }
+    weights = weights_of(told, 0.5, rng)
     w = {key.removeprefix("mapper."): torch.tensor(value) for key, value in weights.items()}
     given, u = rng.standard_normal(shape), rng.uniform(0, 1, (2, 4, 8, 1))
     code = encode(w, torch.tensor(given)).numpy()

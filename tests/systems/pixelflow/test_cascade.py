@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from random_weights import random_weights
+from random_weights import weights_of
 from scipy.integrate import solve_ivp
 
-from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -33,8 +32,7 @@ def test_one_stage_is_a_flow() -> None:
     spec = load_spec("pixelflow", None, [*TINY, "backbone.stages=1", "objective.stages=1", "sampler.guidance=null"])
     lowered = lower(spec)
     network, rng = lowered.networks["main"], np.random.default_rng(0)
-    weights = random_weights(network_params(lowered, network), rng, 0.2)
-    oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in weights.items()})
+    oracle = Interpreter(lowered.module, weights_of(lowered, 0.2, rng))
     x, y = rng.standard_normal((2, 3, 8, 8)), np.array([1, 4])
     (made,) = oracle.run(lowered.programs[0].entry, x, y)
 
@@ -65,8 +63,7 @@ def test_stages_that_choose_their_steps() -> None:
     spec = load_spec("pixelflow", None, [*TINY[:-1], "backbone.stages=2", "objective.stages=2", f"sampler={sampler}"])
     lowered = lower(spec)
     network, rng = lowered.networks["main"], np.random.default_rng(0)
-    weights = random_weights(network_params(lowered, network), rng, 0.1)
-    oracle = Interpreter(lowered.module, {f"main.{name}": array for name, array in weights.items()})
+    oracle = Interpreter(lowered.module, weights_of(lowered, 0.1, rng))
     (program,), cascade = lowered.programs, spec.objective.cascade  # type: ignore[union-attr]
     given = {"x": rng.standard_normal((2, 3, 4, 4)), "y": np.array([1, 4]), "scale": np.array([3.0, 2.0])}
     given["noise_1"] = rng.standard_normal((2, 3, 4, 4, 4))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
-from random_weights import random_weights
+from random_weights import weights_of
 
 from latentc.checkpoint import network_params
 from latentc.components import load
@@ -150,8 +150,7 @@ def test_an_expert_learns_the_depth_that_the_teacher_sees() -> None:
     """Mean squared difference of the maps; convolutions stay as they are, adapters, biases and norms are trained."""
     spec: Any = load_spec("ppap_expert_depth", "1", list(DEPTH_EXPERT))
     lowered = lower(spec)
-    params = {f"{n}.{p}": v for n, net in lowered.networks.items() for p, v in network_params(lowered, net).items()}
-    weights = random_weights(params, RNG, 0.3)
+    weights = weights_of(lowered, 0.3, RNG)
     weights |= {name: np.abs(array) + 0.1 for name, array in weights.items() if name.endswith("running_var")}
     oracle = Interpreter(lowered.module, weights)
     x, noise, step = RNG.uniform(-1, 1, (2, 3, 16, 16)), RNG.standard_normal((2, 3, 16, 16)), np.array([0, 150])
@@ -187,8 +186,7 @@ def test_an_expert_learns_labels_in_its_range_of_timesteps() -> None:
     found = []
     for part, step in (("null", [200, 250, 399]), ("[0.2, 0.4]", [0, 50, 199])):
         lowered = lower(load_spec("adm_classifier", None, [*sizes, f"objective.range={part}"]))
-        params = {f"main.{path}": p for path, p in network_params(lowered, lowered.networks["main"]).items()}
-        weights = random_weights(params, np.random.default_rng(5), 0.3)
+        weights = weights_of(lowered, 0.3, 5)
         weights |= {name: np.abs(array) for name, array in weights.items() if name.endswith("running_var")}
         oracle = Interpreter(lowered.module, weights)
         given = {"x": x, "noise": noise, "y": np.array([0, 3, 6]), "t": np.array(step), "step": np.array(step)}

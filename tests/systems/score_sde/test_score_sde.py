@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import weights_of
 
 from latentc.checkpoint import name_map, network_params, network_types, symbols
 from latentc.components import load
@@ -14,7 +15,6 @@ from latentc.components.processes.formulas import NUMPY
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.table import run
 from latentc.diagnostics import DiagnosticError
-from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -177,12 +177,6 @@ def test_several_numbers_of_steps_have_one_likelihood(kind: str) -> None:
     spec = load_spec("score_sde", "vp-ddpmpp", [*TINY, f"sampler={{kind: {kind}, likelihood: {{steps: 2}}}}"])
     names = [(program.name, program.steps) for program in lower(spec, steps=(4, 2)).programs]
     assert names == [("sample", 4), ("log_likelihood", 2), ("sample", 2)]
-
-
-def weights_of(low: Any, scale: float, seed: int = 0) -> dict[str, Array]:
-    rng = np.random.default_rng(seed)
-    params = parameters(low.module, low.networks["main"].main.function)
-    return {f"main.{n}": scale * rng.standard_normal([int(d) for d in p.type.shape]) for n, p in params.items()}
 
 
 LIKELIHOOD = "sampler={kind: probability_flow, steps: 4, likelihood: {steps: 6, dequantise: false}}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from random_weights import random_weights
+from random_weights import random_weights, weights_of
 from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import network_params
@@ -100,11 +100,7 @@ def test_calls_of_windows_are_recorded_to_quantise_and_to_find_what_overflows() 
     system = SYSTEMS["taming-windows"]
     spec = load_spec(system.spec, None, system.sizes)
     lowered, rng = lower(spec), np.random.default_rng(0)
-    weights = {
-        f"{name}.{path}": Array(array.astype(np.float32))
-        for name, network in lowered.networks.items()
-        for path, array in random_weights(network_params(lowered, network), rng, 0.3).items()
-    }
+    weights = {name: Array(array.astype(np.float32)) for name, array in weights_of(lowered, 0.3, rng).items()}
     found = recorded(Model(lowered, spec, weights), [0], 0, steps=3)
     assert found.samples.shape == (1, 30)
     calls = found.feeds["main.forward"]
