@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from typing import Any
 
 from latentc import api
 
@@ -17,7 +18,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "latentc.components.kit": ("Conditions", "Operands", "call"),
     "latentc.components.objective": ("Objective",),
     "latentc.components.optimizer": ("Optimizer", "Unit"),
-    "latentc.components.parts": ("FeedForward", "Mixer", "Part", "Problem", "Refusal", "dense"),
+    "latentc.components.parts": ("FeedForward", "Mixer", "Part", "Problem", "Refusal", "Spec", "dense"),
     "latentc.components.processes.formulas": ("Maths",),
     "latentc.components.processes.interpolant": ("Interpolant",),
     "latentc.components.processes.prediction": ("Prediction",),
@@ -64,8 +65,8 @@ def page() -> str:
     for module, names in PROMISED.items():
         for name in names:
             value = getattr(importlib.import_module(module), name)
-            meaning = _meaning(value) if inspect.isclass(value) or inspect.isfunction(value) else ""
-            lines.append(f"| `{module}` | `{name}` | {meaning} |")
+            ours = value is not Any and (inspect.isclass(value) or inspect.isfunction(value))
+            lines.append(f"| `{module}` | `{name}` | {_meaning(value) if ours else ''} |")
     return "\n".join(lines) + "\n"
 
 

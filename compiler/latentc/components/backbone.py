@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -13,12 +13,9 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Condition, Entry, Form, TimeFeatures, carried
 from latentc.components.contract import Method, Need, Network, Port
 from latentc.components.fields import Codes
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, Spec
 from latentc.ir.builder import BlockBody, ModuleBuilder
 from latentc.ir.types import Named, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 def add_method(
@@ -96,6 +93,8 @@ class Backbone(Part):
     """Whether it carries tensors from evaluation to evaluation."""
     RECALLS: ClassVar[bool] = False
     """Whether it remembers keys and values if the sampler asks for it (`Sampler.recalls`)."""
+    OUTPUTS: ClassVar[tuple[str, ...]] = ()
+    """Its `outputs`, if they do not depend on its settings."""
     TRAINING_ONLY: ClassVar[bool] = False
     """Whether it is used in training only."""
 
@@ -160,7 +159,7 @@ class Backbone(Part):
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         """Names of the outputs that a `Need` may ask for, in order; none if it has only the one of its capability."""
-        return ()
+        return self.OUTPUTS
 
     def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
         """Shapes [T, C] of the features that a denoiser returns in training."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
 from latentc.components.contract import Draw, Network, Port
-from latentc.components.parts import Init, Part, Problem, Refusal, dense
+from latentc.components.parts import Init, Part, Problem, Refusal, Spec, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -20,7 +21,6 @@ from latentc_runtime.sources import Setting, Source
 
 if TYPE_CHECKING:
     from latentc.components.read_fields import CachedFeatures
-    from latentc.spec.schema import Spec
 
 
 class TimeEmbedding(Part):
@@ -51,7 +51,7 @@ class TimeFeatures(TimeEmbedding):
 
     def vector(self, b: Builder, name: str, t: Var, width: Any, init: Init = "normal") -> Var:
         """As of every time embedding; its linear layers start as `init` says."""
-        return b.sub(name, _time_embedder(self, init), t, dim=width, **self.static())  # type: ignore[no-any-return]
+        return b.sub(name, _time_embedder(self, init), t, dim=width, **self.static())
 
 
 @cache
@@ -198,9 +198,9 @@ class Condition(Part):
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         """The inputs of a network that takes it."""
 
-    @abstractmethod
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        """The null of each operand, of a type that broadcasts to its own."""
+        """The null of each operand, of a type that broadcasts to its own; by default 0 for the only one."""
+        return (b.scalar(0.0, operands[0]),)
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
         """The inputs that training reads or draws and a request supplies; by default the first operand."""
@@ -247,6 +247,22 @@ class Condition(Part):
         For conditions whose FORMS have "map".
         """
         raise NotImplementedError
+
+
+class Derived(Condition):
+    """A condition that is neither read from a field of its own nor dropped; by default requests do not have it."""
+
+    field: None = Field(None, description="not read from the data")
+    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
+        return ()
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return operands
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        return ()
 
 
 @dataclass(frozen=True)
@@ -317,6 +333,11 @@ class Entry:
     form: Form
     ports: tuple[Port, ...]
 
+    @property
+    def prefix(self) -> str:
+        """The usual prefix of its embedding's params."""
+        return f"{self.ports[0].name}_embedder"
+
     def vector(self, b: Builder, prefix: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]) -> Var:
         """Its embedding f32[B, width], params under `prefix`."""
         return self.condition.vector(b, prefix, self.name, operands, width, sizes)
@@ -379,11 +400,8 @@ def embedded_sum(
     out: str = "c",
 ) -> Var:
     """f32[B, width]: the sum of the embeddings of all conditions, of which there is at least one."""
-    vectors = [
-        entry.vector(b, f"{entry.ports[0].name}_embedder", own, width, sizes)
-        for entry, own in with_operands(entries, operands)
-    ]
-    return reduce(lambda total, vector: b.op("add", total, vector, out=out), vectors)
+    pairs = with_operands(entries, operands)
+    return summed(b, out, [entry.vector(b, entry.prefix, own, width, sizes) for entry, own in pairs])
 
 
 def operand_name(condition: str) -> str:

@@ -29,12 +29,12 @@ def known() -> Mapping[Capability, Mapping[str, Any]]:
 
 def words(capability: Capability) -> str:
     """Verb phrase for a network of this capability, as diagnostics print it."""
-    return _found(capability)["words"]  # type: ignore[no-any-return]
+    return _found(capability)["words"]
 
 
 def promised(capability: Capability) -> Mapping[str, str]:
     """The methods of a capability, with their ports. KeyError if there is no such capability."""
-    return _found(capability)["methods"]  # type: ignore[no-any-return]
+    return _found(capability)["methods"]
 
 
 def _found(capability: Capability) -> Mapping[str, Any]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from latentc.components.backbone import not_taken
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Coupling(Part):
@@ -38,6 +34,3 @@ class Coupling(Part):
     def confined(self, b: Builder, velocity: Var, operands: Mapping[str, Var]) -> Var:
         """The velocity [B, C, ...] where the path moves; 0 elsewhere."""
         return velocity
-
-
-__all__ = ["Coupling"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field as Option
 from pydantic import model_validator
@@ -23,10 +23,7 @@ from latentc.components.fields import (
     Size,
     Tokens,
 )
-from latentc.components.parts import Fraction, Part, Problem
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.components.parts import Fraction, Part, Problem, Spec
 
 Augmentation = Literal["mirror", "upside_down", "scale", "rotation", "stretch", "shift"]
 # Kinds and their numbers of labels, as in latentc.datasets.augment.

@@ -84,6 +84,3 @@ class Given:
     def operands(self) -> tuple[Var, ...]:
         """The operands of `form`, in its order."""
         return tuple(self.values[name] for name in self.form.operands)
-
-
-__all__ = ["BEGIN", "DECODE", "EXTEND", "FORWARD", "MASKED", "UNSEEN", "BlockForm", "Given"]

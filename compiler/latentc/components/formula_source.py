@@ -356,6 +356,3 @@ def _used(body: list[ast.stmt]) -> list[ast.stmt]:
         if len(kept) == len(body):
             return kept
         body = kept
-
-
-__all__ = ["NoSourceError", "Sources"]

@@ -49,7 +49,7 @@ def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: 
     if not spectral:
         return weight
     u = b.param(f"{name}.u", f32(shape[0]), "normal", "state")
-    return b.spectral_norm(weight, u, eps=EPS, out="w")  # type: ignore[no-any-return]
+    return b.spectral_norm(weight, u, eps=EPS, out="w")
 
 
 def _bias(b: Builder, name: str, weight: Var, init: str, bias: bool) -> list[Var]:
@@ -68,7 +68,7 @@ def linear(
         kind, args = INITS.get(init, (init, {}))
         return b.dense(name, x, features, bias, kind, out, **args)
     weight = _weight(b, name, (features, x.shape[-1]), init, spectral)
-    return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)  # type: ignore[no-any-return]
+    return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)
 
 
 def linear_params(
@@ -109,12 +109,12 @@ def conv(
     weight = _weight(b, name, (channels, x.shape[1], *(kernel,) * (x.type.rank - 2)), init, spectral)
     ins = [x, weight, *_bias(b, name, weight, init, bias)]
     if not padded:
-        return b.conv(*ins, out=out)  # type: ignore[no-any-return]
+        return b.conv(*ins, out=out)
     if stride is not None:
-        return b.conv(*ins, stride=stride, padding=(kernel - 1) // 2, out=out)  # type: ignore[no-any-return]
+        return b.conv(*ins, stride=stride, padding=(kernel - 1) // 2, out=out)
     if dilation is None:
-        return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
-    return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]
+        return b.conv(*ins, padding=kernel // 2, out=out)
+    return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)
 
 
 def patch_conv(b: Builder, name: str, x: Var, channels: Any, patch: int, init: str, bias: bool = True) -> Var:
@@ -131,14 +131,14 @@ def depthwise(b: Builder, name: str, x: Var, kernel: int, init: str, out: str = 
     channels = x.shape[1]
     weight = _weight(b, name, (channels, 1, *(kernel,) * (x.type.rank - 2)), init, False)
     bias = _bias(b, name, weight, init, True)
-    return b.conv(x, weight, *bias, padding=kernel // 2, groups=channels, out=out)  # type: ignore[no-any-return]
+    return b.conv(x, weight, *bias, padding=kernel // 2, groups=channels, out=out)
 
 
 def embedding(
     b: Builder, name: str, index: Var, rows: Any, features: Any, init: str, spectral: bool = False, out: str = ""
 ) -> Var:
     """Row `index` i64[B] of a table of `rows`: f32[B, features]."""
-    return b.embedding(_weight(b, name, (rows, features), init, spectral), index, out=out)  # type: ignore[no-any-return]
+    return b.embedding(_weight(b, name, (rows, features), init, spectral), index, out=out)
 
 
 def batch_norm(
@@ -156,7 +156,7 @@ def batch_norm(
     ]
     if affine:
         ins += [b.param(f"{name}.weight", size, "ones"), b.param(f"{name}.bias", size, "zeros")]
-    return b.batch_norm(*ins, eps=eps, momentum=momentum, out=out)  # type: ignore[no-any-return]
+    return b.batch_norm(*ins, eps=eps, momentum=momentum, out=out)
 
 
 def halving_conv(b: Builder, name: str, x: Var, channels: Any, init: str, bias: bool = True, out: str = "") -> Var:
@@ -183,4 +183,4 @@ def normalised(b: Builder, x: Var, mean: tuple[float, ...], std: tuple[float, ..
     """Images f32[B, C, H, W] in [-1, 1] less a mean, over a deviation, channel by channel; both of values in [0, 1]."""
     scale = b.constant([[[0.5 / s]] for s in std], out="scale")
     shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(mean, std, strict=True)], out="shift")
-    return b.add(b.mul(x, scale, out="x"), shift, out="x")  # type: ignore[no-any-return]
+    return b.add(b.mul(x, scale, out="x"), shift, out="x")

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from latentc.components.capabilities import Capability
 from latentc.components.condition import encoders
 from latentc.components.contract import Need, Network, Program, Rounds, Update
-from latentc.components.parts import Part
+from latentc.components.parts import Part, Spec
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Parameterization
-    from latentc.spec.schema import Spec
 
 
 def not_frozen(spec: Spec, *networks: str) -> tuple[str, ...]:
@@ -41,9 +41,12 @@ class Objective(Part):
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
 
+    NEEDS: ClassVar[Capability | None] = None
+    """What `main` must be able to do, for those that need no more."""
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and the capabilities that they need."""
-        return ()
+        return () if self.NEEDS is None else (Need("main", self.NEEDS),)
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         """The networks it trains: `main`, its adapters and the encoders of conditions, unless they are frozen."""

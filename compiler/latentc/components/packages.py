@@ -236,7 +236,7 @@ def _capabilities(module: ModuleType, where: str) -> Mapping[str, Any]:
     if not isinstance(own, Mapping) or not all(map(_is_capability, own.values())):
         form = 'write CAPABILITIES = {"name": {"words": "does this", "methods": {"forward": "state -> output"}}}'
         raise DiagnosticError.of("E0902", f"{where}CAPABILITIES has another form", help=form)
-    return own  # type: ignore[no-any-return]
+    return own
 
 
 def _is_capability(one: Any) -> bool:

@@ -21,8 +21,9 @@ from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import f32
 
 if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
+    from latentc.spec.schema import Spec as Spec
+else:
+    Spec = Any  # `spec` imports the components, so they can only annotate with its type
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentc.components import load
 from latentc.components.backbone import encoding_networks
@@ -12,12 +12,8 @@ from latentc.components.condition import GivenInput, searches
 from latentc.components.contract import Update
 from latentc.components.dataset import Data
 from latentc.components.fields import Field
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 IMAGES = "images"
 """The name of the images of a first stage as input of a network; no field holds them."""

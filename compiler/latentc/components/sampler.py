@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
+from latentc.components.capabilities import Capability
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Operands
 from latentc.components.kit.tokens import draw, filtered
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.components.samplers.base import ArraySampler
     from latentc.components.samplers.guided import Around
-    from latentc.spec.schema import Spec
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,12 @@ class Sampler(Part):
     WRAPPABLE: ClassVar[bool] = False
     """Whether the items of a spec's `programs` can wrap its steps; see `Wrapper`."""
 
+    NEEDS: ClassVar[Capability | None] = None
+    """What `main` must be able to do, for those that need no more."""
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""
-        return ()
+        return () if self.NEEDS is None else (Need("main", self.NEEDS),)
 
     def makes(self) -> tuple[str, ...]:
         """Conditions that its programs make themselves, so that a request does not give them."""
@@ -72,9 +75,9 @@ class Sampler(Part):
         """Adds all programs that it offers, the sampler first."""
         return (self.build(mb, networks, spec),)
 
-    @abstractmethod
     def with_steps(self, steps: int) -> Sampler:
-        """The same sampler with another number of steps."""
+        """The same sampler with another number of `steps`; by default itself if it has no such setting."""
+        return self.model_copy(update={"steps": steps}) if "steps" in type(self).model_fields else self
 
 
 class ScoringSampler(Sampler):
@@ -109,7 +112,7 @@ class TokenSampler(Sampler):
         Without u the likeliest.
         """
         if u is None:
-            return b.argmax(logits, axis=logits.type.rank - 1, out="token")  # type: ignore[no-any-return]
+            return b.argmax(logits, axis=logits.type.rank - 1, out="token")
         if self.temperature != 1.0:
             logits = b.op("mul", logits, 1 / self.temperature, out="logits")
         return draw(b, filtered(b, logits, self.top_k, self.top_p), u)

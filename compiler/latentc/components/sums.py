@@ -23,6 +23,11 @@ def weighted_sum(b: Builder, out: str, *terms: tuple[Coefficient, Var]) -> Var:
     return total
 
 
+def summed(b: Builder, out: str, parts: Iterable[Var]) -> Var:
+    """The sum of parts, of which there is at least one, named `out`."""
+    return reduce(partial(b.op, "add", out=out), parts)
+
+
 def names_of_terms(kinds: Iterable[str]) -> list[str]:
     """A name for each term: its kind, with a number from the second of a kind on."""
     seen, names = Counter[str](), list[str]()
@@ -30,6 +35,3 @@ def names_of_terms(kinds: Iterable[str]) -> list[str]:
         seen[kind] += 1
         names.append(kind if seen[kind] == 1 else f"{kind}_{seen[kind]}")
     return names
-
-
-__all__ = ["Coefficient", "names_of_terms", "weighted_sum"]

@@ -279,6 +279,3 @@ def _rows(
                 return None
             fixed[column] = value
     return Rows(name, first, first + trip, total, read, fixed) if read else None
-
-
-__all__ = ["Plan", "Rows", "Schedules", "evaluated", "schedule_function", "schedule_text"]

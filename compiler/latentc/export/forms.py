@@ -14,11 +14,7 @@ from typing import Literal
 from latentc.components.contract import Program
 from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, Node, parameters, walk
-from latentc.passes.decompose import (
-    decompose_attention_without_kernel,
-    decompose_in_loops,
-    without_constant_zeros,
-)
+from latentc.passes.decompose import decompose_attention_without_kernel, decompose_in_loops, without_constant_zeros
 from latentc.passes.invariants import carry_invariants
 
 Form = Literal["unroll", "loop", "host"]

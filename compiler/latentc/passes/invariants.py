@@ -102,6 +102,3 @@ def _carrying(
     outputs = (*node.outputs[:carry], *(Value(values.fresh(v.name), v.type) for v in kept), *node.outputs[carry:])
     attrs = {**node.attrs, "body": new.name, "invariants": len(still), "carried": carry + len(moved)}
     return replace(node, inputs=arranged(node.inputs), outputs=outputs, attrs=attrs)
-
-
-__all__ = ["carry_invariants"]

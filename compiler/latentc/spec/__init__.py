@@ -1,13 +1,6 @@
 """Specs: YAML text → a checked `Spec`. `load_spec` is the way in."""
 
-from latentc.spec.load import (
-    data_from_spec,
-    load_spec,
-    own_variant_names,
-    resolved_yaml,
-    spec_from_text,
-    variant_names,
-)
+from latentc.spec.load import data_from_spec, load_spec, own_variant_names, resolved_yaml, spec_from_text, variant_names
 from latentc.spec.schema import Spec, json_schema
 
 __all__ = [

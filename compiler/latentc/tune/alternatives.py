@@ -41,6 +41,3 @@ def reference(own: ArraySampler, target: Parameterization, steps: int) -> ArrayS
     if time_is_level(target.process):  # evenly in its logarithm
         return sampler.with_timesteps(stop * (start / stop) ** left)
     return sampler.with_timesteps(stop + (start - stop) * left)
-
-
-__all__ = ["alternatives", "reference"]

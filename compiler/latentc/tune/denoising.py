@@ -93,6 +93,3 @@ def _depth(lowered: Lowered) -> int:
     """Number of blocks of `main`, if they are one list; else 0."""
     lists = block_lists(lowered.module.functions[lowered.networks["main"].methods["forward"].function])
     return len(next(iter(lists.values()))) if len(lists) == 1 else 0
-
-
-__all__ = ["Denoising"]

@@ -65,6 +65,3 @@ class Search(Protocol):
     def run(self, figure: Figure) -> Found:
         """The search; `figure` judges samples by what ranks candidates, lower is better."""
         ...
-
-
-__all__ = ["Found", "Search", "Task"]

@@ -57,6 +57,3 @@ class Masked:
             best, least = descended(start, drawing.length, judged, UPDATES, task.stop, tell)
             screened.append(Screened(Candidate(best, "schedules"), steps, runs, least))
         return Found(tuple(screened), tuple(one.candidate for one in screened))
-
-
-__all__ = ["Masked"]

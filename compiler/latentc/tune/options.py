@@ -33,6 +33,3 @@ class Options:
         """Most evaluations to try, of a sampler that has `own`, unless `counts` names others."""
         limits = [bound.value for bound in self.bounds if bound.name == "evaluations" and not bound.relative]
         return min([float(own), *limits])
-
-
-__all__ = ["Options"]

@@ -97,6 +97,3 @@ def descended(
         if here < least:
             best, least = values, here
     return schedules.at(best), least
-
-
-__all__ = ["Schedules", "descended"]

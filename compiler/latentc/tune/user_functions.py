@@ -54,4 +54,4 @@ class UserFunction:
         if not callable(function):
             close = nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")])
             raise self.unusable("does not exist", f"did you mean `{close}`?" if close else None)
-        return function  # type: ignore[no-any-return]
+        return function

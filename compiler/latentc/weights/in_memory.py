@@ -41,6 +41,3 @@ def _expression(value: Any) -> Any:
     if not isinstance(value, np.ndarray) and hasattr(value, "__array__"):
         value = np.asarray(value)
     return Array(np.require(value, requirements="C")) if isinstance(value, np.ndarray) else value
-
-
-__all__ = ["NAME", "Weights", "by_network", "tree_from_arrays"]

@@ -113,7 +113,7 @@ def _middle(b: Builder, half: Half, h: Var) -> Var:
 
 
 def _activated(b: Builder, half: Half, h: Var) -> Var:
-    return b.silu(layers.group_norm(b, "norm_out", h, half.blocks.groups, half.blocks.eps), out="h")  # type: ignore[no-any-return]
+    return b.silu(layers.group_norm(b, "norm_out", h, half.blocks.groups, half.blocks.eps), out="h")
 
 
 def _output(b: Builder, half: Half, h: Var, outputs: Any) -> Var:
@@ -136,7 +136,7 @@ def _level(blocks: Blocks, count: int, attends: bool, way: Literal["down", "up"]
             h = b.upsample_nearest(h, factor=2, out="h")
             return h if blocks.repeats else layers.conv(b, "up", h, features, 3, INIT, out="h")
         if blocks.pools:
-            return b.avg_pool(h, size=2, out="h")  # type: ignore[no-any-return]
+            return b.avg_pool(h, size=2, out="h")
         return layers.halving_conv(b, "down", h, features, INIT, out="h")
 
     return forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -33,6 +33,12 @@ class Block(Closed):
     )
     norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="norm before the mixer and the feed-forward")
     condition: Annotated[Component, OneOf("blocks/conditions")] = Field(description="how the condition enters")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "mixer": {"kind": "attention", "heads": 2},
+        "feed_forward": {"kind": "gelu_mlp"},
+        "norm": {"kind": "layer_norm", "affine": True},
+        "condition": {"kind": "in_context"},
+    }
 
     def parts(self) -> tuple[Mixer, FeedForward, Norm, BlockCondition]:
         """The parts by the type that their folder promises."""

@@ -160,10 +160,10 @@ class SelectedRows(TableBottleneck):
             return index
         tokens = np.full(self.static()["codes"], self.unknown, np.int64)
         tokens[list(self.used)] = np.arange(len(self.used))
-        return b.take(b.constant(tokens, out="tokens_of_rows"), index, axis=0, out="index")  # type: ignore[no-any-return]
+        return b.take(b.constant(tokens, out="tokens_of_rows"), index, axis=0, out="index")
 
     def rows_of(self, b: Builder, tokens: Var) -> Var:
         """The numbers of rows i64[...] of tokens i64[...]."""
         if self.used is None:
             return tokens
-        return b.take(b.constant(list(self.used), "i64", out="used"), tokens, axis=0, out="index")  # type: ignore[no-any-return]
+        return b.take(b.constant(list(self.used), "i64", out="used"), tokens, axis=0, out="index")

@@ -21,10 +21,10 @@ def as_map(b: Builder, x: Var, grid: int, out: str = "x") -> Var:
     x = b.reshape(
         x, shape=(batch, grid, columns_of(x, grid), dim)
     )  # first, so that engines with a channels-last layout need no copy
-    return b.transpose(x, perm=(0, 3, 1, 2), out=out)  # type: ignore[no-any-return]
+    return b.transpose(x, perm=(0, 3, 1, 2), out=out)
 
 
 def as_tokens(b: Builder, x: Var, tokens: int, out: str = "x") -> Var:
     """The feature map f32[B, D, H, W] as `tokens` = H W tokens, row by row: f32[B, T, D]."""
     batch, dim, _, _ = x.shape
-    return b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch, tokens, dim), out=out)  # type: ignore[no-any-return]
+    return b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch, tokens, dim), out=out)

@@ -28,9 +28,9 @@ def activated(
 ) -> Var:
     """ReLU of the batch norm of x f32[B, C, H, W]; c the condition vector or the class, None for a plain norm."""
     if c is None:
-        return b.relu(layers.batch_norm(b, name, x, affine=True, eps=eps, momentum=MOMENTUM))  # type: ignore[no-any-return]
+        return b.relu(layers.batch_norm(b, name, x, affine=True, eps=eps, momentum=MOMENTUM))
     body = conditional_norm(norm, init, eps, spectral)
-    return b.relu(b.sub(name, body, x, c, out="h", channels=x.shape[1], **sizes))  # type: ignore[no-any-return]
+    return b.relu(b.sub(name, body, x, c, out="h", channels=x.shape[1], **sizes))
 
 
 @cache
@@ -40,7 +40,7 @@ def generator_block(norm: NormKind, upsamples: bool, init: str, eps: float, spec
     inside = after_relu(init)
 
     def doubled(b: Builder, x: Var) -> Var:
-        return b.upsample_nearest(x, factor=2) if upsamples else x  # type: ignore[no-any-return]
+        return b.upsample_nearest(x, factor=2) if upsamples else x
 
     @module_class("GeneratorBlock" if upsamples else "GeneratorFlatBlock", **shapes)
     def block(b: Builder, x: Var, c: Var | None = None, *, channels: int, features: int, **sizes: Any) -> Var:
@@ -51,7 +51,7 @@ def generator_block(norm: NormKind, upsamples: bool, init: str, eps: float, spec
         h = layers.conv(b, "conv2", h, features, 3, inside, spectral=spectral, out="h")
         if upsamples or int(channels) != int(features):
             x = layers.conv(b, "conv_sc", doubled(b, x), features, 1, init, spectral=spectral, out="shortcut")
-        return h + x  # type: ignore[no-any-return]
+        return h + x
 
     return block
 
@@ -64,7 +64,7 @@ def conditional_norm(norm: NormKind, init: str, eps: float, spectral: bool) -> B
         return layers.batch_norm(b, "norm", x, affine=False, eps=eps, momentum=MOMENTUM) * (gain + 1.0) + bias
 
     def column(b: Builder, name: str, h: Var) -> Var:
-        return b.reshape(h, shape=(*h.shape, 1, 1), out=name)  # type: ignore[no-any-return]
+        return b.reshape(h, shape=(*h.shape, 1, 1), out=name)
 
     @module_class("ConditionalBatchNorm2d", x="B channels H W", c="B condition")
     def of_vector(b: Builder, x: Var, c: Var, *, channels: int, condition: int) -> Var:
@@ -96,7 +96,7 @@ def discriminator_block(first: bool, downsamples: bool, init: str, spectral: boo
     inside = after_relu(init)
 
     def halved(b: Builder, x: Var, out: str) -> Var:
-        return b.avg_pool(x, size=2, out=out) if downsamples else x  # type: ignore[no-any-return]
+        return b.avg_pool(x, size=2, out=out) if downsamples else x
 
     @module_class("FirstBlock" if first else "DownBlock" if downsamples else "FlatBlock", x="B channels H W")
     def block(b: Builder, x: Var, *, channels: int, features: int) -> Var:
@@ -110,6 +110,6 @@ def discriminator_block(first: bool, downsamples: bool, init: str, spectral: boo
             x = layers.conv(b, "conv_sc", x, features, 1, init, spectral=spectral, out="x")
         if not first:
             x = halved(b, x, "x")
-        return h + x  # type: ignore[no-any-return]
+        return h + x
 
     return block

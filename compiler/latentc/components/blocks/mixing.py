@@ -19,7 +19,7 @@ def apart(b: Builder, x: Var, front: Any, layer: Callable[[Var, str], Var], out:
     if not front:
         return layer(x, "")
     first, rest = b.split(x, axis=axis, sizes=(front, x.shape[axis] - front), out="first rest")
-    return b.concat(layer(first, "front_"), layer(rest, ""), axis=axis, out=out)  # type: ignore[no-any-return]
+    return b.concat(layer(first, "front_"), layer(rest, ""), axis=axis, out=out)
 
 
 def cached_blocks(

@@ -28,7 +28,7 @@ class Projection(Closed):
     def apply(self, b: Builder, name: str, x: Var, init: str) -> Var:
         if not self.hidden and not self.batch_norm:
             return dense(b, name, x, self.features, self.bias, init, out="x")
-        return b.sub(name, _projection(self, init), x, out="x", width=x.shape[-1], features=self.features)  # type: ignore[no-any-return]
+        return b.sub(name, _projection(self, init), x, out="x", width=x.shape[-1], features=self.features)
 
 
 @cache

@@ -30,7 +30,7 @@ def downsample(how: Resampling, init: str) -> BlockBody:
             return as_tokens(b, conv(b, "conv", x, features, 3, init, stride=2, out="x"), half * columns)
         x = conv(b, "conv", x, features // 4, 3, init, bias=False, out="x")
         x = b.reshape(x, shape=(batch, features // 4, half, 2, columns, 2))
-        return b.reshape(b.transpose(x, perm=(0, 2, 4, 1, 3, 5)), shape=(batch, half * columns, features))  # type: ignore[no-any-return]
+        return b.reshape(b.transpose(x, perm=(0, 2, 4, 1, 3, 5)), shape=(batch, half * columns, features))
 
     return forward
 
@@ -49,6 +49,6 @@ def upsample(how: Resampling, init: str) -> BlockBody:
             return as_tokens(b, conv(b, "conv", x, features, 3, init, out="x"), twice * (2 * columns))
         x = conv(b, "conv", x, 4 * features, 3, init, bias=False, out="x")
         x = b.reshape(x, shape=(batch, features, 2, 2, grid, columns))
-        return b.reshape(b.transpose(x, perm=(0, 4, 2, 5, 3, 1)), shape=(batch, twice * (2 * columns), features))  # type: ignore[no-any-return]
+        return b.reshape(b.transpose(x, perm=(0, 4, 2, 5, 3, 1)), shape=(batch, twice * (2 * columns), features))
 
     return forward

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,14 +17,11 @@ from latentc.components.condition import Condition, GivenInput, Searched, search
 from latentc.components.conditions.array import request_of
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import ConditionSource
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Retrieved(Condition):
@@ -126,6 +123,3 @@ def query_programs(mb: ModuleBuilder, spec: Spec, networks: Mapping[str, Network
 def _encoders(network: str, spec: Spec) -> list[Backbone]:
     """The network if it encodes; otherwise none."""
     return [encoder for name, encoder in encoding_networks(spec).items() if name == network]
-
-
-__all__ = ["Retrieved", "query_programs"]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import Condition, Form
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ArrayCondition(Condition):
@@ -92,7 +89,7 @@ class NumbersCondition(ArrayCondition):
         shape = x.shape[-1:] if self.null_embedding == "vector" else x.shape[1:]
         null = b.param(f"{prefix}_null", f32(*shape), "normal", std=0.02)
         has = b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], *(1,) * (x.type.rank - 1)))
-        return b.where(has, x, null, out=out)  # type: ignore[no-any-return]
+        return b.where(has, x, null, out=out)
 
 
 class ArrayGiven(ArrayCondition):

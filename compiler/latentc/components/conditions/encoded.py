@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,13 +12,10 @@ from latentc.components.condition import Condition, Form, GivenInput, TokenShape
 from latentc.components.conditions.array import request_of
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Encoded(Condition):
@@ -87,9 +84,6 @@ class Encoded(Condition):
     ) -> tuple[Var, ...]:
         return (call(b, networks[self.network], "encode", {}, out=name, state=list(given)),)
 
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return (b.scalar(0.0, operands[0]),)
-
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
@@ -106,7 +100,7 @@ class Encoded(Condition):
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
         (x,) = operands
         factor = int(side) // int(x.shape[2]) if x.type.rank == 4 else 1
-        return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
+        return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x
 
     def token_shape(self, name: str, spec: Spec) -> TokenShape:
         (port,) = self.ports(name, spec)

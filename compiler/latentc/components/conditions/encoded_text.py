@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,13 +15,10 @@ from latentc.components.conditions.tokens import TokenSequence
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.read_fields import CachedFeatures, EncodedField
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class EncodedText(TokenSequence, Features):

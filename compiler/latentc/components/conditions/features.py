@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import TokenShape
 from latentc.components.conditions.array import NumbersCondition
 from latentc.components.conditions.tokens import SequenceCondition
+from latentc.components.parts import Spec
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Features(NumbersCondition, SequenceCondition):
@@ -61,7 +59,7 @@ class Features(NumbersCondition, SequenceCondition):
         if self.projection == "none":
             return x
         if self.projection == "mlp":
-            return b.sub(prefix, feature_embedder(True), x, width=width, out=out)  # type: ignore[no-any-return]
+            return b.sub(prefix, feature_embedder(True), x, width=width, out=out)
         return b.dense(prefix, x, width, init="normal", std=0.02, out=out)
 
 

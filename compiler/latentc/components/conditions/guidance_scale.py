@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import kinds_with
-from latentc.components.condition import Condition, DrawnInput, Form
+from latentc.components.condition import Derived, DrawnInput, Form
 from latentc.components.contract import Draw, Port
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32, module_class
 from latentc.ir.types import B
-from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import Setting
 
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
-
-class GuidanceScale(Condition):
+class GuidanceScale(Derived):
     """The scale of classifier-free guidance, as input of a distilled network (Meng et al. 2023, arXiv:2210.03142).
 
     Training draws it uniformly from `range`; in a request it is the setting `guidance`. It is embedded like a time, by
@@ -33,8 +29,6 @@ class GuidanceScale(Condition):
     range: tuple[float, float] = Field((1.0, 4.0), description="smallest and largest scale; 1 is no guidance")
     default: float = Field(1.5, description="default scale for requests")
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
-    field: None = Field(None, description="drawn at random, not read from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guidance_scale"}
 
@@ -59,16 +53,10 @@ class GuidanceScale(Condition):
         draw = Draw(name, "uniform_between", {"low": low, "high": high})
         return (DrawnInput(name, f32(B), draw, Setting("guidance", self.default, low, high)),)
 
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return operands
-
-    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        return ()
-
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
-        return b.sub(prefix, scale_embedder, operands[0], dim=width, frequencies=self.frequencies)  # type: ignore[no-any-return]
+        return b.sub(prefix, scale_embedder, operands[0], dim=width, frequencies=self.frequencies)
 
 
 @module_class("ScaleEmbedder")
@@ -77,6 +65,3 @@ def scale_embedder(b: Builder, scale: Var, *, dim: int, frequencies: int) -> Var
     x = b.timestep_embedding(scale * 100.0, dim=frequencies, max_period=10000.0, out="x")
     x = b.silu(b.dense("fc1", x, dim, init="normal", std=0.02), out="x")
     return b.dense("fc2", x, dim, init="zeros")
-
-
-__all__ = ["GuidanceScale"]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class LowResolution(Condition):
@@ -61,20 +58,17 @@ class LowResolution(Condition):
         image = f32(B, channels, height * factor, width * factor)
 
         def read(b: Builder, value: Var) -> Var:
-            return b.avg_pool(value, size=factor, out="low")  # type: ignore[no-any-return]
+            return b.avg_pool(value, size=factor, out="low")
 
         return (GivenInput(name, f32(B, channels, height, width), "x", name, stored=image, read=read),)
-
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return (b.scalar(0.0, operands[0]),)
 
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
         (low,) = operands
         if self.enlarged == "repeated":
-            return b.upsample_nearest(low, factor=self.factor, out=name)  # type: ignore[no-any-return]
+            return b.upsample_nearest(low, factor=self.factor, out=name)
         rows, columns = (b.constant(bilinear_matrix(int(n), self.factor), out="weights") for n in low.shape[2:])
         high = b.matmul(rows, low, out="rows")
-        return b.matmul(high, b.transpose(columns, perm=(1, 0)), out=name)  # type: ignore[no-any-return]
+        return b.matmul(high, b.transpose(columns, perm=(1, 0)), out=name)
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         axes = ("channel", "height", "width")
@@ -84,7 +78,4 @@ class LowResolution(Condition):
 def bilinear_matrix(side: int, factor: int) -> np.ndarray[Any, Any]:
     """f64[factor * side, side]: what enlarges `side` pixels in a row; beyond the centres at the ends they repeat."""
     centres = np.clip((np.arange(factor * side) + 0.5) / factor - 0.5, 0, side - 1)
-    return np.maximum(1 - np.abs(centres[:, None] - np.arange(side)), 0.0)  # type: ignore[no-any-return]
-
-
-__all__ = ["LowResolution"]
+    return np.maximum(1 - np.abs(centres[:, None] - np.arange(side)), 0.0)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from latentc.components.condition import Form
 from latentc.components.conditions.array import ArrayCondition
 from latentc.components.contract import Port
 from latentc.components.kit.labels import one_hot
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Map(ArrayCondition):
@@ -71,7 +68,7 @@ class Map(ArrayCondition):
         if x.type.dtype == "i64":
             x = one_hot(b, x, sizes[f"{name}_classes"], name)
         factor = int(side) // int(x.shape[2])
-        return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
+        return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         if not (classes := self.classes(name, spec)):

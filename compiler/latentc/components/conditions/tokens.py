@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import Form, GivenInput, TokenShape
 from latentc.components.conditions.array import ArrayCondition
 from latentc.components.contract import Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class SequenceCondition(ArrayCondition):

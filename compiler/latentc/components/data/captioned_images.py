@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.dataset import CaptionedPictures
 from latentc.components.fields import DataPath
-from latentc.components.parts import Problem
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.components.parts import Problem, Spec
 
 
 class Columns(Closed):

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import ScoreTerm, Slope
+from latentc.components.guidance.guidance import ScoreTerm, Slope, Values
 from latentc.components.kit import call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ClassifierGuidance(ScoreTerm):
@@ -69,16 +66,8 @@ def class_gradient(mb: ModuleBuilder, network: Network) -> ClassGradient:
 class ClassGradient(Slope):
     """The gradient by x of log p(y | x, t), which a function of the module computes."""
 
-    log_probability: str
+    OUT: ClassVar[str] = "log_probability"
+    function: str
 
-    def __call__(
-        self,
-        b: Builder,
-        x: Var,
-        time: Var,
-        operands: Mapping[str, Var],
-        scale: Var,
-        coefficients: Mapping[str, Var],
-    ) -> Var:
-        _, slope = b.gradient(self.log_probability, "", [x, time, operands["y"]], out="log_probability slope")
-        return self.scaled(b, slope, scale)
+    def arguments(self, b: Builder, x: Var, time: Var, operands: Values, coefficients: Values) -> list[Var]:
+        return [x, time, operands["y"]]

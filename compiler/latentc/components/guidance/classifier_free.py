@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Network
 from latentc.components.guidance.guidance import (
     Contrast,
-    GuidanceTerm,
-    ScheduledGuidance,
+    ContrastTerm,
     guidance_problems,
     left_out_problems,
     of_conditions,
 )
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder
 
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
-
-class ClassifierFree(ScheduledGuidance, GuidanceTerm):
+class ClassifierFree(ContrastTerm):
     """Adds (scale - 1) (c - u), with c the prediction with the conditions and u without (Ho and Salimans 2022,
     arXiv:2207.12598). Several terms give each condition its own scale: InstructPix2Pix (Brooks et al. 2023,
     arXiv:2211.09800) has `{without: [text]}` and `{without: [image], absent: [text]}`.
@@ -36,12 +32,7 @@ class ClassifierFree(ScheduledGuidance, GuidanceTerm):
     without: tuple[str, ...] | None = Field(
         None, min_length=1, description="conditions left out of u; null: all that training drops"
     )
-    absent: tuple[str, ...] = Field((), description="conditions left out of both c and u")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier_free", "scale": 2.0, "schedule": "cosine"}
-
-    @property
-    def runs(self) -> int:
-        return 2 if self.absent else 1
 
     def left_out(self, spec: Spec) -> tuple[frozenset[str], ...]:
         nullable = (name for name, condition in spec.conditions.items() if condition.nullable)

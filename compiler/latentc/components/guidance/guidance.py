@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,18 @@ from pydantic import Field
 from latentc.components import Closed
 from latentc.components.contract import Need, Network
 from latentc.components.objective import Objective
-from latentc.components.parts import Applies, Fraction, Part, Problem
+from latentc.components.parts import Applies, Fraction, Part, Problem, Spec
 from latentc.components.sums import Coefficient
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.types import TensorType
+from latentc.ir.types import B, TensorType, f32
+from latentc_runtime.sources import Setting, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Process
     from latentc.components.samplers.guided import Predictions
-    from latentc.spec.schema import Spec
 
 Array = NDArray[np.float64]
+Values = Mapping[str, Var]
 
 
 class Guidance(Closed):
@@ -76,9 +77,30 @@ class ScheduledGuidance(Scheduled, Guidance):
         return self.grown(progress) * [self.acts(float(p)) for p in progress]
 
 
+class Scaled(Protocol):
+    """Guidance of any kind, as far as requests set it."""
+
+    @property
+    def scale(self) -> float: ...
+
+
+def asked_scale(
+    b: Builder, guidance: Scaled | None, sources: dict[str, Source], of: str = ""
+) -> tuple[Var | None, tuple[Setting, ...]]:
+    """The scale f32[B] of guidance, an input of a program whose source is added, and how requests set it.
+
+    Nothing without guidance. `of` precedes both names, if a program has several kinds of guidance (`pivot_`).
+    """
+    if guidance is None:
+        return None, ()
+    name = f"{of}guidance"
+    sources[f"{of}scale"] = SettingSource(name)
+    return b.input(f"{of}scale", f32(B)), (Setting(name, guidance.scale),)
+
+
 def scale_at(b: Builder, scale: Var, weight: Var) -> Var:
     """1 + (scale - 1) * weight."""
-    return b.add((scale - 1.0) * weight, 1.0, out="scale")  # type: ignore[no-any-return]
+    return b.add((scale - 1.0) * weight, 1.0, out="scale")
 
 
 @dataclass(frozen=True)
@@ -148,31 +170,29 @@ def of_conditions(
 
 
 class Slope(Effect):
-    """A direction that guidance adds to the score."""
+    """A direction that guidance adds to the score: the gradient of `function` by its first argument."""
 
     OF_DATA: ClassVar[bool] = False
     """Whether it looks at the data that the network predicts, by `Table.data`."""
 
+    OUT: ClassVar[str] = "score"
+    """The name of the function's value."""
+
+    function: str
+
     @abstractmethod
-    def __call__(
-        self,
-        b: Builder,
-        x: Var,
-        time: Var,
-        operands: Mapping[str, Var],
-        scale: Var,
-        coefficients: Mapping[str, Var],
-    ) -> Var:
-        """scale [B] times the direction at the network's input x [B, ...] and time [B].
+    def arguments(self, b: Builder, x: Var, time: Var, operands: Values, coefficients: Values) -> list[Var]:
+        """The arguments of `function` at the network's input x [B, ...] and time [B]; x is the first.
 
         `coefficients` f32[] are z_x, z_output, z_scale and z_cov, if it looks at the data; beside them is its noise.
         """
 
-    @staticmethod
-    def scaled(b: Builder, slope: Var, scale: Var) -> Var:
-        """scale f32[B] times slope [B, ...]."""
+    def __call__(self, b: Builder, x: Var, time: Var, operands: Values, scale: Var, coefficients: Values) -> Var:
+        """scale [B] times the direction, at the `arguments`."""
+        arguments = self.arguments(b, x, time, operands, coefficients)
+        _, slope = b.gradient(self.function, "", arguments, out=f"{self.OUT} slope")
         column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (slope.type.rank - 1)), out="scale")
-        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+        return b.mul(slope, column, out="slope")
 
 
 @dataclass(frozen=True)
@@ -284,6 +304,20 @@ class ScoreTerm(Scheduled, GuidanceTerm):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from interval_problems(self.interval)
+
+
+class ContrastTerm(ScheduledGuidance, GuidanceTerm):
+    """A term that guides from a worse prediction toward a better one."""
+
+    absent: tuple[str, ...] = Field((), description="conditions left out of both predictions")
+
+    @property
+    def runs(self) -> int:
+        return 2 if self.absent else 1
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from settings_problems(self, spec)
+        yield from left_out_problems(self.absent, "absent", spec)
 
 
 def within(progress: float, interval: tuple[float, float]) -> bool:

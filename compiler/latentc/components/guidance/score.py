@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import OneOf
 from latentc.components.contract import Need, Network
 from latentc.components.guidance.guidance import ScoreTerm
-from latentc.components.guidance.scores._score import (
-    DataSlope,
-    GuidingScore,
-    NetworkScore,
-    StateSlope,
-    state_slope,
-)
-from latentc.components.parts import Problem
+from latentc.components.guidance.scores._score import DataSlope, GuidingScore, NetworkScore, StateSlope, state_slope
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ScoreGuidance(ScoreTerm):

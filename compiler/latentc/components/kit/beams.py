@@ -13,7 +13,7 @@ def repeated(b: Builder, x: Var, beams: int, out: str = "cond") -> Var:
     """[B K, ...]: the row of each sample of x [B, ...], once per beam."""
     rest = x.shape[1:]
     wide = b.broadcast_to(b.reshape(x, shape=(B, 1, *rest)), x, shape=(B, beams, *rest))
-    return b.reshape(wide, shape=(B * beams, *rest), out=out)  # type: ignore[no-any-return]
+    return b.reshape(wide, shape=(B * beams, *rest), out=out)
 
 
 def of_beams(b: Builder, x: Var, beam: Var, beams: int, out: str = "kept") -> Var:
@@ -23,4 +23,4 @@ def of_beams(b: Builder, x: Var, beam: Var, beams: int, out: str = "kept") -> Va
     index = b.reshape(beam, shape=(B, count, *[1] * len(rest)))
     index = b.broadcast_to(index, beam, shape=(B, count, *rest), out="index")
     rows = B * count if count > 1 else B
-    return b.reshape(b.take_along(x, index, axis=1), shape=(rows, *rest), out=out)  # type: ignore[no-any-return]
+    return b.reshape(b.take_along(x, index, axis=1), shape=(rows, *rest), out=out)

@@ -52,7 +52,7 @@ def scaled_image(b: Builder, x: Var, wanted: int, how: str) -> Var:
     if side == int(wanted):
         return x
     if how != "antialiased":
-        return b.resize(x, size=(wanted, wanted), mode="bicubic", out="x")  # type: ignore[no-any-return]
+        return b.resize(x, size=(wanted, wanted), mode="bicubic", out="x")
     matrix = b.constant(bicubic_matrix(side, int(wanted), antialias=True), out="scaling")
     rows = b.matmul(matrix, x, out="rows")
-    return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="x")  # type: ignore[no-any-return]
+    return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="x")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentc.components.capabilities import TRAINING, Role
 from latentc.components.condition import Condition, GivenInput, encoded_null
 from latentc.components.contract import Draw, Network, Port, PriorProgram
-from latentc.components.parts import Refusal
+from latentc.components.parts import Refusal, Spec
 from latentc.ir.builder import Builder, Var, as_tuple, f32, i64
 from latentc.ir.core import Value
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Operands = Mapping[str, Var]
 """Operands of conditions by the names of their ports."""
@@ -301,15 +298,18 @@ def guided_call(
     method: str,
     conditions: Operands,
     null: Operands,
-    scale: Var,
+    scale: Var | None,
     channels: int | None = None,
     out: str = "",
     **by_role: Any,
 ) -> Any:
     """A call under classifier-free guidance: u + scale (c - u), c with `conditions` and u with `null` in their place.
 
-    `channels`: the number of leading channels that are guided; None: all. Caches hold both branches.
+    `channels`: the number of leading channels that are guided; None: all. Caches hold both branches. Without a `scale`
+    a plain call, which does not need `null`.
     """
+    if scale is None:
+        return call(b, network, method, conditions, out, **by_role)
     of = network.methods[method]
     made: Controls = {}
     operands, others = (_arranged(b, network, method, given, by_role, made) for given in (conditions, null))
@@ -405,11 +405,11 @@ def _in_order(b: Builder, ports: tuple[Port, ...], conditions: Operands, by_role
 
 def per_sample_mean(b: Builder, x: Var, out: str = "") -> Var:
     """f32[B]: the mean over everything but the batch."""
-    return b.mean(x, axes=tuple(range(1, x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
+    return b.mean(x, axes=tuple(range(1, x.type.rank)), keepdims=False, out=out)
 
 
 def first_channels(b: Builder, out: Var, like: Var) -> Var:
     """The first channels of out [B, C, ...], as many as `like` has: a prediction without the variance after it."""
     if out.shape[1] == like.shape[1]:
         return out
-    return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)  # type: ignore[no-any-return]
+    return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)

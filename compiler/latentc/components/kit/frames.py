@@ -14,4 +14,4 @@ def as_images(b: Builder, x: Var, out: str = "x") -> Var:
         return x
     batch, channels, frames, rows, columns = x.shape
     x = b.transpose(x, perm=(0, 2, 1, 3, 4), out=out)
-    return b.reshape(x, shape=(batch * int(frames), channels, rows, columns), out=out)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(batch * int(frames), channels, rows, columns), out=out)

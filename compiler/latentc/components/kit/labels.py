@@ -12,4 +12,4 @@ def one_hot(b: Builder, x: Var, count: Any, out: str) -> Var:
     labels = b.constant(list(range(int(count))), out="labels")
     column = b.reshape(labels, shape=(labels.shape[0], 1, 1))
     hot = b.equal(b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:])), column)
-    return b.cast(hot, to="f32", out=out)  # type: ignore[no-any-return]
+    return b.cast(hot, to="f32", out=out)

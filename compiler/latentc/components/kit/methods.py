@@ -48,6 +48,3 @@ def derived_method(
     )
     mb.functions[name] = made.without_unused_params()
     return name
-
-
-__all__ = ["OtherMethod", "added_method", "derived_method"]

@@ -30,7 +30,7 @@ def patchify(
     x = b.reshape(x, shape=(batch, channels, rows, high, columns, wide))
     x = b.transpose(x, perm=(0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5))
     size = high * wide if isinstance(patch, tuple) else patch**2
-    return b.reshape(x, shape=(batch, count, channels * size), out=out)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(batch, count, channels * size), out=out)
 
 
 def unpatchify(b: Builder, tokens: Var, shape: tuple[Any, Any, Any], out: str = "x", patch: Any = None) -> Var:
@@ -41,7 +41,7 @@ def unpatchify(b: Builder, tokens: Var, shape: tuple[Any, Any, Any], out: str = 
     rows, columns = height // high, width // wide
     x = b.reshape(tokens, shape=(tokens.shape[0], rows, columns, channels, high, wide))
     x = b.transpose(x, perm=(0, 3, 1, 4, 2, 5))
-    return b.reshape(x, shape=(tokens.shape[0], channels, height, width), out=out)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(tokens.shape[0], channels, height, width), out=out)
 
 
 def embedded_patches(
@@ -49,7 +49,7 @@ def embedded_patches(
 ) -> Var:
     """f32[B, C, H, W] -> f32[B, T, D] with D = `width` and T = `tokens`, row by row: a linear map of each patch."""
     x = patch_conv(b, name, x, width, patch, init, bias)
-    return b.transpose(b.reshape(x, shape=(x.shape[0], width, tokens)), perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
+    return b.transpose(b.reshape(x, shape=(x.shape[0], width, tokens)), perm=(0, 2, 1), out="x")
 
 
 def image(b: Builder, tokens: Var, channels: Any, grid: Any, patch: Any, side: Any = None, out: str = "") -> Var:
@@ -57,7 +57,7 @@ def image(b: Builder, tokens: Var, channels: Any, grid: Any, patch: Any, side: A
     batch, side = tokens.shape[0], grid * patch if side is None else side
     x = b.reshape(tokens, shape=(batch, grid, grid, patch, patch, channels))
     x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
-    return b.reshape(x, shape=(batch, channels, side, side), out=out)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(batch, channels, side, side), out=out)
 
 
 def _sides(patch: Any) -> tuple[Any, Any]:

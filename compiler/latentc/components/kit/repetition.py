@@ -83,4 +83,4 @@ class History:
             own, after = b.loop(name, places, penalise, invariants=[self.came], carried=[own, other], tables=[columns])
             rest = b.add(logits, b.op("sub", after, other), out="rest")
         new = b.take_along(own, b.maximum(self.last, 0), axis=1, out="new")
-        return b.where(said, new, rest, out="logits")  # type: ignore[no-any-return]
+        return b.where(said, new, rest, out="logits")

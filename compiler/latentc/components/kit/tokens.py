@@ -41,7 +41,7 @@ def draw(b: Builder, logits: Var, u: Var, out: str = "token") -> Var:
     cdf = b.cumsum(b.softmax(logits, axis=last, out="p"), axis=last, out="cdf")
     total = b.slice(cdf, axis=last, start=categories - 1, stop=categories, out="total")
     below = b.less(cdf, b.reshape(u, shape=(*u.shape, 1)) * total, out="below")
-    return b.sum(b.cast(below, to="i64"), axes=(last,), keepdims=False, out=out)  # type: ignore[no-any-return]
+    return b.sum(b.cast(below, to="i64"), axes=(last,), keepdims=False, out=out)
 
 
 def filtered(b: Builder, logits: Var, top_k: int, top_p: float) -> Var:
@@ -59,19 +59,19 @@ def filtered(b: Builder, logits: Var, top_k: int, top_p: float) -> Var:
         before = b.op("sub", b.cumsum(p, axis=last), p, out="before")
         kept = b.where(b.less_equal(before, top_p), ordered, b.scalar(-NEVER, ordered))
         least = b.neg(b.max(b.neg(kept), axes=(last,), keepdims=True), out="least")
-    return b.where(b.less(logits, least), b.scalar(NEVER, logits), logits, out="logits")  # type: ignore[no-any-return]
+    return b.where(b.less(logits, least), b.scalar(NEVER, logits), logits, out="logits")
 
 
 def rank(b: Builder, x: Var, out: str = "rank") -> Var:
     """i64[B, T]: the place of each element of x in ascending order along the last axis."""
-    return b.argsort(b.argsort(x, out="order"), out=out)  # type: ignore[no-any-return]
+    return b.argsort(b.argsort(x, out="order"), out=out)
 
 
 def rows(b: Builder, x: Var, index: Var, out: str) -> Var:
     """f32[B, K, D]: the tokens of x [B, T, D] at index i64[B, K]."""
     batch, count = index.shape
     wide = b.broadcast_to(b.reshape(index, shape=(batch, count, 1)), x, shape=(batch, count, x.shape[2]))
-    return b.take_along(x, wide, axis=1, out=out)  # type: ignore[no-any-return]
+    return b.take_along(x, wide, axis=1, out=out)
 
 
 def joined(b: Builder, sequences: Sequence[tuple[Var, Var | None]]) -> tuple[Var, ...]:
@@ -91,13 +91,13 @@ def joined(b: Builder, sequences: Sequence[tuple[Var, Var | None]]) -> tuple[Var
 def _concatenated(b: Builder, sequences: Sequence[Var], out: str) -> Var:
     """[B, L, ...]: the sequences in a row, L their length."""
     x = sequences[0] if len(sequences) == 1 else b.concat(*sequences, axis=1, out=out)
-    return b.reshape(x, shape=(x.shape[0], Named(int(x.shape[1]), "L"), *x.shape[2:]), out=out)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(x.shape[0], Named(int(x.shape[1]), "L"), *x.shape[2:]), out=out)
 
 
 def _all_count(b: Builder, x: Var) -> Var:
     """bool[B, L] of ones for tokens [B, L, D]."""
     ones = b.full(x, shape=x.shape[1:2], value=1.0, dtype="f32", out="ones")
-    return b.greater(ones, 0.5, out="mask")  # type: ignore[no-any-return]
+    return b.greater(ones, 0.5, out="mask")
 
 
 def digit_base(vocabulary: int, digits: int) -> int | None:
@@ -110,7 +110,7 @@ def bits_of(b: Builder, tokens: Var, bits: int) -> Var:
     """f32[..., bits]: the bits of tokens i64[...] as -1 and 1, the lowest first; zeros for tokens above them."""
     column = b.reshape(tokens, shape=(*tokens.shape, 1))
     signs = b.cast(_digits(b, column, 2, bits), to="f32") * 2.0 - 1.0
-    return b.where(b.less(column, 2**bits), signs, 0.0, out="bits")  # type: ignore[no-any-return]
+    return b.where(b.less(column, 2**bits), signs, 0.0, out="bits")
 
 
 def split_digits(b: Builder, tokens: Var, base: int, digits: int) -> Var:
@@ -119,7 +119,7 @@ def split_digits(b: Builder, tokens: Var, base: int, digits: int) -> Var:
         return tokens
     batch, count = tokens.shape
     made = _digits(b, b.reshape(tokens, shape=(batch, count, 1)), base, digits, "digits")
-    return b.reshape(made, shape=(batch, Named(int(count) * digits, "T")), out="digits")  # type: ignore[no-any-return]
+    return b.reshape(made, shape=(batch, Named(int(count) * digits, "T")), out="digits")
 
 
 def _digits(b: Builder, column: Var, base: int, digits: int, out: str = "") -> Var:
@@ -129,7 +129,7 @@ def _digits(b: Builder, column: Var, base: int, digits: int, out: str = "") -> V
     above = b.div(column, powers, out="above")  # the token without its lowest 0, 1, … digits
     here = b.slice(above, axis=last, start=0, stop=digits, out="here")
     rest = b.slice(above, axis=last, start=1, stop=digits + 1, out="rest")
-    return b.op("sub", here, rest * base, out=out)  # type: ignore[no-any-return]
+    return b.op("sub", here, rest * base, out=out)
 
 
 def joined_digits(b: Builder, digits: Var, base: int, count: int) -> Var:
@@ -139,4 +139,4 @@ def joined_digits(b: Builder, digits: Var, base: int, count: int) -> Var:
     tokens = int(digits.shape[1]) // count
     parts = b.reshape(digits, shape=(digits.shape[0], tokens, count))
     powers = b.constant(base ** np.arange(count), out="powers")
-    return b.sum(parts * powers, axes=(2,), keepdims=False, out="tokens")  # type: ignore[no-any-return]
+    return b.sum(parts * powers, axes=(2,), keepdims=False, out="tokens")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from latentc.components import layers
 from latentc.components.backbone import Backbone, add_method, asked
@@ -12,11 +12,8 @@ from latentc.components.blocks.unet.layers import binomial
 from latentc.components.capabilities import Role
 from latentc.components.contract import Method, Port
 from latentc.components.layers import EPS
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Blur = Literal[3, 4, 5]
 """Sides of the kernels that discriminators blur by."""
@@ -61,7 +58,7 @@ def with_averages(
 
 def predicted_augmentations(spec: Spec) -> tuple[tuple[str, int], ...]:
     """(name, number of parameters) of the augmentations that the discriminator must predict."""
-    return asked(spec, "discriminator", "augmentations", ())  # type: ignore[no-any-return]
+    return asked(spec, "discriminator", "augmentations", ())
 
 
 def augmentation_heads(
@@ -129,4 +126,4 @@ def blurred(b: Builder, x: Var, side: Blur, out: str = "h") -> Var:
     if side % 2:  # one more pixel below and to the right
         for axis in (2, 3):
             x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
-    return b.conv(x, weight, stride=2, padding=(side - 2) // 2, groups=x.shape[1], out=out)  # type: ignore[no-any-return]
+    return b.conv(x, weight, stride=2, padding=(side - 2) // 2, groups=x.shape[1], out=out)

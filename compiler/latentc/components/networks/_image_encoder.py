@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,12 +11,9 @@ from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
 from latentc.components.kit.bicubic import scaled_image
 from latentc.components.layers import STATISTICS, normalised
-from latentc.components.parts import Problem, a_divisor
+from latentc.components.parts import Problem, Spec, a_divisor
 from latentc.components.read_fields import IMAGES, images_of
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ImageEncoder(Backbone):

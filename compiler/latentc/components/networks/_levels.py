@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -19,12 +19,9 @@ from latentc.components.blocks.unet.layers import SHAPES, Way
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port, Sizes
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Levels(Backbone):
@@ -223,7 +220,7 @@ class Path(ABC):
 
     def joined(self, x: Var, skip: Var) -> Var:
         """x with what the way down left for this block."""
-        return self.b.concat(x, skip, axis=1, out="x")  # type: ignore[no-any-return]
+        return self.b.concat(x, skip, axis=1, out="x")
 
     def left(self, level: int, x: Var) -> Var:
         """The feature map that leaves a level on the way up."""

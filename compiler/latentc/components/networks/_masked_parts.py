@@ -7,7 +7,6 @@ sample's: the buffer, and those of conditions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -18,6 +17,7 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, with_operands
 from latentc.components.decoding import BlockForm
 from latentc.components.parts import FeedForward, Mixer, Norm, Weights, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, Var, f32, items
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class MaskedParts:
     def shown(self, b: Builder, x: Var, seen: Var) -> Var:
         """x [B, T, D] with the mask token where `seen` bool[B, T] is false."""
         mask_token = b.param("mask_token", f32(1, 1, x.shape[2]), "normal", std=0.02)
-        return b.where(b.reshape(seen, shape=(*seen.shape, 1)), x, mask_token, out="x")  # type: ignore[no-any-return]
+        return b.where(b.reshape(seen, shape=(*seen.shape, 1)), x, mask_token, out="x")
 
     def decoder_placed(self, b: Builder, x: Var, tokens: Any) -> Var:
         """x [B, P + T, D] with positions in the decoder."""
@@ -86,7 +86,7 @@ class MaskedParts:
     def of_tokens(self, b: Builder, norm: str, x: Var, tokens: Any) -> Var:
         """f32[B, T, D]: the sample's tokens of x [B, P + T, D], normalised."""
         x, total = self.norm.apply(b, norm, x), x.shape[1]
-        return b.slice(x, axis=1, start=total - tokens, stop=total, out="x")  # type: ignore[no-any-return]
+        return b.slice(x, axis=1, start=total - tokens, stop=total, out="x")
 
     def rotary(self, b: Builder, x: Var, static: Any) -> tuple[Var, ...]:
         """The tables that rotate queries and keys of x [B, P + T, D], if there are any."""
@@ -168,13 +168,12 @@ def embedded(
     """Conditions that are vectors f32[B, 1, D]; those that are sequences f32[B, N, D], each with its mask."""
     vectors, sequences = list[Var](), list[tuple[Var, Var | None]]()
     for entry, operands in with_operands(entries, conditions):
-        prefix = f"{entry.ports[0].name}_embedder"
         if entry.form == "vector":
-            vectors.append(entry.vector(b, prefix, operands, width, static))
+            vectors.append(entry.vector(b, entry.prefix, operands, width, static))
         else:
-            sequences.append(entry.tokens(b, prefix, operands, width, static))
+            sequences.append(entry.tokens(b, entry.prefix, operands, width, static))
     if vectors:
-        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
+        c = summed(b, "c", vectors)
         vectors = [b.reshape(c, shape=(c.shape[0], 1, width))]
     return vectors, sequences
 
@@ -184,7 +183,7 @@ def joined(
 ) -> tuple[Var, Var | None]:
     """The tokens in front, and which of them count: `buffer` tokens, the sum of `summands` [.., .., D]; sequences."""
     if summands:
-        c = reduce(lambda sum_, part: b.op("add", sum_, part, out="c"), summands)
+        c = summed(b, "c", summands)
         shape = (like.shape[0], buffer, c.shape[2])
         sequences = [(b.broadcast_to(c, like, shape=shape, out="c"), None), *sequences]
     parts = [part for part, _ in sequences]
@@ -215,10 +214,10 @@ def visibility(b: Builder, mask: Var, front: Any, counted: Var | None) -> tuple[
 
 def position(b: Builder, name: str, count: Any, width: Any) -> Var:
     """f32[1, count, width]: learned vectors."""
-    return b.param(name, f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
+    return b.param(name, f32(1, count, width), "normal", std=0.02)
 
 
 def keys_of(b: Builder, seen: Var) -> Var:
     """bool[B, 1, 1, T]: a mask of attention to the tokens that are seen [B, T]."""
     batch, count = seen.shape
-    return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
+    return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")

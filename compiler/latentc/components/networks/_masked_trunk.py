@@ -6,17 +6,14 @@ Symbols: T tokens of a sample, C channels of a token, D width, R buffer tokens t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Form
-from latentc.components.parts import Problem, Weights
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.components.parts import Problem, Spec, Weights
 
 
 class MaskedTrunk(Backbone):

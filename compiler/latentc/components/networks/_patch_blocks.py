@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Condition, Form
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.components.parts import Spec
 
 
 class PatchBlocks(Backbone):

@@ -61,7 +61,7 @@ def waves(b: Builder, name: str, frames: int, side: int, width: Any) -> Var:
     time = b.param(f"{name}_time", f32(1, frames, 1, width), "sincos_1d", "buffer", **of)
     cells = b.param(f"{name}_cells", f32(1, side**2, width), "sincos_2d", "buffer", width=width, grid=side)
     at = b.add(b.reshape(cells, shape=(1, 1, side**2, width)), time, out="at")
-    return b.reshape(at, shape=(1, frames * side**2, width), out="at")  # type: ignore[no-any-return]
+    return b.reshape(at, shape=(1, frames * side**2, width), out="at")
 
 
 def embedded(b: Builder, x: Var, kernel: Grid, width: Any, count: Any) -> Var:
@@ -81,7 +81,7 @@ def from_patches(b: Builder, x: Var, channels: Any, grid: Grid, kernel: Grid, sp
     x = dense(b, "output", x, math.prod(kernel) * channels, True, "zeros", out="x")
     x = b.reshape(x, shape=(batch, *grid, *kernel, channels))
     x = b.transpose(x, perm=(0, 7, 1, 4, 2, 5, 3, 6), out="x")
-    return b.reshape(x, shape=(batch, channels, *space), out="x")  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(batch, channels, *space), out="x")
 
 
 def norm_sizes(norm: LatentNorm | None, tokens: int) -> dict[str, int]:
@@ -97,13 +97,13 @@ def normed(b: Builder, x: Var, norm: LatentNorm) -> Var:
         return LayerNorm(kind="layer_norm", eps=eps, affine=True).apply(b, name, x)
     if norm == "batch":
         rows = b.reshape(x, shape=(batch * tokens, channels, 1, 1), out="rows")
-        return b.reshape(batch_norm(b, name, rows, True, eps, out="x"), shape=x.shape, out="x")  # type: ignore[no-any-return]
+        return b.reshape(batch_norm(b, name, rows, True, eps, out="x"), shape=x.shape, out="x")
     each = tokens * channels
     if norm == "layer_whole":
         flat = LayerNorm(kind="layer_norm", eps=eps, affine=True).apply(b, name, b.reshape(x, shape=(batch, each)))
     else:
         flat = batch_norm(b, name, b.reshape(x, shape=(batch, each, 1, 1), out="whole"), True, eps, out="x")
-    return b.reshape(flat, shape=x.shape, out="x")  # type: ignore[no-any-return]
+    return b.reshape(flat, shape=x.shape, out="x")
 
 
 def shortened(b: Builder, z: Var, u: Var, lengths: Sequence[int], latent: Any, tokens: Any) -> Var:
@@ -115,7 +115,7 @@ def shortened(b: Builder, z: Var, u: Var, lengths: Sequence[int], latent: Any, t
     others = b.param("mask_token", f32(1, 1, latent), "zeros")
     others = b.reshape(others, shape=(1, latent, 1), out="others")
     flat = b.reshape(z, shape=(z.shape[0], latent, tokens), out="z")
-    return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")  # type: ignore[no-any-return]
+    return b.reshape(b.where(seen, flat, others), shape=z.shape, out="z")
 
 
 def filled_up(b: Builder, x: Var, frames: int) -> Var:
@@ -125,4 +125,4 @@ def filled_up(b: Builder, x: Var, frames: int) -> Var:
         return x
     last = b.slice(x, axis=2, start=given - 1, stop=given, out="last")
     last = b.broadcast_to(last, x, shape=(*x.shape[:2], frames - given, *x.shape[3:]), out="last")
-    return b.concat(x, last, axis=2, out="x")  # type: ignore[no-any-return]
+    return b.concat(x, last, axis=2, out="x")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components import Index, Multiplier
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.block import Block
 from latentc.components.networks._levels import scaled, whole
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Heads = Annotated[int, Field(gt=0, le=1_024)]
 

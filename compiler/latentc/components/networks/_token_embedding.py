@@ -159,7 +159,7 @@ def embedded(
     tables: list[Var] = []
     pairs = list(with_operands(entries, conditions))
     ids, others = config.given(b, idx, pairs, vocabulary)
-    cond = [entry.tokens(b, f"{entry.ports[0].name}_embedder", own, width, static)[0] for entry, own in others]
+    cond = [entry.tokens(b, entry.prefix, own, width, static)[0] for entry, own in others]
     if config.kind == "bits":
         bits = bits_of(b, digits, int(vocabulary).bit_length() - 1)
         if int(splits) > 1:
@@ -181,7 +181,7 @@ def embedded(
     assert x is not None
 
     def joined(x: Var) -> Var:
-        return b.concat(*((*cond, x) if config.condition == "first" else (x, *cond)), axis=1, out="x")  # type: ignore[no-any-return]
+        return b.concat(*((*cond, x) if config.condition == "first" else (x, *cond)), axis=1, out="x")
 
     count = sum(int(t.shape[1]) for t in (*ids, *cond))
     total = tokens + count if count else tokens
@@ -223,7 +223,7 @@ def placed(b: Builder, table: Var, at: Var, before: int, tokens: Any, start: int
         return [b.broadcast_to(own, data, shape=(at.shape[0], last - first, width))]
 
     parts = [*between(start, before), data, *between(before + tokens, stop)]
-    return b.concat(*parts, axis=1, out="positions") if len(parts) > 1 else data  # type: ignore[no-any-return]
+    return b.concat(*parts, axis=1, out="positions") if len(parts) > 1 else data
 
 
 def logits(
@@ -259,4 +259,4 @@ def logits(
         return made[0]
     rows = made[0].shape[2]
     parts = [b.reshape(y, shape=(batch, static["tokens"], 1, rows)) for y in made]
-    return b.reshape(b.concat(*parts, axis=2), shape=(batch, tokens, rows), out="logits")  # type: ignore[no-any-return]
+    return b.reshape(b.concat(*parts, axis=2), shape=(batch, tokens, rows), out="logits")

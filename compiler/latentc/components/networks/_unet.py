@@ -6,8 +6,8 @@ Symbols: B batch, C channels, E embedding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,11 +17,9 @@ from latentc.components.condition import Condition, Entry, Form, Pair, TimeFeatu
 from latentc.components.contract import Sizes
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._levels import Levels, Path, scaled, whole
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Unet(Levels):
@@ -182,7 +180,7 @@ def _embedder(config: Unet, time: TimeFeatures, entries: tuple[Entry, ...]) -> B
         def added(c: Var, width: Any, first: bool) -> Var:
             for entry, given in pairs:
                 if (entry.name in config.early) == first:
-                    embedded = entry.vector(b, f"{entry.ports[0].name}_embedder", given, width, static)
+                    embedded = entry.vector(b, entry.prefix, given, width, static)
                     c = b.add(c, embedded, out="c")
             return c
 
@@ -204,16 +202,16 @@ def embedding_of(config: Unet, entries: tuple[Entry, ...]) -> BlockBody:
         for first in (True, False):
             width = static["frequencies"] if first else embedding
             vectors = [
-                entry.vector(b, f"{entry.ports[0].name}_embedder", own, width, static)
+                entry.vector(b, entry.prefix, own, width, static)
                 for entry, own in with_operands(entries, operands)
                 if (entry.name in config.early) == first
             ]
-            sums += [reduce(lambda total, vector: b.op("add", total, vector, out="c"), vectors)] if vectors else []
-        return sums[0] if len(sums) == 1 else b.concat(*sums, axis=1, out="c")  # type: ignore[no-any-return]
+            sums += [summed(b, "c", vectors)] if vectors else []
+        return sums[0] if len(sums) == 1 else b.concat(*sums, axis=1, out="c")
 
     @module_class("UNet", "embed")
     def embed(b: Builder, *operands: Var, width: int, **static: Any) -> Var:
         """The embedded conditions, without the time."""
-        return b.sub("embedder", embedded, *operands, embedding=config.embedding * width, out="c", **static)  # type: ignore[no-any-return]
+        return b.sub("embedder", embedded, *operands, embedding=config.embedding * width, out="c", **static)
 
     return embed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,13 +26,10 @@ from latentc.components.kit.tokens import digit_base, rows
 from latentc.components.networks._masked_parts import Decoder, keys_of
 from latentc.components.networks._stages import long_skips, skip_block
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits, placed
-from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Weights, dense, under
+from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Spec, Weights, dense, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Bert(Backbone):
@@ -71,12 +68,7 @@ class Bert(Backbone):
         "kind": "bert",
         "width": 16,
         "depth": 1,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context", "norm_after": True},
-        },
+        "block": {**Block.EXAMPLE, "condition": {"kind": "in_context", "norm_after": True}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_tokens"})
@@ -384,7 +376,7 @@ def _kept(b: Builder, x: Var, rank: Var, before: int, known: Any) -> Var:
     order = b.argsort(rank, out="order")
     kept = b.slice(order, axis=1, start=tokens - known, stop=tokens, out="kept")
     front = b.slice(x, axis=1, start=0, stop=before, out="front")
-    return b.concat(front, rows(b, x, kept + before, "x"), axis=1, out="x")  # type: ignore[no-any-return]
+    return b.concat(front, rows(b, x, kept + before, "x"), axis=1, out="x")
 
 
 Parts = tuple[Mixer, FeedForward, Norm, str]
@@ -403,7 +395,7 @@ class Remembering:
     def run(self, b: Builder, name: str, body: BlockBody, operands: Sequence[Var], dim: Any, sizes: Any) -> Var:
         x, keys, values = b.sub(name, body, *operands, out="x keys values", dim=dim, **sizes)
         self.caches += [keys, values]
-        return x  # type: ignore[no-any-return]
+        return x
 
 
 class Recalling:
@@ -419,7 +411,7 @@ class Recalling:
         keys, values, *self.left = self.left
         own = (*operands, keys, values, self.mask)
         x, *_ = b.sub(name, body, *own, out="x keys values", dim=dim, **sizes)
-        return x  # type: ignore[no-any-return]
+        return x
 
 
 def remembered_blocks(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
 from latentc.components.networks._gan import Blur, blurred, with_averages
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 INIT, SLOPE, EPS = "linear_default", 0.1, 1e-5
 
@@ -46,10 +43,8 @@ class BlurredDiscriminator(Backbone):
     side: int = Field(16, gt=0, le=1_024, description="largest side of the score map: larger maps are max-pooled")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
+    OUTPUTS = ("score",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "blurred_discriminator", "width": 8, "depth": 2, "groups": 4}
-
-    def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -109,6 +104,6 @@ def _block(blur: Blur | None, groups: int) -> BlockBody:
         """A convolution, half the resolution after a blur, and a norm."""
         h = layers.conv(b, "conv", x, features, 3, INIT, out="h")
         h = b.avg_pool(h, size=2, out="h") if blur is None else blurred(b, h, blur)
-        return b.leaky_relu(layers.group_norm(b, "norm", h, groups, EPS, out="h"), slope=SLOPE, out="h")  # type: ignore[no-any-return]
+        return b.leaky_relu(layers.group_norm(b, "norm", h, groups, EPS, out="h"), slope=SLOPE, out="h")
 
     return forward

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,12 +25,9 @@ from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE, MASKED
 from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import Problem, Weights
+from latentc.components.parts import Problem, Spec, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class LanguageModel(Backbone):
@@ -65,10 +62,9 @@ class LanguageModel(Backbone):
         "context": 256,
         "start": 0,
         "block": {
+            **Block.EXAMPLE,
             "mixer": {"kind": "attention", "heads": 2, "causal": True},
             "feed_forward": {"kind": "gelu_mlp", "ratio": 2},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
         },
     }
 
@@ -170,7 +166,7 @@ class LanguageModel(Backbone):
 
 def embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "x") -> Var:
     table = b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
-    return b.embedding(table, tokens, out=out)  # type: ignore[no-any-return]
+    return b.embedding(table, tokens, out=out)
 
 
 def context_of(
@@ -215,7 +211,7 @@ def with_start(config: LanguageModel, b: Builder, x: Var, counts: Var, static: M
 def _placed(b: Builder, x: Var, places: Var, context: int, width: Any) -> Var:
     """x f32[B, N, D] with the embeddings of its places f32[B, N]."""
     table = b.param("wpe.weight", f32(context, width), "normal", std=0.01)
-    return b.add(x, b.embedding(table, b.cast(places, to="i64")), out="x")  # type: ignore[no-any-return]
+    return b.add(x, b.embedding(table, b.cast(places, to="i64")), out="x")
 
 
 def _blocks(
@@ -240,7 +236,7 @@ def logits_of(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width:
     """Logits of features x f32[B, N, D], by the table of the tokens."""
     x = config.block.parts()[2].apply(b, "norm", x)
     table = b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
-    return b.linear(x, table, out="logits")  # type: ignore[no-any-return]
+    return b.linear(x, table, out="logits")
 
 
 def features_of(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
@@ -328,7 +324,7 @@ _METHODS: dict[str, Callable[[LanguageModel, tuple[Entry, ...], int], BlockBody]
 
 def places(b: Builder, counts: Var) -> Var:
     """f32[B, N]: the place of each token among those that count."""
-    return b.maximum(b.cumsum(counts, axis=1) - 1.0, 0.0, out="places")  # type: ignore[no-any-return]
+    return b.maximum(b.cumsum(counts, axis=1) - 1.0, 0.0, out="places")
 
 
 def visible(b: Builder, counts: Var) -> Var:
@@ -338,7 +334,7 @@ def visible(b: Builder, counts: Var) -> Var:
     before = b.reshape(b.less(column, row), shape=(1, length, length))
     itself = b.reshape(b.equal(column, row), shape=(1, length, length))
     known = b.logical_and(before, b.greater(b.reshape(counts, shape=(batch, 1, length)), 0.5))
-    return b.reshape(b.logical_or(known, itself), shape=(batch, 1, length, length), out="mask")  # type: ignore[no-any-return]
+    return b.reshape(b.logical_or(known, itself), shape=(batch, 1, length, length), out="mask")
 
 
 def last_counted(b: Builder, x: Var, counts: Var) -> Var:
@@ -349,4 +345,4 @@ def last_counted(b: Builder, x: Var, counts: Var) -> Var:
     place = b.cast(b.arange(length), to="f32")
     index = b.cast(b.max(b.mul(place, counts), axes=(1,), keepdims=True), to="i64")
     wide = b.broadcast_to(b.reshape(index, shape=(batch, 1, 1)), x, shape=(batch, 1, width))
-    return b.take_along(x, wide, axis=1, out="x")  # type: ignore[no-any-return]
+    return b.take_along(x, wide, axis=1, out="x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,11 +12,8 @@ from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Condition
 from latentc.components.contract import Network
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Like(Backbone):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.backbone import add_method, asked
+from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Method, Network, Port
@@ -21,13 +22,10 @@ from latentc.components.kit.tokens import rows
 from latentc.components.networks._masked_parts import Decoder, MaskedParts, keys_of, visibility
 from latentc.components.networks._masked_parts import position as learned
 from latentc.components.networks._masked_trunk import MaskedTrunk
-from latentc.components.parts import Problem, a_divisor, under
+from latentc.components.parts import Problem, Spec, a_divisor, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MaskedAutoencoder(MaskedTrunk):
@@ -47,12 +45,7 @@ class MaskedAutoencoder(MaskedTrunk):
         "width": 16,
         "depth": 1,
         "buffer": 2,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp", "approximate": "none"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": {**Block.EXAMPLE, "feed_forward": {"kind": "gelu_mlp", "approximate": "none"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_features"})
@@ -315,7 +308,7 @@ def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: 
 
         def placed(name: str, count: Any, at: Var, width: Any) -> Var:
             table = learned(b, name, count, width)
-            return b.embedding(b.reshape(table, shape=(count, width)), at, out=name)  # type: ignore[no-any-return]
+            return b.embedding(b.reshape(table, shape=(count, width)), at, out=name)
 
         def fronted(name: str, x: Var) -> Var:
             """x with the buffer tokens before it, unless these are recalled."""
@@ -324,7 +317,7 @@ def recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: 
                 return x
             assert c is not None
             front = b.slice(learned(b, name, length, x.shape[2]), axis=1, start=0, stop=buffer)
-            return b.concat(c + front, x, axis=1, out="x")  # type: ignore[no-any-return]
+            return b.concat(c + front, x, axis=1, out="x")
 
         def visible(*parts: Var) -> Var:
             return keys_of(b, b.greater(b.concat(*parts, axis=1), 0.5))

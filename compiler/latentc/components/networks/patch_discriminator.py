@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
 from latentc.components.networks._gan import with_averages
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 SIDE = 4
 """Side of every kernel."""
@@ -45,10 +42,8 @@ class PatchDiscriminator(Backbone):
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
+    OUTPUTS = ("score",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "patch_discriminator", "width": 8, "depth": 1}
-
-    def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -104,7 +99,7 @@ def _activation_norm(b: Builder, x: Var, *, channels: int) -> Var:
     of = f32(1, channels, 1, 1)
     shift = b.set_from_data(b.param("shift", of, "zeros"), b.neg(mean), passes, out="shift")
     scale = b.set_from_data(b.param("scale", of, "ones"), b.div(1.0, deviation + 1e-6), passes, out="scale")
-    return (x + shift) * scale  # type: ignore[no-any-return]
+    return (x + shift) * scale
 
 
 def _conv(b: Builder, name: str, x: Var, features: Any, stride: int, bias: bool, out: str = "h") -> Var:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.networks._image_encoder import ImageEncoder
-from latentc.components.parts import Positions, Problem, Weights
+from latentc.components.parts import Positions, Problem, Spec, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PatchEncoder(ImageEncoder):
@@ -59,12 +56,7 @@ class PatchEncoder(ImageEncoder):
         "depth": 1,
         "patch": 4,
         "positions": {"kind": "learned"},
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": Block.EXAMPLE,
     }
 
     @property
@@ -157,7 +149,7 @@ def _encode(config: PatchEncoder, sees: bool = False) -> BlockBody:
         x = _read(b, config, norm.apply(b, "norm", x))
         x = x if config.head is None else config.head.apply(b, "head", x, config.weights)
         x = standardised_rows(b, x) if config.standardise else x
-        return b.transpose(x, perm=(0, 2, 1), out="features") if sees and x.type.rank == 3 else x  # type: ignore[no-any-return]
+        return b.transpose(x, perm=(0, 2, 1), out="features") if sees and x.type.rank == 3 else x
 
     encode.body.__doc__ = _doc(config, sees)
     return encode
@@ -173,9 +165,9 @@ def _read(b: Builder, config: PatchEncoder, x: Var) -> Var:
     """The output for tokens x f32[B, T, D], a class token first if there is one."""
     batch, count, width = x.shape
     if config.output == "class":
-        return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(batch, width), out="x")  # type: ignore[no-any-return]
+        return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(batch, width), out="x")
     x = b.slice(x, axis=1, start=1, stop=count, out="x") if config.class_token else x
-    return b.mean(x, axes=(1,), keepdims=False, out="x") if config.output == "mean" else x  # type: ignore[no-any-return]
+    return b.mean(x, axes=(1,), keepdims=False, out="x") if config.output == "mean" else x
 
 
 def standardised_rows(b: Builder, x: Var) -> Var:
@@ -184,4 +176,4 @@ def standardised_rows(b: Builder, x: Var) -> Var:
     centred = b.op("sub", x, b.mean(x, axes=(last,), keepdims=True, out="mean"), out="centred")
     total = b.sum(b.mul(centred, centred), axes=(last,), keepdims=True)
     deviation = b.sqrt(b.mul(total, 1 / (int(x.shape[last]) - 1)), out="deviation")
-    return b.div(centred, deviation, out="x")  # type: ignore[no-any-return]
+    return b.div(centred, deviation, out="x")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,17 +16,15 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability, Role
-from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.condition import Entry, Form, TimeEmbedding, embedded_sum, ports_of, with_operands
 from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._patch_blocks import PatchBlocks
-from latentc.components.parts import BlockCondition, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import BlockCondition, Norm, Positions, Problem, Spec, Weights, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PatchTransformer(PatchBlocks):
@@ -57,12 +55,7 @@ class PatchTransformer(PatchBlocks):
         "depth": 2,
         "patch": 2,
         "positions": {"kind": "sincos_2d"},
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "layer_norm"},
-            "condition": {"kind": "adaln_zero"},
-        },
+        "block": {**Block.EXAMPLE, "norm": {"kind": "layer_norm"}, "condition": {"kind": "adaln_zero"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise", "embed_conditions"})
@@ -140,7 +133,7 @@ class PatchTransformer(PatchBlocks):
 
     def final_layer(self, b: Builder, norm: Norm, x: Var, c: Var, sequence: bool, **sizes: Any) -> Var:
         """The prediction from tokens x [B, T, D] and the condition c [B, D]."""
-        return b.sub("final_layer", _final_layer(self, norm, sequence), x, c, **sizes)  # type: ignore[no-any-return]
+        return b.sub("final_layer", _final_layer(self, norm, sequence), x, c, **sizes)
 
     def further_methods(
         self, spec: Spec, name: str, add: Callable[..., Method], ports: tuple[Port, ...], static: Mapping[str, Any]
@@ -212,11 +205,7 @@ def _embedding(entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("DiT", "embed")
     def embed(b: Builder, *conditions: Var, width: int, **static: Any) -> Var:
         """The sum of the embedded conditions [B, D], without the time."""
-        embedded = [
-            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            for entry, operands in with_operands(entries, conditions)
-        ]
-        return reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+        return embedded_sum(b, entries, conditions, width, static)
 
     return embed
 
@@ -280,12 +269,11 @@ def _network(
         chosen: list[Var] = []
         embedded, cond = [time.vector(b, "t_embedder", t, width)], []
         for entry, operands in with_operands(entries, others):
-            prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "vector":
                 vectors = chosen if config.chooses_experts(entry.name) else embedded
-                vectors.append(entry.vector(b, prefix, operands, width, static))
+                vectors.append(entry.vector(b, entry.prefix, operands, width, static))
             elif entry.form == "tokens":
-                cond.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))
+                cond.append(entry.tokens(b, entry.prefix, operands, width, static, condition.takes_any_width))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         if sequence:
@@ -298,10 +286,10 @@ def _network(
         for encoding in encodings:
             heads = static.get("heads", 1)  # some mixers have none
             rotary += encoding.rotary(b, static.get("head_width", width // heads), grid, length)
-        c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+        c = summed(b, "c", embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, cond)
-        router = [reduce(lambda total, vector: b.op("add", total, vector, out="chosen"), chosen)] if chosen else []
+        router = [summed(b, "chosen", chosen)] if chosen else []
         more = ({"context": len(context)} if condition.takes_tokens else {}) | ({"router": 1} if router else {})
         sizes |= more
         shared = condition.shared(b, c, width)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,12 +38,9 @@ from latentc.components.networks._query_parts import (
     positions_of,
     shortened,
 )
-from latentc.components.parts import Positions, Problem, Weights, a_divisor, dense
+from latentc.components.parts import Positions, Problem, Spec, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class QueryAutoencoder(Backbone):
@@ -354,7 +351,7 @@ def _methods(config: QueryAutoencoder, space: tuple[int, ...]) -> dict[str, Bloc
 
     def rows(b: Builder, static: dict[str, Any]) -> Var:
         assert isinstance(bottleneck, TableBottleneck)  # or it does not provide `code_sequence`
-        return b.stop_gradient(bottleneck.table(b, static))  # type: ignore[no-any-return]
+        return b.stop_gradient(bottleneck.table(b, static))
 
     sample = "B in_channels H W" if image else "B in_channels F H W"
 

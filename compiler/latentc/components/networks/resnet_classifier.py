@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, batch_norm, standardised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 MOMENTUM, EPS = 0.1, 1e-5
 
@@ -129,7 +126,7 @@ def _network(config: ResnetClassifier, sees: bool = False) -> BlockBody:
         x = b.mean(x, axes=(2, 3), keepdims=False, out="x")
         weight = config.param(b, "fc.weight", f32(classes, x.shape[1]), "linear_default", fan_in=x.shape[1])
         bias = config.param(b, "fc.bias", f32(classes), "linear_default", fan_in=x.shape[1])
-        return b.linear(x, weight, bias, out="logits")  # type: ignore[no-any-return]
+        return b.linear(x, weight, bias, out="logits")
 
     return forward
 
@@ -176,7 +173,7 @@ def _conv(
     shape = f32(features, channels, kernel, kernel)
     weight = config.param(b, f"{name}.weight", shape, "kaiming_normal", mode="fan_out")
     weight = weight if sizes is None else config.kernel(b, name, weight, sizes)
-    return b.conv(x, weight, stride=stride, padding=kernel // 2, out="h")  # type: ignore[no-any-return]
+    return b.conv(x, weight, stride=stride, padding=kernel // 2, out="h")
 
 
 @module_class("MaxPool")

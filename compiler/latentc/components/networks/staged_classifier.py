@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
+from latentc.components.blocks.block import Block
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.capabilities import Capability
@@ -20,12 +21,9 @@ from latentc.components.contract import Network, Port
 from latentc.components.layers import halving_conv, patch_conv
 from latentc.components.networks._stages import Staged
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
-from latentc.components.parts import Norm, Positions, Problem, Weights, a_divisor, dense
+from latentc.components.parts import Norm, Positions, Problem, Spec, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class StagedClassifier(Staged):
@@ -57,12 +55,7 @@ class StagedClassifier(Staged):
         "depths": [1, 1],
         "patch": 2,
         "drop_path": 0.1,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp", "ratio": 2.0},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": {**Block.EXAMPLE, "feed_forward": {"kind": "gelu_mlp", "ratio": 2.0}},
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -97,7 +90,7 @@ class StagedClassifier(Staged):
 
     def pooled(self, b: Builder, x: Var) -> Var:
         """Features f32[B, D] of the last stage's tokens."""
-        return b.mean(x, axes=(1,), keepdims=False, out="x")  # type: ignore[no-any-return]
+        return b.mean(x, axes=(1,), keepdims=False, out="x")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None

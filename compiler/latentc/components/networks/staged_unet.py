@@ -9,8 +9,8 @@ Symbols: B batch, C channels, D width, E size of the condition, T tokens of a sq
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,12 +23,10 @@ from latentc.components.contract import Network, Port
 from latentc.components.layers import conv
 from latentc.components.networks._stages import Staged, whole
 from latentc.components.networks.patch_transformer import modulated
-from latentc.components.parts import Norm, Problem, dense
+from latentc.components.parts import Norm, Problem, Spec, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class StagedUnet(Staged):
@@ -203,9 +201,8 @@ class Path:
         b = self.b
         vectors = [time.vector(b, f"t_embedder{suffix}", t, size)]
         for entry, operands in pairs:
-            prefix = f"{entry.ports[0].name}_embedder{suffix}"
-            vectors.append(entry.vector(b, prefix, operands, size, self.static))
-        return reduce(lambda total, vector: b.op("add", total, vector, out=f"c{suffix}"), vectors)
+            vectors.append(entry.vector(b, f"{entry.prefix}{suffix}", operands, size, self.static))
+        return summed(b, f"c{suffix}", vectors)
 
     def condition(self, stage: int) -> Var:
         """The embedded condition of a stage."""
@@ -251,7 +248,7 @@ class Path:
     def final(self, layer: BlockBody, out_channels: Any, x: Var, *operands: Var) -> Var:
         """The last layer, of tokens x and other operands."""
         sizes = {"dim": x.shape[2], "grid": self.size, "out_channels": out_channels}
-        return self.b.sub("final_layer", layer, x, *operands, **sizes)  # type: ignore[no-any-return]
+        return self.b.sub("final_layer", layer, x, *operands, **sizes)
 
 
 @cache

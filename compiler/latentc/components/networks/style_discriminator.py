@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
 from latentc.components.networks._gan import SLICED, Blur, blurred, sliced, with_averages
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 SLOPE, LAST = 0.2, 4
 """Slope of the leaky ReLU, and side of the feature map that linear layers read."""
@@ -125,6 +122,6 @@ def halving_block(blur: Blur | None, widens_first: bool = False) -> BlockBody:
         h = layers.conv(b, "conv2", halved(b, h, "h"), features, 3, init, out="h")
         h = b.leaky_relu(h, slope=SLOPE, out="h")
         shortcut = layers.conv(b, "shortcut", halved(b, x, "x"), features, 1, init, bias=False, out="shortcut")
-        return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
+        return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")
 
     return forward

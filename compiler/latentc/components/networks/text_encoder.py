@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -20,12 +20,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import UNSEEN, BlockForm
 from latentc.components.kit.tokens import rows
-from latentc.components.parts import Init, Positions, Problem, Weights, table
+from latentc.components.parts import Init, Positions, Problem, Spec, Weights, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Buckets(Closed):
@@ -71,7 +68,7 @@ class Buckets(Closed):
         after = b.op("mul", b.cast(b.less(0, offset), to="i64"), 2 * exact, out="after")
         bucket = b.op("add", b.op("add", bucket, wider), after, out="bucket")
         bias = b.embedding(values, bucket, out="bias")
-        return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")  # type: ignore[no-any-return]
+        return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")
 
 
 class TextEncoder(Backbone):

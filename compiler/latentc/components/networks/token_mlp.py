@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,12 +15,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TokenMlp(Backbone):
@@ -72,7 +69,7 @@ def _network(time: TimeEmbedding) -> BlockBody:
         c = b.op("add", c, dense(b, "cond_embed", z, width, True, "xavier"), out="c")
         for name in items("res_blocks", depth):
             x = b.sub(name, _block, x, c, dim=width)
-        return b.sub("final_layer", _final_layer, x, c, dim=width, out_channels=out_channels)  # type: ignore[no-any-return]
+        return b.sub("final_layer", _final_layer, x, c, dim=width, out_channels=out_channels)
 
     return forward
 

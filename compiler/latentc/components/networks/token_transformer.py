@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,12 +25,9 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import BlockForm
 from latentc.components.kit.orders import Reading, reading_order, unreadable
-from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TokenTransformer(Backbone):
@@ -249,7 +246,7 @@ def _condition_tokens(
 def _embed(b: Builder, idx: Var, vocabulary: int, width: int, static: Mapping[str, Any]) -> Var:
     rows = vocabulary + static["spare_tokens"] if "spare_tokens" in static else vocabulary
     table = b.param("tok_embeddings.weight", f32(rows, width), "normal", std=0.02)
-    return b.embedding(table, idx, out="x")  # type: ignore[no-any-return]
+    return b.embedding(table, idx, out="x")
 
 
 def _logits(b: Builder, x: Var, norm: Norm, vocabulary: int) -> Var:
@@ -442,7 +439,7 @@ def all_counts(b: Builder, counts: Var, tokens: Any, out: str = "") -> Var:
     """bool[B, N]: which of N tokens count, of those of conditions bool[B, n]; those after them all do."""
     rest = int(tokens) - int(counts.shape[1])
     counts = b.pad(b.cast(counts, to="f32"), axis=1, before=0, after=rest, value=1.0)
-    return b.greater(counts, 0.5, out=out)  # type: ignore[no-any-return]
+    return b.greater(counts, 0.5, out=out)
 
 
 def visible(b: Builder, counts: Var, tokens: Any) -> Var:
@@ -452,4 +449,4 @@ def visible(b: Builder, counts: Var, tokens: Any) -> Var:
     counts = b.reshape(counts, shape=(counts.shape[0], 1, 1, tokens))
     place = b.arange(tokens)
     itself = b.equal(b.reshape(place, shape=(tokens, 1)), b.reshape(place, shape=(1, tokens)), out="itself")
-    return b.logical_or(counts, itself, out="visible")  # type: ignore[no-any-return]
+    return b.logical_or(counts, itself, out="visible")

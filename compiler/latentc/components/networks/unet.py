@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,14 +28,11 @@ from latentc.components.contract import Network, Sizes
 from latentc.components.networks._levels import LevelsDenoiser, denoising, scaled
 from latentc.components.networks._unet import Parts, Unet, embedding_of
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.sde import Ve
 from latentc.components.samplers.base import ArraySampler
 from latentc.ir.builder import BlockBody, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class UnetDenoiser(Unet, LevelsDenoiser):

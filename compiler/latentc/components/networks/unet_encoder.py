@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,13 +19,9 @@ from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Network, Sizes
 from latentc.components.networks._unet import Parts, Unet
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import Named, product
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 HIDDEN = 2048
 """Hidden width of what pools the means of all blocks."""
@@ -95,13 +91,13 @@ def _network(config: UnetEncoder, time: TimeFeatures, entries: tuple[Entry, ...]
         x = parts.middle(x)
         if config.pool.startswith("all_means"):
             means = [b.mean(v, axes=tuple(range(2, v.type.rank)), keepdims=False) for v in (*skips, x)]
-            return b.sub("head", _head(config), b.concat(*means, axis=1, out="means"), hidden=HIDDEN, classes=classes)  # type: ignore[no-any-return]
+            return b.sub("head", _head(config), b.concat(*means, axis=1, out="means"), hidden=HIDDEN, classes=classes)
         h = config.block.activated(b, config.block.norm(b, "out_norm", x))
         if config.pool == "mean":
             h = b.mean(h, axes=tuple(range(2, h.type.rank)), keepdims=False, out="h")
             return linear(b, "out", h, classes, config.block.weights)
         heads = config.block.head_count(h.shape[1])
-        return b.sub("pool", _pool(config.block, axes), h, channels=h.shape[1], heads=heads, classes=classes)  # type: ignore[no-any-return]
+        return b.sub("pool", _pool(config.block, axes), h, channels=h.shape[1], heads=heads, classes=classes)
 
     return forward
 

@@ -6,7 +6,7 @@ Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,11 +19,8 @@ from latentc.components.objectives.terms._score import ScoreTerm
 from latentc.components.objectives.terms._term import DISCRIMINATOR, Round, Side, Term, mean, weighted
 from latentc.components.objectives.terms.hinge import Hinge
 from latentc.components.objectives.terms.non_saturating import NonSaturating
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class AgainstDiscriminator(Reconstruction):

@@ -6,14 +6,10 @@ Symbols: B batch, T tokens, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from latentc.components.backbone import Backbone
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 def feature_problems(spec: Spec, names: tuple[str, ...]) -> Iterator[Problem]:
@@ -37,10 +33,7 @@ def mean_cosine(b: Builder, theirs: Var, ours: Var) -> Var:
 
     def unit(x: Var, out: str) -> Var:
         length = b.sqrt(b.sum(x * x, axes=(2,), keepdims=True), out="length")
-        return b.div(x, b.maximum(length, 1e-12), out=out)  # type: ignore[no-any-return]
+        return b.div(x, b.maximum(length, 1e-12), out=out)
 
     product = b.op("mul", unit(theirs, "theirs"), unit(ours, "ours"), out="product")
-    return b.mean(b.sum(product, axes=(2,), keepdims=False), axes=(1,), keepdims=False, out="cosine")  # type: ignore[no-any-return]
-
-
-__all__ = ["feature_problems", "mean_cosine"]
+    return b.mean(b.sum(product, axes=(2,), keepdims=False), axes=(1,), keepdims=False, out="cosine")

@@ -60,7 +60,7 @@ def step_operand(b: Builder, method: Method) -> dict[str, Var]:
 
 def risen(b: Builder, steps: int, out: str = "risen") -> Var:
     """f32[]: a share that rises linearly from 0, in the first step of training, to 1 after `steps`."""
-    return b.minimum(b.cast(step_of(b), to="f32") * (1 / steps), 1.0, out=out)  # type: ignore[no-any-return]
+    return b.minimum(b.cast(step_of(b), to="f32") * (1 / steps), 1.0, out=out)
 
 
 def token_losses(b: Builder, logits: Var, tokens: Var, out: str = "losses") -> Var:
@@ -69,13 +69,13 @@ def token_losses(b: Builder, logits: Var, tokens: Var, out: str = "losses") -> V
     rows = batch * length
     flat = b.reshape(logits, shape=(rows, logits.shape[2]))
     losses = b.cross_entropy(flat, b.reshape(tokens, shape=(rows,)))
-    return b.reshape(losses, shape=(batch, length), out=out)  # type: ignore[no-any-return]
+    return b.reshape(losses, shape=(batch, length), out=out)
 
 
 def smoothed(b: Builder, losses: Var, logits: Var, weight: float) -> Var:
     """f32[B, T]: cross-entropies of logits f32[B, T, V], with the uniform distribution of that weight in the target."""
     uniform = b.neg(b.mean(b.log_softmax(logits, axis=2), axes=(2,), keepdims=False), out="uniform")
-    return b.add(losses * (1 - weight), uniform * weight, out="losses")  # type: ignore[no-any-return]
+    return b.add(losses * (1 - weight), uniform * weight, out="losses")
 
 
 def mean_of_counted(b: Builder, losses: Var, counts: Var) -> Var:
@@ -84,18 +84,18 @@ def mean_of_counted(b: Builder, losses: Var, counts: Var) -> Var:
     Its mean counts every such token of the batch alike, as published code does.
     """
     count = b.mean(b.sum(counts, axes=(1,), keepdims=False), axes=(0,), keepdims=False, out="count")
-    return b.div(b.sum(losses * counts, axes=(1,), keepdims=False), count, out="loss")  # type: ignore[no-any-return]
+    return b.div(b.sum(losses * counts, axes=(1,), keepdims=False), count, out="loss")
 
 
 def hidden_share(b: Builder, schedule: ShareSchedule, u: Var) -> Var:
     """f32[B]: the fraction of the tokens that training hides at u f32[B] in [0, 1]."""
     if schedule == "cosine":
-        return b.cos(u * (pi / 2), out="fraction")  # type: ignore[no-any-return]
+        return b.cos(u * (pi / 2), out="fraction")
     if schedule in ("square", "power_2.5", "cubic"):
         power = u * u if schedule == "square" else u * u * u if schedule == "cubic" else u * u * b.sqrt(u)
-        return b.op("sub", 1.0, power, out="fraction")  # type: ignore[no-any-return]
+        return b.op("sub", 1.0, power, out="fraction")
     if schedule == "root":
-        return b.op("sub", 1.0, b.sqrt(u), out="fraction")  # type: ignore[no-any-return]
+        return b.op("sub", 1.0, b.sqrt(u), out="fraction")
     if schedule == "linear":
-        return b.op("sub", 1.0, u, out="fraction")  # type: ignore[no-any-return]
-    return b.mul(b.acos(u), 2 / pi, out="fraction")  # type: ignore[no-any-return]
+        return b.op("sub", 1.0, u, out="fraction")
+    return b.mul(b.acos(u), 2 / pi, out="fraction")

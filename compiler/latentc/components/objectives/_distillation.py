@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components.objective import Objective
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.process import Parameterization
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 TEACHER = "teacher"
 """Name of the network that `main` learns from."""
@@ -66,6 +63,13 @@ def unread_problems(base: DenoisingObjective, why: str) -> Iterator[Problem]:
             yield Problem(("base", name), f"{why}, so its `{name}` has no effect", "leave it out")
 
 
+def undropped_problems(spec: Spec, *path: str) -> Iterator[Problem]:
+    """Guidance, set at `path`, by a teacher that was never trained without its conditions."""
+    if not any(condition.nullable for condition in spec.conditions.values()):
+        message = "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
+        yield Problem(path, message, "set the `dropout` of a condition to the value that the teacher was trained with")
+
+
 def teacher_problems(spec: Spec) -> Iterator[Problem]:
     """A teacher without weights, or one that is trained."""
     teacher = spec.networks.get(TEACHER)
@@ -78,6 +82,3 @@ def teacher_problems(spec: Spec) -> Iterator[Problem]:
             "is then true by default"
         )
         yield Problem((), message, mend)
-
-
-__all__ = ["TEACHER", "Distillation", "scale_condition", "teacher_problems", "unread_problems"]

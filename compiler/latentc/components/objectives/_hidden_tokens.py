@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
@@ -17,12 +18,21 @@ from latentc.components.kit.patches import patch_side, patchify
 from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import DenoisingLoss, Terms, noised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+
+@dataclass(frozen=True)
+class Hidden:
+    """Samples with hidden tokens: the conditions, none dropped; tokens f32[B, T, C]; features f32[B, T, D] by `main`;
+    `weight` f32[B, T], which sums to 1 over the hidden tokens of a sample.
+    """
+
+    conditions: Operands
+    tokens: Var
+    features: Var
+    weight: Var
 
 
 class HiddenTokens(DenoisingLoss):
@@ -85,7 +95,7 @@ class HiddenTokens(DenoisingLoss):
         for name, term in terms.items():
             term = b.mean(b.reshape(term, shape=shape), axes=(1,), keepdims=False)
             terms[name] = b.sum(term * weight, axes=(1,), keepdims=False, out=name)
-        terms = self.with_others(b, networks, terms, whole, tokens, kept, weight)
+        terms = self.with_others(b, networks, terms, Hidden(whole, tokens, kept, weight))
         b.output(*terms.values())
         b.finish(self.says())
         bound = {"bound": (1 - self.least_hidden) / self.deviation}
@@ -98,21 +108,8 @@ class HiddenTokens(DenoisingLoss):
         )
         return publish(mb, tuple(terms), ("x", *conditions.fields), draws, self.trained(spec))
 
-    def with_others(
-        self,
-        b: Builder,
-        networks: Mapping[str, Network],
-        terms: Terms,
-        whole: Operands,
-        tokens: Var,
-        features: Var,
-        weight: Var,
-    ) -> Terms:
-        """The loss and its terms, f32[B] each, with other terms of the features f32[B, T, D] of `main`.
-
-        `whole`: the conditions, none dropped; tokens f32[B, T, C]; `weight` f32[B, T] sums to 1 over the hidden tokens
-        of a sample.
-        """
+    def with_others(self, b: Builder, networks: Mapping[str, Network], terms: Terms, of: Hidden) -> Terms:
+        """The loss and its terms, f32[B] each, with other terms of the features of `main`."""
         return terms
 
     def of_tokens(self, b: Builder, head: Network, x0: Var, features: Var, draws: tuple[Var, Var]) -> Terms:

@@ -44,6 +44,3 @@ def noised_data(b: Builder, process: Process, range: tuple[float, float], x0: Va
     t = b.add(step, first, out="t") if first else step
     at = noised(b, Parameterization(process, "noise"), x0, (t, noise))
     return replace(at, draws=(Draw("step", "integers", {"high": last - first}), *at.draws[1:]))
-
-
-__all__ = ["noised_data", "problems_of_range"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -12,10 +11,8 @@ from latentc.components.contract import Need, Network
 from latentc.components.kit import call
 from latentc.components.objective import Objective
 from latentc.components.objectives.terms._term import mean
+from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 PERCEPTUAL = "perceptual"
 PIXELS = "absolute, squared or Huber's error (absolute, but squared near 0), averaged over pixels"
@@ -50,7 +47,7 @@ class Reconstruction(Objective):
         if self.reconstruction == "l1":
             return error
         small = b.minimum(error, self.delta, out="small")
-        return b.mul(small * (error - small * 0.5), 1 / self.delta, out="huber")  # type: ignore[no-any-return]
+        return b.mul(small * (error - small * 0.5), 1 / self.delta, out="huber")
 
     def whole(self, b: Builder, networks: Mapping[str, Network], error: Var, made: Var, x: Var) -> Var:
         """f32[]: the weighted error of pixels, f32[], with the perceptual distance of `made` to x."""
@@ -67,6 +64,3 @@ def _distance(b: Builder, network: Network, made: Var, x: Var) -> Var:
     logits = [call(b, network, "forward", {}, state=of, out=f"of_{name}") for of, name in ((made, "made"), (x, "x"))]
     difference = b.op("sub", *logits, out="difference")
     return mean(b, difference * difference, "distance")
-
-
-__all__ = ["PERCEPTUAL", "PIXELS", "Reconstruction"]

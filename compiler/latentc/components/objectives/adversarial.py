@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,12 +21,9 @@ from latentc.components.objectives._against_discriminator import DISCRIMINATOR, 
 from latentc.components.objectives.augmentations._augmentation import Augmentation, augment_side, drawn_for
 from latentc.components.objectives.terms._term import Round, Side, Term, weighted
 from latentc.components.objectives.terms.hinge import Hinge
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Adversarial(Objective):
@@ -275,12 +272,12 @@ class Game:
 
 
 def _joined(b: Builder, parts: list[Var], out: str) -> Var:
-    return parts[0] if len(parts) == 1 else b.concat(*parts, axis=0, out=out)  # type: ignore[no-any-return]
+    return parts[0] if len(parts) == 1 else b.concat(*parts, axis=0, out=out)
 
 
 def _parted(b: Builder, value: Var, names: list[str]) -> tuple[Var, ...]:
     """The parts of a value, in equal parts of the batch."""
-    return (value,) if len(names) == 1 else b.split(value, axis=0, sizes=(B,) * len(names), out=" ".join(names))  # type: ignore[no-any-return]
+    return (value,) if len(names) == 1 else b.split(value, axis=0, sizes=(B,) * len(names), out=" ".join(names))
 
 
 def _takes_class(network: Network) -> bool:

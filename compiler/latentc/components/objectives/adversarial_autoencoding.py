@@ -6,7 +6,7 @@ Not `autoencoding`: two players, and a weight of the adversarial term that gradi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,11 +19,8 @@ from latentc.components.objectives._against_discriminator import (
     seen_parts,
 )
 from latentc.components.objectives._common import step_of, step_operand
-from latentc.components.parts import Refusal
+from latentc.components.parts import Refusal, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 EPS, MOST = 1e-4, 1e4
 """Added to the gradient norm that the weight is divided by; the largest weight."""
@@ -121,7 +118,4 @@ def _gradient_norm(b: Builder, to: Var, features: Var) -> Var:
             square = b.sum(slope * slope, axes=(0, 1), keepdims=False)
             squares = square if squares is None else b.add(squares, square, out="squares")
     assert squares is not None
-    return b.sqrt(squares, out="norm")  # type: ignore[no-any-return]
-
-
-__all__ = ["AdversarialAutoencoding"]
+    return b.sqrt(squares, out="norm")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,10 +11,8 @@ from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objectives._common import noise_inputs, step_operand
 from latentc.components.objectives._reconstruction import Reconstruction
+from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Autoencoding(Reconstruction):
@@ -61,4 +59,4 @@ class Autoencoding(Reconstruction):
     def reduced(self, b: Builder, error: Var) -> Var:
         """f32[B]: the mean or sum of an error [B, ...]."""
         mean_or_sum = b.mean if self.reduction == "mean" else b.sum
-        return mean_or_sum(error, axes=tuple(range(1, error.type.rank)), keepdims=False, out="error")  # type: ignore[no-any-return]
+        return mean_or_sum(error, axes=tuple(range(1, error.type.rank)), keepdims=False, out="error")

@@ -6,20 +6,17 @@ Symbols: B batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, Update
+from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Classification(Objective):
@@ -30,10 +27,8 @@ class Classification(Objective):
 
     kind: Literal["classification"]
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing: probability spread evenly over all classes")
+    NEEDS = "classify"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classification"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "classify"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if "y" not in spec.data.fields:
@@ -66,6 +61,3 @@ class Classification(Objective):
         b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
         fields = dict.fromkeys((field, *conditions.fields, "y", *mixed))
         return publish(mb, ("loss", "accuracy"), tuple(fields), conditions.draws())
-
-
-__all__ = ["Classification"]

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,16 +20,13 @@ from latentc.components.kit import Conditions, Operands, call, training_method, 
 from latentc.components.objective import Objective, not_frozen
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
 from latentc.components.processes.process import Parameterization, Process, input_scale, time_column
 from latentc.components.sums import names_of_terms, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple, f32, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Terms = dict[str, Var]
 """Values per sample, f32[B], by the names of their metrics: the loss, then its parts."""
@@ -76,14 +73,14 @@ class Noised:
     def error(self, prediction: Var) -> Var:
         """The error of a prediction; of a score, times sigma."""
         if self.target.predicts == "score":
-            return self.b.op("add", self.point.sigma * prediction, self.noise, out="error")  # type: ignore[no-any-return]
-        return self.b.op("sub", prediction, self.truth, out="error")  # type: ignore[no-any-return]
+            return self.b.op("add", self.point.sigma * prediction, self.noise, out="error")
+        return self.b.op("sub", prediction, self.truth, out="error")
 
     def data(self, prediction: Var, out: str) -> Var:
         """The data that a prediction u x0 + w noise implies, with x_t = alpha x0 + sigma noise."""
         (u, w), alpha, sigma = self.functional, self.point.alpha, self.point.sigma
         total = weighted_sum(self.b, "total", (w, self.x_t), (-sigma, prediction))
-        return self.b.div(total, alpha * w - sigma * u, out=out)  # type: ignore[no-any-return]
+        return self.b.div(total, alpha * w - sigma * u, out=out)
 
 
 def noised(b: Builder, target: Parameterization, x0: Var, given: tuple[Var, Var] | None = None) -> Noised:
@@ -110,7 +107,7 @@ def noised_at(b: Builder, target: Parameterization, x0: Var, noise: Var, t: Var)
 
 def _drawn_time(b: Builder, process: Process) -> Var:
     draw = process.draw()
-    return b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))  # type: ignore[no-any-return]
+    return b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
 
 
 def with_kernel(b: Builder, process: Process, z: Var) -> tuple[Var, tuple[Draw, ...]]:
@@ -278,6 +275,3 @@ class DenoisingObjective(DenoisingLoss):
         b.output(*terms.values())
         b.finish(self.says())
         return publish(mb, tuple(terms), denoised.batch, (*denoised.draws, *draws.values()), self.trained(spec))
-
-
-__all__ = ["DenoisingLoss", "DenoisingObjective", "Noised", "Terms", "noised", "noised_at", "with_kernel"]

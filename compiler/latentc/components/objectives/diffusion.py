@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,16 +15,13 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingLoss, DenoisingObjective, Noised, Terms
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import conversion, posterior
 from latentc.components.processes.process import Parameterization, Process, Variance
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class DiffusionLoss(DenoisingLoss):
@@ -120,13 +117,13 @@ def variational_bound(at: Noised, prediction: Var, fraction: Var) -> Var:
     nll = -_discretised_log_likelihood(b, x0, mean, 0.5 * log_variance)
     bits = 1 / math.log(2)
     kl, nll = (per_sample_mean(b, term, out=label) * bits for term, label in ((kl, "kl"), (nll, "nll")))
-    return b.where(b.equal(t, 0), nll, kl, out="vb")  # type: ignore[no-any-return]
+    return b.where(b.equal(t, 0), nll, kl, out="vb")
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:
     """Phi(x) by the tanh approximation that the published code uses (Page 1977)."""
     tanh = b.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
-    return b.op("mul", 0.5, 1.0 + tanh, out=out)  # type: ignore[no-any-return]
+    return b.op("mul", 0.5, 1.0 + tanh, out=out)
 
 
 def _discretised_log_likelihood(b: Builder, x: Var, mean: Var, log_scale: Var) -> Var:
@@ -137,7 +134,7 @@ def _discretised_log_likelihood(b: Builder, x: Var, mean: Var, log_scale: Var) -
     below = _normal_cdf(b, b.op("mul", inverse, centred - 1 / 255, out="lower"), "below")
 
     def log(p: Var) -> Var:
-        return b.log(b.maximum(p, 1e-12))  # type: ignore[no-any-return]
+        return b.log(b.maximum(p, 1e-12))
 
     inner = b.where(b.greater(x, 0.999), log(1.0 - below), log(above - below), out="inner")
-    return b.where(b.less(x, -0.999), log(above), inner)  # type: ignore[no-any-return]
+    return b.where(b.less(x, -0.999), log(above), inner)

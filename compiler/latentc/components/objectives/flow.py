@@ -6,7 +6,7 @@ Symbols: B batch; x1 the data, x0 the noise in the papers; here x_t = alpha(t) x
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,15 +15,12 @@ from latentc.components import OneOf
 from latentc.components.coupling import Coupling
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingLoss, DenoisingObjective, Noised, Terms
-from latentc.components.parts import Applies, Problem
+from latentc.components.parts import Applies, Problem, Spec
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler
 from latentc.ir.builder import Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 # the `velocity` of a flow's spec is dx/dt, not progressive distillation's velocity
 _PREDICTS: dict[str, Prediction] = {"velocity": "flow_velocity", "score": "score", "noise": "noise", "x0": "x0"}
@@ -88,6 +85,3 @@ class Flow(DenoisingObjective, FlowLoss):
                 message = f"`{spec.sampler.kind}` assumes that the path starts from pure noise"
                 mend = "use the sampler `euler` or `heun`, which integrate the velocity over time"
                 yield Problem(("coupling",), message, mend)
-
-
-__all__ = ["Flow", "FlowLoss"]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import log, log2, pi
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method
 from latentc.components.kit.flows import prior_variances
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
+from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class LogLikelihood(Objective):
@@ -34,14 +32,12 @@ class LogLikelihood(Objective):
     )
     std: float = Field(0.05, ge=0, description="standard deviation of Gaussian noise, in units of the data")
     levels: int = Field(256, gt=1, le=65_536, description="number of levels of the data from -1 to 1")
+    NEEDS = "flow"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "flow"),)
 
     def passed(self, b: Builder, network: Network, cond: Operands, x: Var) -> tuple[Var, ...]:
         """The latent of x, the log-determinant f32[B], and terms f32[B] that are added to the loss."""
-        return call(b, network, training_method(network), cond, state=x, out="z log_det")  # type: ignore[no-any-return]
+        return call(b, network, training_method(network), cond, state=x, out="z log_det")
 
     def further(
         self, b: Builder, mb: ModuleBuilder, networks: Mapping[str, Network], cond: Operands, x: Var
@@ -77,6 +73,3 @@ class LogLikelihood(Objective):
         )
         draws = (*conditions.draws(), Draw("noise", "normal" if self.noise == "gaussian" else "uniform"))
         return publish(mb, ("loss", "bits", *more), ("x", *conditions.fields), draws, self.trained(spec))
-
-
-__all__ = ["LogLikelihood"]

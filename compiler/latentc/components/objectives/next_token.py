@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.capabilities import TRAINING
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.orders import in_reading_order
 from latentc.components.kit.texts import counted
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish, smoothed, token_losses
-from latentc.components.parts import Fraction
+from latentc.components.parts import Fraction, Spec
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class NextToken(Objective):
@@ -37,10 +34,8 @@ class NextToken(Objective):
         "`pkeep`)",
     )
     smoothing: Fraction = Field(0.0, description="label smoothing: weight of the uniform distribution in the target")
+    NEEDS = "next_token"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_token"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_token"),)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)

@@ -6,25 +6,22 @@ Symbols: B batch, K classes; x0 the data, x_t the state at time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Need, Network, Update
+from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._range import noised_data, problems_of_range
 from latentc.components.objectives.denoising import noised
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.process import Parameterization, Process
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class NoisyClassification(Objective):
@@ -39,10 +36,8 @@ class NoisyClassification(Objective):
         description="range of a discrete process's timesteps to train on, from data (0) to noise (1), for experts "
         "(PPAP's multi-experts); null: all",
     )
+    NEEDS = "classify"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_classification", "process": {"kind": "discrete", "steps": 100}}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "classify"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if "y" not in spec.data.fields:
@@ -68,6 +63,3 @@ class NoisyClassification(Objective):
         fields = dict.fromkeys(("x", *conditions.fields, "y"))
         draws = (*at.draws, *conditions.draws())
         return publish(mb, ("loss", "accuracy"), tuple(fields), draws)
-
-
-__all__ = ["NoisyClassification"]

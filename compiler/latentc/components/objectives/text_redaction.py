@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,13 +18,10 @@ from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, TensorType
 from latentc_runtime.texts import tokens_from_text
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TextRedaction(Distillation):
@@ -126,7 +123,7 @@ class TextRedaction(Distillation):
 
 
 def _encoded(b: Builder, network: Network, tokens: Var, mask: Var | None, out: str) -> Var:
-    return call(b, network, "encode", {}, out=out, state=tokens, mask=[] if mask is None else [mask])  # type: ignore[no-any-return]
+    return call(b, network, "encode", {}, out=out, state=tokens, mask=[] if mask is None else [mask])
 
 
 def _mean(b: Builder, x: Var, y: Var, mask: Var | None) -> Var:
@@ -136,10 +133,10 @@ def _mean(b: Builder, x: Var, y: Var, mask: Var | None) -> Var:
     if error.type.rank == 1:
         return error
     if mask is None:
-        return b.mean(error, axes=(1,), keepdims=False, out="mse")  # type: ignore[no-any-return]
+        return b.mean(error, axes=(1,), keepdims=False, out="mse")
     counts = b.cast(mask, to="f32", out="counts")
     total = b.sum(b.mul(error, counts), axes=(1,), keepdims=False, out="total")
-    return b.div(total, b.maximum(b.sum(counts, axes=(1,), keepdims=False), 1.0, out="count"), out="mse")  # type: ignore[no-any-return]
+    return b.div(total, b.maximum(b.sum(counts, axes=(1,), keepdims=False), 1.0, out="count"), out="mse")
 
 
 def _rewritten(
@@ -214,6 +211,3 @@ def _occurrences(b: Builder, tokens: Var, mask: Var | None, redacted: Sequence[i
         _, chosen = b.loop(f"{b.name}.choose", starts, choose, carried=[nothing], tables=[columns])
         whole = b.transpose(chosen, perm=(1, 0), out="whole")
     return b.pad(whole, axis=1, before=0, after=size - 1, value=0, out="begins") if size > 1 else whole
-
-
-__all__ = ["TextRedaction"]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array, Maths, fractional
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Defaults, Prior, Process
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 FAINTEST = 1e-6
 """Smallest alpha of a timestep; the cosine schedule of 1000 steps ends at 5e-5."""
@@ -199,6 +195,3 @@ def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float 
     if not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be between 0 and 1: they run from {start:g} to {end:g}")
     return betas
-
-
-__all__ = ["Discrete"]

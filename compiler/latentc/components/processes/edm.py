@@ -103,6 +103,3 @@ class Edm(Process):
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         return m.exp(m.affine(draw, self.p_std, self.p_mean), out="t")
-
-
-__all__ = ["Edm"]

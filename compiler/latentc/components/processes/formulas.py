@@ -91,7 +91,7 @@ class Symbolic:
 
     def column(self, x: Var, out: str = "") -> Var:
         """f32[B] as [B, 1, …]."""
-        return self.b.reshape(x, shape=(x.shape[0], *[1] * (self.rank - 1)), out=out)  # type: ignore[no-any-return]
+        return self.b.reshape(x, shape=(x.shape[0], *[1] * (self.rank - 1)), out=out)
 
     def exp(self, x: Var, out: str = "") -> Any:
         return self.b.exp(x, out=out)
@@ -138,6 +138,3 @@ NUMPY = Numpy()
 def fractional(t: Any) -> bool:
     """True if t are numpy times, possibly between two timesteps."""
     return isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"
-
-
-__all__ = ["NUMPY", "Array", "Maths", "Numpy", "Symbolic", "fractional"]

@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.parts import Applies, Problem
+from latentc.components.parts import Applies, Problem, Spec
 from latentc.components.processes.formulas import Maths
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Defaults, Process
 from latentc.components.processes.sde import d_log_alpha, log_alpha
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Interpolant(Process):
@@ -120,6 +117,3 @@ class Interpolant(Process):
                 share = m.affine(m.atan(m.exp(level, out="level")), 2 / math.pi, 0.0, out="t")
             draw = share if self.noise_time else 1.0 - share
         return m.affine(draw, stop - start, start, out="t")
-
-
-__all__ = ["Interpolant"]

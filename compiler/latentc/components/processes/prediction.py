@@ -143,6 +143,3 @@ def posterior_terms(alpha_t: Array, sigma_t: Array, alpha_s: Array, sigma_s: Arr
     noise_fraction = added / sigma_t**2
     remaining = (sigma_s / sigma_t) ** 2
     return alpha_s * noise_fraction, kept * remaining, np.maximum(added * remaining, 0.0), added
-
-
-__all__ = ["KINDS", "Point", "Posterior", "Prediction", "conversion", "functional", "posterior", "posterior_terms"]

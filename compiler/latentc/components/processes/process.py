@@ -10,20 +10,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc.components.contract import Draw
 from latentc.components.coupling import Coupling
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, Spec
 from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
 from latentc.components.processes.prediction import Point, Prediction
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 Prior = Literal["standard", "marginal"]
@@ -255,20 +252,3 @@ class Parameterization:
         elif spec.data.shape is not None and self.process.kernel(spec.data.shape) is not None:
             message = f"the {what} draws white Gaussian noise, but process `{self.process.kind}` has other noise"
             yield Problem((), message, "leave it out, or use another process")
-
-
-__all__ = [
-    "Boundary",
-    "Defaults",
-    "Kernel",
-    "Parameterization",
-    "Preconditioning",
-    "Prior",
-    "Process",
-    "Variance",
-    "bisected",
-    "consistency_function",
-    "input_scale",
-    "time_column",
-    "time_is_level",
-]

@@ -200,6 +200,3 @@ class Ve(Sde):
 
     def prior_scale(self, t: float) -> float:
         return float(self.point(t).sigma)
-
-
-__all__ = ["Preserving", "Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha", "vp_rates"]

@@ -145,11 +145,11 @@ class _Solver:
     def _remaining(self, b: Builder, t: Var) -> Var:
         """f32[B]: time to the end; 0 once it is reached."""
         sides = (self.last, t) if self.way > 0 else (t, self.last)
-        return b.op("sub", *sides, out="left")  # type: ignore[no-any-return]
+        return b.op("sub", *sides, out="left")
 
     def _directed(self, b: Builder, size: Var) -> Var:
         """A length of time as a difference of times."""
-        return b.op("neg", size, out="step") if self.way < 0 else size  # type: ignore[no-any-return]
+        return b.op("neg", size, out="step") if self.way < 0 else size
 
     def _norm(self, b: Builder, errors: Sequence[Var], out: str) -> Var:
         """f32[B]: the root of the mean square of each sample's numbers, or of the batch's."""
@@ -158,7 +158,7 @@ class _Solver:
         mean = weighted_sum(b, "mean", *((n / sum(counts), m) for n, m in zip(counts, means, strict=True)))
         if self.how.norm == "batch":
             mean = b.broadcast_to(b.mean(mean, axes=(0,), keepdims=True), mean, shape=mean.shape)
-        return b.sqrt(mean, out=out)  # type: ignore[no-any-return]
+        return b.sqrt(mean, out=out)
 
     @staticmethod
     def _mean(b: Builder, x: Var) -> Var:
@@ -170,7 +170,7 @@ class _Solver:
     def _column(b: Builder, v: Var, like: Var) -> Var:
         """[B] as [B, 1, …], to go with a part of the state."""
         rank = like.type.rank
-        return v if rank == 1 else b.reshape(v, shape=(v.shape[0], *[1] * (rank - 1)))  # type: ignore[no-any-return]
+        return v if rank == 1 else b.reshape(v, shape=(v.shape[0], *[1] * (rank - 1)))
 
     def _over_bounds(self, b: Builder, values: Sequence[Var], sizes: Sequence[Var], out: str) -> Var:
         """f32[B]: the norm of values relative to the tolerances at these sizes of the state."""
@@ -201,7 +201,7 @@ class _Solver:
         flat = b.less_equal(most, 1e-15)
         h = b.where(flat, b.maximum(probe * 1e-3, 1e-6), b.pow(b.op("div", 0.01, most), 0.2), out="h")
         h = b.minimum(h, probe * 100.0, out="h")
-        return b.minimum(h, length, out="h") if self.clips else h  # type: ignore[no-any-return]
+        return b.minimum(h, length, out="h") if self.clips else h
 
     def _attempt(
         self,
@@ -308,12 +308,12 @@ class _Solver:
     @staticmethod
     def _apart(b: Builder, slope: Var) -> Var:
         """A slope [B, ...] as [B, 1, ...]."""
-        return b.reshape(slope, shape=(slope.shape[0], 1, *slope.shape[1:]))  # type: ignore[no-any-return]
+        return b.reshape(slope, shape=(slope.shape[0], 1, *slope.shape[1:]))
 
     @staticmethod
     def _row(b: Builder, row: Var, like: Var) -> Var:
         """f32[S] as [1, S, 1, …]."""
-        return b.reshape(row, shape=(1, STAGES + 1, *[1] * (like.type.rank - 2)))  # type: ignore[no-any-return]
+        return b.reshape(row, shape=(1, STAGES + 1, *[1] * (like.type.rank - 2)))
 
     def _combined(self, b: Builder, every: Var, weights: Var | Sequence[float], step: Var, out: str) -> Var:
         """[B, ...]: step times the weighted sum of slopes [B, S, ...]."""
@@ -322,7 +322,7 @@ class _Solver:
         else:
             row = b.constant(np.reshape(weights, (1, -1, *[1] * (every.type.rank - 2))), out=f"{out}_weights")
         total = b.sum(every * row, axes=(1,), keepdims=False, out="slope")
-        return b.mul(self._column(b, step, total), total, out=out)  # type: ignore[no-any-return]
+        return b.mul(self._column(b, step, total), total, out=out)
 
     def _between(self, b: Builder, share: Var, step: Var, x: Var, y: Var, every: Var) -> Var:
         """The state after a `share` [B] of a step from x to y: torchdiffeq's polynomial of order 4."""
@@ -336,7 +336,4 @@ class _Solver:
         quartic = (stop - start) * 2.0 - (x + y) * 8.0 + middle * 16.0
         cubic = start * 5.0 - stop * 3.0 + x * 18.0 + y * 14.0 - middle * 32.0
         square = stop - start * 4.0 - x * 11.0 - y * 5.0 + middle * 16.0
-        return b.add(x, s * (start + s * (square + s * (cubic + s * quartic))), out="between")  # type: ignore[no-any-return]
-
-
-__all__ = ["Tolerances", "integrate"]
+        return b.add(x, s * (start + s * (square + s * (cubic + s * quartic))), out="between")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -19,13 +19,11 @@ from pydantic import Field
 from latentc.components import Closed
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import Conditions, derivative_along
+from latentc.components.parts import Spec
 from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 STAGES = (0.0, 0.5, 0.5, 1.0)
 """Where in a step the classical Runge-Kutta method evaluates."""
@@ -182,6 +180,3 @@ class Likelihood(ExactLikelihood):
             return (inner.add(x, total * (row["h"] / 6.0), out="x"), change), ()
 
         return b.loop("log_likelihood.step", self.steps, body, invariants=path.kept, carried=[x, zero], tables=tables)
-
-
-__all__ = ["ExactLikelihood", "Likelihood", "Path", "Solution"]

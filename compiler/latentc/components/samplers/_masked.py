@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Array, ScheduledGuidance, scale_at, token_guidance_problems
-from latentc.components.kit import Conditions, Operands, call, guided_call
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.guidance.guidance import (
+    Array,
+    ScheduledGuidance,
+    asked_scale,
+    scale_at,
+    token_guidance_problems,
+)
+from latentc.components.kit import Conditions, Operands, guided_call
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
 from latentc.components.networks.bert import Bert
-from latentc.components.parts import Fraction, Problem, under
+from latentc.components.parts import Fraction, Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, Named, f32, i64
-from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
 
 MOST_STEPS = 100_000
 MaskSchedule = Literal[Schedule, "log", "exp"]
@@ -99,8 +101,7 @@ class MaskedSampler(Sampler):
         """Values that `choose` takes in every step; `drawn` are the random inputs without rows."""
         return {}
 
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "masked_tokens"),)
+    NEEDS = "masked_tokens"
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         main = spec.networks.get("main")
@@ -154,9 +155,7 @@ class MaskedSampler(Sampler):
                 keep = b.reshape(keep, shape=(B, count, 1))
                 keep = b.reshape(b.broadcast_to(keep, keep, shape=(B, count, digits)), shape=(B, Named(length, "T")))
             kept["kept"] = b.greater(keep, 0.5, out="kept")
-        scale = {"scale": b.input("scale", f32(B))} if self.guidance else {}
-        if self.guidance:
-            sources["scale"] = SettingSource("guidance")
+        scale, settings = asked_scale(b, self.guidance, sources)
         by_rows = self.recalls(length) is None  # a sampler that reuses results takes several rows at once
 
         def random(key: str, source: RandomSource) -> Var:
@@ -178,96 +177,77 @@ class MaskedSampler(Sampler):
         drawn: dict[str, Var] = {}
         for key, source in self.draws(length).items():
             (drawn if source.rows is None else rows)[key] = random(key, source)
-        fixed = {**scale, **kept, **self.fixed(b, drawn, length)}
+        fixed = {**({} if scale is None else {"scale": scale}), **kept, **self.fixed(b, drawn, length)}
         weights = self.guidance.weights(list(self.guided_progress())) if self.guidance else np.ones(self.steps)
         columns = {"count": self.counts(length), "sharpness": self.sharpness_of_steps(), "weight": weights}
         columns = {key: column for key, column in columns.items() if key == "count" or np.any(column != 1.0)}
         columns |= self.columns(length, bool(kept))
         tables = {key: b.constant(column, out=key) for key, column in columns.items()} | rows
-        tokens = self.run(b, entry, network, conditions, start, operands, fixed, tables)
+        tokens = self.run(b, Run(entry, network, conditions, operands, fixed, tables), start)
         if network.methods["forward"].output("logits").values is None:  # the mask is a value, which no sample has
             tokens = b.minimum(tokens, mask - 1, out="tokens")
         b.output(joined_digits(b, tokens, mask, digits))
         what = f"Draws {count} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps.")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "tokens"),)
         return Program(entry, self.kind, self.steps, self.steps, sources, settings, name, outputs, own)
 
-    def run(
-        self,
-        b: Builder,
-        entry: str,
-        network: Network,
-        conditions: Conditions,
-        tokens: Var,
-        operands: Operands,
-        fixed: Values,
-        tables: Values,
-    ) -> Var:
+    def run(self, b: Builder, run: Run, tokens: Var) -> Var:
         """tokens i64[B, T] after all steps."""
-        step = partial(self.step, network, conditions)
-        return masked_steps(b, f"{entry}.step", self.steps, step, tokens, operands, fixed, tables)
+        return run.looped(b, "step", self.steps, self.step, tokens)
 
-    def step(
-        self,
-        network: Network,
-        conditions: Conditions,
-        b: Builder,
-        tokens: Var,
-        operands: Operands,
-        fixed: Values,
-        row: Values,
-    ) -> Var:
+    def step(self, b: Builder, run: Run, tokens: Var) -> Var:
         """tokens i64[B, T] after a step, which draws all and keeps those that `choose` returns."""
-        at = {**fixed, **row}
-        predicted = drawable(b, network, evaluated(b, network, conditions, "forward", operands, at, state=tokens)[0])
+        at = {**run.fixed, **run.tables}
+        predicted = drawable(b, run.network, run.evaluated(b, "forward", at, state=tokens)[0])
         logits = b.mul(predicted, at["sharpness"], out="logits") if "sharpness" in at else predicted
         logits = filtered(b, logits, self.top_k, 1.0)
         drawn = draw(b, logits, at["u"], out="drawn")
-        chosen = self.choose(b, mask_of(network), tokens, drawn, logits, predicted, at)
-        return b.where(chosen, drawn, tokens, out="tokens")  # type: ignore[no-any-return]
+        chosen = self.choose(b, mask_of(run.network), tokens, drawn, logits, predicted, at)
+        return b.where(chosen, drawn, tokens, out="tokens")
 
 
-def masked_steps(
-    b: Builder,
-    name: str,
-    count: int,
-    step: Callable[[Builder, Var, Operands, Values, Values], Var],
-    tokens: Var,
-    operands: Operands,
-    fixed: Values,
-    tables: Values,
-) -> Var:
-    """tokens i64[B, T] after `count` steps, a loop called `name` over the rows of the tables.
+@dataclass(frozen=True)
+class Run:
+    """The steps of program `entry`, in which `network` predicts tokens.
 
-    `step(b, tokens, operands, fixed, row)` returns the tokens after a step. `operands` of the conditions and further
-    values `fixed` are the same in every step.
+    `operands` of the conditions and further values `fixed` are the same in every step; `tables` have a row for each,
+    and in a step they are its rows.
     """
 
-    def body(b: Builder, i: Var, invariants: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
-        given = dict(zip(operands, invariants, strict=False))
-        further = dict(zip(fixed, invariants[len(given) :], strict=True))
-        return (step(b, state[0], given, further, dict(zip(tables, row, strict=True))),), ()
+    entry: str
+    network: Network
+    conditions: Conditions
+    operands: Operands
+    fixed: Values
+    tables: Values
 
-    invariants, rows, names = [*operands.values(), *fixed.values()], list(tables.values()), ["tokens", *tables]
-    (tokens,) = b.loop(name, count, body, invariants=invariants, carried=[tokens], tables=rows, names=names)
-    return tokens
+    def looped(self, b: Builder, name: str, count: int, step: Callable[[Builder, Run, Var], Var], tokens: Var) -> Var:
+        """tokens i64[B, T] after `count` steps, loop `ENTRY.NAME`; `step(b, run, tokens)` returns those after one."""
 
+        def body(b: Builder, i: Var, invariants: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+            given = dict(zip(self.operands, invariants, strict=False))
+            further = dict(zip(self.fixed, invariants[len(given) :], strict=True))
+            tables = dict(zip(self.tables, row, strict=True))
+            return (step(b, replace(self, operands=given, fixed=further, tables=tables), state[0]),), ()
 
-def evaluated(
-    b: Builder, network: Network, conditions: Conditions, method: str, operands: Operands, at: Values, **by_role: Any
-) -> tuple[Var, ...]:
-    """All logits f32[B, T, V or more] of a method, then its caches, which hold both branches under guidance.
+        same = [*self.operands.values(), *self.fixed.values()]
+        rows, names = list(self.tables.values()), ["tokens", *self.tables]
+        name = f"{self.entry}.{name}"
+        (tokens,) = b.loop(name, count, body, invariants=same, carried=[tokens], tables=rows, names=names)
+        return tokens
 
-    `at` has the guidance's `scale` f32[B], if there is guidance, and its part in this step, `weight` f32[], if not 1.
-    """
-    out = " ".join(["logits", *("cache" for port in network.methods[method].outputs if port.role == "cache")])
-    if "scale" not in at:
-        return as_tuple(call(b, network, method, operands, out=out, **by_role))
-    scale = scale_at(b, at["scale"], at["weight"]) if "weight" in at else at["scale"]
-    null = conditions.null(b, operands)
-    return as_tuple(guided_call(b, network, method, operands, null, scale, out=out, **by_role))
+    def evaluated(self, b: Builder, method: str, at: Values, **by_role: Any) -> tuple[Var, ...]:
+        """All logits f32[B, T, V or more] of a method, then its caches, which hold both branches under guidance.
+
+        `at` has the guidance's `scale` f32[B], if there is guidance, and its part in this step, `weight` f32[], if not
+        1.
+        """
+        caches = ("cache" for port in self.network.methods[method].outputs if port.role == "cache")
+        out = " ".join(["logits", *caches])
+        scale = scale_at(b, at["scale"], at["weight"]) if "weight" in at and "scale" in at else at.get("scale")
+        null = {} if scale is None else self.conditions.null(b, self.operands)
+        return as_tuple(guided_call(b, self.network, method, self.operands, null, scale, out=out, **by_role))
 
 
 def drawable(b: Builder, network: Network, logits: Var) -> Var:
@@ -275,7 +255,7 @@ def drawable(b: Builder, network: Network, logits: Var) -> Var:
     values = network.methods["forward"].output("logits").values
     if values is None or values == int(logits.shape[2]):
         return logits
-    return b.slice(logits, axis=2, start=0, stop=values, out="logits")  # type: ignore[no-any-return]
+    return b.slice(logits, axis=2, start=0, stop=values, out="logits")
 
 
 def mask_of(network: Network) -> int:

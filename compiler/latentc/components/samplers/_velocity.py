@@ -169,6 +169,3 @@ def weights(b: Builder, guides: Sequence[Guide], course: Course, t: Var) -> Mapp
         )
         found[weight_column(guide, 0)] = b.add(low, (high - low) * place[1], out=f"{guide.input}_weight")
     return found
-
-
-__all__ = ["At", "Course", "course_of", "velocity", "velocity_and_divergence"]

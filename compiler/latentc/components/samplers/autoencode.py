@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import call
+from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc_runtime.sources import Condition, ConditionSource
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Autoencode(Sampler):
@@ -22,13 +20,8 @@ class Autoencode(Sampler):
 
     kind: Literal["autoencode"]
     guidance: None = Field(None, description="always null: there is no guidance")
+    NEEDS = "autoencode"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencode"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "autoencode"),)
-
-    def with_steps(self, steps: int) -> Autoencode:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         return self.programs(mb, networks, spec)[0]

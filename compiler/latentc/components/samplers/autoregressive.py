@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, Program
-from latentc.components.guidance.guidance import Guidance, token_guidance_problems
+from latentc.components.contract import Network, Program
+from latentc.components.guidance.guidance import Guidance, asked_scale, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.orders import in_reading_order, row_by_row
 from latentc.components.kit.repetition import History
@@ -21,14 +21,11 @@ from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import named, rows_of
 from latentc.components.networks.language_model import LanguageModel
 from latentc.components.networks.token_transformer import TokenTransformer
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import ScoringSampler, TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 def window_problems(spec: Spec) -> Iterator[Problem]:
@@ -59,10 +56,8 @@ class Autoregressive(TokenSampler, ScoringSampler):
         description="tokens of the texts that the network reads, such as prompts, and of the name of the class count "
         "as previous occurrences",
     )
+    NEEDS = "next_token"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from window_problems(spec)
@@ -113,10 +108,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
             logits = b.op("mul", logits, 1 / self.temperature, out="logits")
         index = b.reshape(tokens, shape=(*tokens.shape, 1))
         own = b.take_along(b.log_softmax(logits, axis=2), index, axis=2, out="own")
-        return b.reshape(own, shape=tokens.shape, out="log_p")  # type: ignore[no-any-return]
-
-    def with_steps(self, steps: int) -> Autoregressive:
-        return self
+        return b.reshape(own, shape=tokens.shape, out="log_p")
 
     def guided_tokens(self, length: int) -> int:
         """How many of the first tokens are guided: token i is i / (length - 1) of the way."""
@@ -131,10 +123,12 @@ class Autoregressive(TokenSampler, ScoringSampler):
         entry = f"sample.{length}"
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
-        scale = b.input("scale", f32(B)) if self.guidance else None
+        sources: dict[str, Source] = conditions.sources()
+        scale, settings = asked_scale(b, self.guidance, sources)
         u = b.input("u", f32(length, B)) if self.temperature else None
         null = cond if scale is None else conditions.null(b, cond)
-        logits, *caches = self._prefill(b, network, cond, null, scale)
+        names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
+        logits, *caches = guided_call(b, network, "prefill", cond, null, scale, out=names)
         came = self._came(b, network, cond, logits, length, spec)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token, *came = self._picked(b, logits, came, first)
@@ -159,21 +153,9 @@ class Autoregressive(TokenSampler, ScoringSampler):
         drawn = b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0]
         b.output(row_by_row(b, network, drawn))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
-        sources: dict[str, Source] = conditions.sources()
-        if self.guidance:
-            sources["scale"] = SettingSource("guidance")
         if u:
             sources["u"] = RandomSource("uniform", "token", length)
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         return Program(entry, self.kind, length, length, sources, settings)
-
-    def _prefill(
-        self, b: Builder, network: Network, cond: Operands, null: Operands, scale: Var | None
-    ) -> tuple[Var, ...]:
-        names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
-        if scale is None:
-            return call(b, network, "prefill", cond, out=names)  # type: ignore[no-any-return]
-        return guided_call(b, network, "prefill", cond, null, scale, out=names)  # type: ignore[no-any-return]
 
     def _step(
         self,
@@ -194,11 +176,9 @@ class Autoregressive(TokenSampler, ScoringSampler):
         names = " ".join(["logits", *["cache"] * len(caches)])
         operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
         cond = dict(zip(shown, kept, strict=False))
-        if len(kept) > len(shown):
-            null = {name: cond.get(f"null_{name}", x) for name, x in cond.items()}
-            logits, *caches = guided_call(b, network, "decode", cond, null, kept[-1], out=names, **operands)
-        else:
-            logits, *caches = call(b, network, "decode", cond, out=names, **operands)
+        null = {name: cond.get(f"null_{name}", x) for name, x in cond.items()}
+        scale = kept[-1] if len(kept) > len(shown) else None
+        logits, *caches = guided_call(b, network, "decode", cond, null, scale, out=names, **operands)
         token, *came = self._picked(b, logits, came, rows[0] if rows else None)
         return (token, *came, *caches), (token,)
 

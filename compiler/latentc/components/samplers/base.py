@@ -18,7 +18,7 @@ from latentc.components.formula_source import NoSourceError
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide, ScoreTerm
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
-from latentc.components.parts import Part, Problem, under
+from latentc.components.parts import Part, Problem, Spec, under
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sampler import Sampler, wrappers
 from latentc.components.samplers.grid import Grid
@@ -28,10 +28,6 @@ from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import ModuleBuilder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 GuidanceTerms = Annotated[
     GuidanceTerm | tuple[GuidanceTerm, ...] | None, OneOf("guidance", default="classifier_free", many=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.kit.tokens import rank
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.samplers._masked import (
     ListedSampler,
     Values,
@@ -21,9 +21,6 @@ from latentc.components.samplers._masked import (
 )
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 KNOWN = 1e30  # confidence of known tokens
 
@@ -142,7 +139,7 @@ class Confidence(ListedSampler):
         count = self.known(b, hidden, at)
         first = b.less(rank(b, b.neg(confidence)), count, out="first")
         free = hidden if not self.redraw else free_of(b, at)
-        return first if free is None else b.logical_and(free, first, out="chosen")  # type: ignore[no-any-return]
+        return first if free is None else b.logical_and(free, first, out="chosen")
 
     def known(self, b: Builder, hidden: Var, at: Values) -> Var:
         """i64[] or i64[B, 1]: tokens known after a step before which `hidden` bool[B, T] are not."""
@@ -156,7 +153,7 @@ class Confidence(ListedSampler):
         # At least one remains for each later step, until the last draws all.
         least = b.cast(b.greater(at["fraction"], 0.0), to="f32", out="least")
         stay = b.maximum(stay, least, out="stay")
-        return b.cast(b.op("sub", float(length), stay), to="i64", out="count")  # type: ignore[no-any-return]
+        return b.cast(b.op("sub", float(length), stay), to="i64", out="count")
 
     def confidence(self, b: Builder, logits: Var, drawn: Var, at: Values) -> Var:
         """f32[B, T]: the log-probability of the tokens drawn, with noise."""
@@ -165,7 +162,7 @@ class Confidence(ListedSampler):
         confidence = b.reshape(confidence, shape=drawn.shape, out="confidence")
         if "certainty" in at:
             confidence = b.mul(confidence, at["certainty"], out="confidence")
-        return b.add(confidence, at["gumbel"] * at["noise"], out="confidence") if self.noisy else confidence  # type: ignore[no-any-return]
+        return b.add(confidence, at["gumbel"] * at["noise"], out="confidence") if self.noisy else confidence
 
 
 def among_free(b: Builder, count: Var, at: Values, length: int) -> Var:
@@ -174,4 +171,4 @@ def among_free(b: Builder, count: Var, at: Values, length: int) -> Var:
         return count
     fixed = b.sum(b.cast(at["kept"], to="i64"), axes=(1,), keepdims=True, out="fixed")
     wanted = (length - fixed) * count + (length - 1)
-    return b.add(fixed, b.div(wanted, length), out="count")  # type: ignore[no-any-return]
+    return b.add(fixed, b.div(wanted, length), out="count")

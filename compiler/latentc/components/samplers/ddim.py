@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from latentc.components.parts import Applies, Problem
+from latentc.components.parts import Applies, Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Prediction, posterior_terms
@@ -22,9 +22,6 @@ from latentc.components.samplers.spacings.timesteps import respaced
 from latentc.components.samplers.table import LINEAR, Body, Bound, Quantile, Step, Table, bounded
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Ancestral(ClippedSampler):
@@ -198,5 +195,3 @@ def _unclipped_noise(b: Builder, step: Step) -> tuple[Var, ...]:
 
 UNCLIPPED_NOISE = Body(_unclipped_noise)
 """``x' = x * x + d * clip(d) + unclipped * d + noise * z``."""
-
-__all__ = ["UNCLIPPED_NOISE", "Ddim", "ddim"]

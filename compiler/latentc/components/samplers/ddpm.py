@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Prediction, posterior, posterior_terms
 from latentc.components.processes.process import Parameterization, Variance
@@ -19,9 +19,6 @@ from latentc.components.samplers.script import Script
 from latentc.components.samplers.table import LINEAR, Body, Bound, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Ddpm(Ancestral):
@@ -125,5 +122,3 @@ def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:
 
 LEARNED_VARIANCE = Body(_learned_variance, variance=True)
 """``x' = x * x + d * d + noise * exp(log_center + log_span * v) * z``: v = -1 and 1 are the variance's bounds."""
-
-__all__ = ["LEARNED_VARIANCE", "Ddpm", "ddpm"]

@@ -174,6 +174,3 @@ def first_of_data(alpha: Array, sigma: Array, columns: dict[str, Array]) -> dict
         past = np.array([columns["d"][step], *(columns[f"h{age}"][step] for age in range(1, step + 1))])
         u, v = u / x, np.array([0.0, *v]) - u / x * past
     return columns
-
-
-__all__ = ["Deis", "Ipndm", "deis", "ipndm"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network, OutputField, Program
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import Tolerances, integrate
@@ -23,9 +23,6 @@ from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Dopri5(Tolerances, GuidedSampler):
@@ -175,6 +172,3 @@ class Dopri5(Tolerances, GuidedSampler):
             self.kind, self.max_steps, self.evaluations, solve, (OutputField("evaluations", effort=True),)
         )
         return found, *self.likelihood.programs_of(mb, networks, spec, target, solution)
-
-
-__all__ = ["Dopri5"]

@@ -107,6 +107,3 @@ def dpm_solver_weights(alpha: Array, sigma: Array, step: int, order: int, solver
     curve = (first - earlier) / (r0 + r1)
     phi_3 = 0.5 - (h[0] - phi_1) / h[0] ** 2
     return list(alpha_next * (np.array([phi_1, 0.0, 0.0]) + phi_2 * slope + phi_3 * curve))
-
-
-__all__ = ["DpmSolverPp", "dpm_solver_pp"]

@@ -145,6 +145,3 @@ def singlestep_stages(alpha: Array, sigma: Array, predict_x0: bool) -> list[tupl
         stages.append((carried, list(new[::-1])))
         known, past = x, np.array(weights)
     return stages
-
-
-__all__ = ["DpmSolverSinglestep", "dpm_solver_singlestep"]

@@ -258,6 +258,3 @@ class HeunSde(Stochastic):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "heun_sde", "steps": 4, "last": "tweedie"}
 
     kind: Literal["heun_sde"]
-
-
-__all__ = ["Form", "LastStep", "Stochastic", "diffusion_coefficient", "last_step", "stochastic"]

@@ -54,11 +54,11 @@ class Grid:
 
     @property
     def alpha(self) -> Array:
-        return self.point.alpha  # type: ignore[no-any-return]
+        return self.point.alpha
 
     @property
     def sigma(self) -> Array:
-        return self.point.sigma  # type: ignore[no-any-return]
+        return self.point.sigma
 
     @property
     def ratio(self) -> Array:
@@ -69,7 +69,7 @@ class Grid:
     def log_snr(self) -> Array:
         """f64[N + 1]: lambda = log(alpha / sigma), half the log signal-to-noise ratio; infinite where sigma is 0."""
         with np.errstate(divide="ignore"):
-            return np.log(self.alpha) - np.log(self.sigma)  # type: ignore[no-any-return]
+            return np.log(self.alpha) - np.log(self.sigma)
 
     @property
     def ends_at_data(self) -> bool:
@@ -159,6 +159,3 @@ def of_score(point: Point, target: Prediction) -> Array:
     noise = point.alpha == 0.0
     of_data = u * point.sigma**2 / np.where(noise, 1.0, point.alpha)
     return np.where(noise, 0.0, of_data - w * point.sigma)
-
-
-__all__ = ["Grid", "evaluation", "level_range", "nearest", "nearest_timesteps", "timesteps_of"]

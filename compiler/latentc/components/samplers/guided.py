@@ -91,13 +91,13 @@ class Branches:
 
 def twice(b: Builder, memory: Var) -> Var:
     """The same memory for both branches of guidance."""
-    return b.concat(memory, memory, axis=0, out="memory")  # type: ignore[no-any-return]
+    return b.concat(memory, memory, axis=0, out="memory")
 
 
 def first_half(b: Builder, memory: Var) -> Var:
     """The memory of the branch with conditions."""
     half = memory.shape[0] // 2
-    return b.split(memory, axis=0, sizes=(half, half), out="memory null_memory")[0]  # type: ignore[no-any-return]
+    return b.split(memory, axis=0, sizes=(half, half), out="memory null_memory")[0]
 
 
 def names(output: str, memory: list[Var] | None) -> str:
@@ -108,9 +108,9 @@ def names(output: str, memory: list[Var] | None) -> str:
 def remembered(made: Any, memory: list[Var] | None) -> Var:
     """The prediction among the results of a call; `memory` becomes the others."""
     if not memory:
-        return made  # type: ignore[no-any-return]
+        return made
     output, *memory[:] = made
-    return output  # type: ignore[no-any-return]
+    return output
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ class Predictions:
 
 def column(b: Builder, v: Var, like: Var, out: str = "scale") -> Var:
     """v f32[B] as [B, 1, ...], of the rank of `like`."""
-    return b.reshape(v, shape=(v.shape[0], *(1,) * (like.type.rank - 1)), out=out)  # type: ignore[no-any-return]
+    return b.reshape(v, shape=(v.shape[0], *(1,) * (like.type.rank - 1)), out=out)
 
 
 def state_channels(network: Network) -> int:
@@ -370,7 +370,7 @@ def extrapolated(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channel
 
 def first(b: Builder, v: Var, channels: int) -> Var:
     """The first `channels` channels."""
-    return v if v.shape[1] == channels else b.slice(v, axis=1, start=0, stop=channels)  # type: ignore[no-any-return]
+    return v if v.shape[1] == channels else b.slice(v, axis=1, start=0, stop=channels)
 
 
 def _with_rest(b: Builder, first: Var, v: Var) -> Var:
@@ -378,4 +378,4 @@ def _with_rest(b: Builder, first: Var, v: Var) -> Var:
     if first.shape[1] == v.shape[1]:
         return first
     rest = b.slice(v, axis=1, start=first.shape[1], stop=v.shape[1])
-    return b.concat(first, rest, axis=1, out="guided")  # type: ignore[no-any-return]
+    return b.concat(first, rest, axis=1, out="guided")

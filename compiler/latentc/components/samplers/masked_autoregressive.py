@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,7 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import (
     Guide,
     ScheduledGuidance,
+    asked_scale,
     of_conditions,
     scale_at,
     token_guidance_problems,
@@ -27,7 +28,7 @@ from latentc.components.guidance.guidance import (
 from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.patches import patch_side, patchify, unpatchify
 from latentc.components.kit.tokens import Schedule, hidden_fraction
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers._masked import inpainting_conditions
 from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
@@ -39,11 +40,7 @@ from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
-from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
+from latentc_runtime.sources import ConditionSource, RandomSource, Source
 
 Row = tuple[Var, ...]
 
@@ -165,13 +162,13 @@ class TokenSets:
         guides = [Guide(key, "guidance", 1.0, np.ones_like, of_conditions()) for key in scales]
         name = f"{self.entry}.token" + (f"_{step}" if step else "")
         made = denoise(b, name, table, self.head, request, start, kicks, guides)
-        return b.reshape(made, shape=(B, count, size), out="made")  # type: ignore[no-any-return]
+        return b.reshape(made, shape=(B, count, size), out="made")
 
 
 def _picked(b: Builder, v: Var, places: Var, out: str = "picked") -> Var:
     """Elements of v [B, T, …] at places [K], the same for all samples, or [B, K]."""
     if places.type.rank == 1:
-        return b.take(v, places, axis=1, out=out)  # type: ignore[no-any-return]
+        return b.take(v, places, axis=1, out=out)
     return along(b, v, places, out)
 
 
@@ -181,7 +178,7 @@ def along(b: Builder, v: Var, index: Var, out: str = "along") -> Var:
     wide = b.reshape(index, shape=(*index.shape, *[1] * len(rest))) if rest else index
     if rest:
         wide = b.broadcast_to(wide, v, shape=(*index.shape, *rest))
-    return b.take_along(v, wide, axis=1, out=out)  # type: ignore[no-any-return]
+    return b.take_along(v, wide, axis=1, out=out)
 
 
 Segment = tuple[tuple[int, ...], list[tuple[float, ...]]]
@@ -217,9 +214,6 @@ class MaskedAutoregressive(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from under("diffusion", problems=diffusion_problems(self.diffusion))
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
-
-    def with_steps(self, steps: int) -> MaskedAutoregressive:
-        return self.model_copy(update={"steps": steps})
 
     def hidden_counts(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each: at least one fewer, and none after the last."""
@@ -271,8 +265,7 @@ class MaskedAutoregressive(Sampler):
         own = inpainting_conditions(shape, length) if name == "inpaint" else ()
         given, keep = (b.input("given", f32(B, *shape)), b.input("keep", f32(B, length))) if own else (None, None)
         sources |= {c.name: ConditionSource(c.name) for c in own}
-        scale = b.input("scale", f32(B)) if self.guidance else None
-        sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
+        scale, settings = asked_scale(b, self.guidance, sources)
         order, x = b.input("order", i64(B, length)), b.input("x", tokens_type)
         sources |= {"order": RandomSource("permutation", "order"), "x": RandomSource("normal", "x")}
         noisy = max(map(stochastic_rows, tables))
@@ -300,7 +293,6 @@ class MaskedAutoregressive(Sampler):
         b.output(unpatchify(b, tokens, shape))
         what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {tables[0].steps} of diffusion.")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
         return Program(entry, self.kind, self.steps, evaluations, sources, settings, name, outputs, own)
 

@@ -59,6 +59,3 @@ def log_steps(log_snr: Array, step: int, count: int) -> Array:
     if not np.all(np.isfinite(log_snr[step - count + 1 : step + 2])):
         raise ValueError("a multistep solver of order 2 or more needs 0 < alpha and 0 < sigma: start the path later")
     return np.diff(log_snr)[step - count + 1 : step + 1][::-1]
-
-
-__all__ = ["Gridded", "Multistep", "history_names", "log_steps"]

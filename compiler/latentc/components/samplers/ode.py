@@ -369,20 +369,3 @@ def _trapezoid(b: Builder, step: Step) -> tuple[Var, ...]:
 
 TRAPEZOID = Body(_trapezoid, evaluations=2)
 """``y = y_x * x + noise * z; p = x * y + d * d; x' = x_2 * y + d_2 * d + e_2 * e`` with e the estimate at p."""
-
-__all__ = [
-    "LEVEL",
-    "TIME",
-    "Churn",
-    "Integrator",
-    "Variable",
-    "drift",
-    "equation",
-    "euler",
-    "euler_step",
-    "heun",
-    "heun_step",
-    "noisy_steps",
-    "path_interval",
-    "trapezoid",
-]

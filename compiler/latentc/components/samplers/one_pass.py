@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, Program
+from latentc.components.contract import Network, Program
 from latentc.components.kit import Conditions, call
+from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc_runtime.sources import RandomSource, Setting
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class OnePass(Sampler):
@@ -31,17 +29,12 @@ class OnePass(Sampler):
     guidance: None = Field(
         None, description="always null: generators are not guided; `truncation` trades diversity for quality"
     )
+    NEEDS = "generate"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "one_pass", "truncation": 0.5}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "generate"),)
 
     def method(self, spec: Spec) -> str:
         """The method of the generator that it runs."""
         return "forward"
-
-    def with_steps(self, steps: int) -> OnePass:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.1`: z f32[B, Z] and the conditions -> one sample each."""

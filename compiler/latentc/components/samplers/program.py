@@ -204,7 +204,7 @@ class _Row:
     def _of_all(self, coefficient: Coefficient, out: str) -> Var:
         """f32[B]: a coefficient for every sample."""
         one, like = self._scalar(coefficient), self.request.like
-        return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)  # type: ignore[no-any-return]
+        return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)
 
 
 def sample_program(

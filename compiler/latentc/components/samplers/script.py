@@ -258,6 +258,3 @@ def times_of_levels(process: Process, sources: Sources, levels: str, level: Call
     if type(process).time_of_level is not Process.time_of_level:
         return f"{sources.method(process, 'time_of_level')}({levels})"
     return f"{sources.function(bisected)}({levels}, {level()}, {process.first!r}, {process.last!r})"
-
-
-__all__ = ["RENAMED", "Script", "alpha_sigma", "conversion_text", "times_of_levels"]

@@ -35,7 +35,7 @@ Bound = float | Quantile
 def bounded(b: Builder, x: Var, bound: Bound, out: str) -> Var:
     """x [B, C, ...] within a bound."""
     if not isinstance(bound, Quantile):
-        return b.clamp(x, low=-bound, high=bound, out=out)  # type: ignore[no-any-return]
+        return b.clamp(x, low=-bound, high=bound, out=out)
     batch, channels, *space = x.shape
     groups, own = ((batch, channels), channels) if bound.per_channel else ((batch,), 1)
     count = math.prod(int(size) for size in (*space, *(() if bound.per_channel else (channels,))))
@@ -44,7 +44,7 @@ def bounded(b: Builder, x: Var, bound: Bound, out: str) -> Var:
     largest, _ = b.top_k(b.reshape(b.abs(x), shape=(*groups, count)), k=count - below, out="largest order")
 
     def nth(i: int) -> Var:
-        return b.slice(largest, axis=len(groups), start=count - 1 - i, stop=count - i)  # type: ignore[no-any-return]
+        return b.slice(largest, axis=len(groups), start=count - 1 - i, stop=count - i)
 
     level: Any = nth(below)
     if place > below:
@@ -52,7 +52,7 @@ def bounded(b: Builder, x: Var, bound: Bound, out: str) -> Var:
     level = b.reshape(level, shape=(batch, own, *[1] * len(space)))
     level = b.maximum(level, bound.least, out="level")
     x = b.minimum(b.maximum(x, b.neg(level)), level, out=out)
-    return b.div(x if bound.least == 1.0 else x * bound.least, level, out=out)  # type: ignore[no-any-return]
+    return b.div(x if bound.least == 1.0 else x * bound.least, level, out=out)
 
 
 Array = NDArray[np.float64]
@@ -303,6 +303,3 @@ def run(table: Table, network: Network, x: NDArray[Any], noise: NDArray[Any] | N
             state = part.advance(b, Step(row, state, z, evaluate, x.shape[1], part.clip))  # type: ignore[arg-type]
         x = state[0]
     return x
-
-
-__all__ = ["LINEAR", "Body", "Bound", "Network", "Quantile", "Row", "Step", "Table", "bounded", "run"]

@@ -191,5 +191,3 @@ def _predictor_corrector(b: Builder, step: Step) -> tuple[Var, ...]:
 PREDICTOR_CORRECTOR = Body(_predictor_corrector, corrects=True)
 """Carries `last`, the corrected state of the step before (at first: x). With d the estimate at x:
 ``c = c_x * x + c_last * last + c_d * d + c_h1 * h1 + …; x' = x * c + d * d + h1 * h1 + …; last' = c``."""
-
-__all__ = ["PREDICTOR_CORRECTOR", "Unipc", "unipc"]

@@ -116,6 +116,3 @@ def of_spacing(sampler: ArraySampler, target: Parameterization) -> Data:
         asked(found.sigma_min is None and found.sigma_max is None, "its sampler sets the range of noise levels itself")
         return {**plain, ("use_karras_sigmas" if isinstance(found, Karras) else "use_exponential_sigmas"): True}
     return plain
-
-
-__all__ = ["SCHEDULE", "THRESHOLDING", "no_thresholding", "objective", "of_objective", "of_spacing", "spacing"]

@@ -173,6 +173,3 @@ def asked(condition: bool, reason: str) -> None:
 def wrong_class(found: object, names: Mapping[str, Any] | tuple[str, ...]) -> str:
     """The reason for a class without an equal."""
     return f"{found} has no equivalent; supported classes: {', '.join(names)}"
-
-
-__all__ = ["Config", "Data", "Equivalent", "Model", "Scheduler", "Unequal", "asked", "wrong_class"]

@@ -153,7 +153,7 @@ def _attention(b: Builder, v: SimpleNamespace) -> Var:
     if not math.isinf(v.match.numbers.get("NEVER", -math.inf)):  # rows without any visible key then have a result
         masks = [b.where(v.mask, b.scalar(0.0, q), b.scalar(v.NEVER, q))]
     out: Var = b.attention(q, k, values, *masks, causal=False, scale=scale, out="x")
-    return b.reshape(out, shape=shape) if len(shape) == 3 else out  # type: ignore[no-any-return]
+    return b.reshape(out, shape=shape) if len(shape) == 3 else out
 
 
 # After softmax, which its pattern contains.

@@ -83,7 +83,7 @@ def _product(match: Match, node: Node) -> tuple[Param, Param | None]:
 
 
 def _rebuilt(b: Builder, node: Node, x: Var, weight: Var, bias: Var) -> Var:
-    return b.op(node.op, x, weight, bias, out=node.outputs[0].name, **node.attrs)  # type: ignore[no-any-return]
+    return b.op(node.op, x, weight, bias, out=node.outputs[0].name, **node.attrs)
 
 
 def _channels_check(node: Node) -> str | None:

@@ -200,7 +200,7 @@ class _Body:
         divisor = _divisor(b, self.folds.norms[node], _size(node))
         x, *affine = operands
         scaled = [b.op("mul", a, divisor) for a in affine] or [divisor]
-        return b.op(node.op, x, *scaled, **node.attrs)  # type: ignore[no-any-return]
+        return b.op(node.op, x, *scaled, **node.attrs)
 
 
 def _vector(name: str, size: object) -> Param:

@@ -23,11 +23,11 @@ class DiscriminativeClassifier(ClassifierTerm):
     def of_discriminator(self, round: Round) -> Var | None:
         assert round.real is not None
         b = round.b
-        return b.add(_of(b, round.real, 0, "of_data"), _of(b, round.fake, 1, "of_samples"), out=self.kind)  # type: ignore[no-any-return]
+        return b.add(_of(b, round.real, 0, "of_data"), _of(b, round.fake, 1, "of_samples"), out=self.kind)
 
     def of_generator(self, round: Round) -> Var | None:
         b = round.b
-        return b.op("sub", _of(b, round.fake, 0, "as_data"), _of(b, round.fake, 1, "as_samples"), out=self.kind)  # type: ignore[no-any-return]
+        return b.op("sub", _of(b, round.fake, 0, "as_data"), _of(b, round.fake, 1, "as_samples"), out=self.kind)
 
 
 def _of(b: Builder, side: Side, offset: int, out: str) -> Var:
@@ -35,6 +35,3 @@ def _of(b: Builder, side: Side, offset: int, out: str) -> Var:
     assert side.labels is not None
     labels = side.labels * 2 + offset if offset else side.labels * 2
     return cross_entropy(b, side.outputs["discriminative"], labels, out)
-
-
-__all__ = ["DiscriminativeClassifier"]

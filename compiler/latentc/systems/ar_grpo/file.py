@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.systems.ar_grpo.reward import Reward
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class FileReward(Reward):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,14 +19,11 @@ from latentc.components.kit import Conditions
 from latentc.components.kit.texts import counted
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Sampler, ScoringSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 from latentc.systems.ar_grpo.reward import Reward
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 REFERENCE = "reference"
 """Name of the network that `main` stays near."""
@@ -146,15 +143,15 @@ class GroupRelativePolicy(Objective):
     def _average(self, b: Builder, x: Var, counts: Var | None, over: str, out: str = "") -> Var:
         """f32[B], the mean of x f32[B, G, T]; `counts` f32[B, G, T] is 1 for the tokens up to the end of a text."""
         if counts is None:
-            return b.mean(x, axes=(1, 2), keepdims=False, out=out)  # type: ignore[no-any-return]
+            return b.mean(x, axes=(1, 2), keepdims=False, out=out)
         x = b.mul(x, counts, out="counted")
         if over == "length":
-            return b.mean(x, axes=(1, 2), keepdims=False, out=out)  # type: ignore[no-any-return]
+            return b.mean(x, axes=(1, 2), keepdims=False, out=out)
         if over == "samples":
             each = b.div(b.sum(x, axes=(2,), keepdims=False), b.sum(counts, axes=(2,), keepdims=False), out="each")
-            return b.mean(each, axes=(1,), keepdims=False, out=out)  # type: ignore[no-any-return]
+            return b.mean(each, axes=(1,), keepdims=False, out=out)
         total = b.mean(b.sum(counts, axes=(1, 2), keepdims=False), axes=(0,), keepdims=False, out="count")
-        return b.div(b.sum(x, axes=(1, 2), keepdims=False), total, out=out)  # type: ignore[no-any-return]
+        return b.div(b.sum(x, axes=(1, 2), keepdims=False), total, out=out)
 
     def _advantage(self, b: Builder, reward: Var) -> Var:
         """f32[B, G]: rewards relative to their group."""
@@ -162,7 +159,7 @@ class GroupRelativePolicy(Objective):
         if not self.normalise:
             return centred
         variance = b.sum(centred * centred, axes=(1,), keepdims=True) * (1 / (self.group - 1))
-        return b.div(centred, b.sqrt(variance) + 1e-4, out="advantage")  # type: ignore[no-any-return]
+        return b.div(centred, b.sqrt(variance) + 1e-4, out="advantage")
 
     def rollout(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, drawn: Program) -> Program:
         """Adds entry `rollout`: the sampler's, which also returns the tokens as they are, and how likely they were."""
@@ -202,4 +199,4 @@ def _each(b: Builder, x: Var, group: int) -> Var:
     """[N, ...] of an operand [B, ...]: each row as often as its group has samples."""
     rows = b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:]))
     wide = b.broadcast_to(rows, shape=(x.shape[0], group, *x.shape[1:]))
-    return b.reshape(wide, shape=(x.shape[0] * group, *x.shape[1:]), out=x.value.name)  # type: ignore[no-any-return]
+    return b.reshape(wide, shape=(x.shape[0] * group, *x.shape[1:]), out=x.value.name)

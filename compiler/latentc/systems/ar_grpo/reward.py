@@ -17,6 +17,3 @@ class Reward(Part):
     def settings(self) -> dict[str, Any]:
         """Its entry in the config.yaml of a training project."""
         return self.model_dump(mode="json")
-
-
-__all__ = ["Reward"]

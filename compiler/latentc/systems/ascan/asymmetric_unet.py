@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,11 +12,8 @@ from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.networks._stages import whole
 from latentc.components.networks.staged_unet import Path, StagedUnet
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Var, items
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class AsymmetricUnet(StagedUnet):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.objectives.adversarial import Adversarial
 from latentc.components.objectives.terms._term import Round, Side, Term, mean
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class AugmentationTerm(Term):
@@ -45,7 +42,7 @@ class AugmentationTerm(Term):
     def of_discriminator(self, round: Round) -> Var | None:
         assert round.real is not None
         b = round.b
-        return b.add(_error(b, round.real, 1, "of_data"), _error(b, round.fake, -1, "of_samples"), out=self.kind)  # type: ignore[no-any-return]
+        return b.add(_error(b, round.real, 1, "of_data"), _error(b, round.fake, -1, "of_samples"), out=self.kind)
 
     def of_generator(self, round: Round) -> Var | None:
         b = round.b
@@ -59,7 +56,4 @@ def _error(b: Builder, side: Side, sign: int, out: str) -> Var:
         of = side.predicted[name]
         away = b.op("sub", of, wanted) if sign > 0 else b.add(of, wanted)
         errors.append(mean(b, away * away))
-    return reduce(lambda total, error: b.add(total, error, out=out), errors)
-
-
-__all__ = ["AugmentationTerm"]
+    return summed(b, out, errors)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.blocks.gan_blocks import after_relu
 from latentc.components.networks.resnet_discriminator import ResnetDiscriminator
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.systems.biggan_deep.deep_generator import RATIO
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class DeepDiscriminator(ResnetDiscriminator):
@@ -59,7 +56,7 @@ def _block(downsamples: bool, init: str, spectral: bool) -> BlockBody:
     inside = after_relu(init)
 
     def halved(b: Builder, x: Var, out: str) -> Var:
-        return b.avg_pool(x, size=2, out=out) if downsamples else x  # type: ignore[no-any-return]
+        return b.avg_pool(x, size=2, out=out) if downsamples else x
 
     @module_class("DownBlock" if downsamples else "FlatBlock", x="B channels H W")
     def block(b: Builder, x: Var, *, channels: int, features: int) -> Var:
@@ -74,6 +71,6 @@ def _block(downsamples: bool, init: str, spectral: bool) -> BlockBody:
         if int(channels) != int(features):
             more = layers.conv(b, "conv_sc", x, features - channels, 1, init, spectral=spectral, out="more")
             x = b.concat(x, more, axis=1, out="x")
-        return h + x  # type: ignore[no-any-return]
+        return h + x
 
     return block

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.blocks.gan_blocks import NormKind, activated, after_relu
 from latentc.components.networks.resnet_generator import ResnetGenerator
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 RATIO = 4  # channels of a block over those of its inner convolutions
 
@@ -53,7 +50,7 @@ def _block(norm: NormKind, upsamples: bool, init: str, eps: float, spectral: boo
     inside = after_relu(init)
 
     def doubled(b: Builder, x: Var) -> Var:
-        return b.upsample_nearest(x, factor=2) if upsamples else x  # type: ignore[no-any-return]
+        return b.upsample_nearest(x, factor=2) if upsamples else x
 
     @module_class("GeneratorBlock" if upsamples else "GeneratorFlatBlock", **shapes)
     def block(b: Builder, x: Var, c: Var | None = None, *, channels: int, features: int, **sizes: Any) -> Var:

@@ -35,6 +35,6 @@ class Score(ArrayCondition):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
         features = Timestep(kind="timestep", frequencies=max(int(width) // 4, 4) // 2 * 2)
-        return b.sub(  # type: ignore[no-any-return]
+        return b.sub(
             prefix, standardized_embedder(features, self.scale), operands[0], dim=width, **features.static(), out=name
         )

@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components.contract import Network
 from latentc.components.guidance.guidance import Array, Noise
 from latentc.components.kit import Conditions, Operands, call
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.sampler import Wrapper
 from latentc.components.samplers.guided import Around, Evaluation, Request
 from latentc.components.sums import Coefficient, weighted_sum
@@ -25,7 +25,6 @@ from latentc.systems.cads.embedding import embed, embedded, embedding, with_embe
 
 if TYPE_CHECKING:
     from latentc.components.samplers.base import ArraySampler
-    from latentc.spec.schema import Spec
 
 
 class ConditionAnnealing(Wrapper):
@@ -202,7 +201,7 @@ def _rescaled(b: Builder, x: Var, like: Var) -> Var:
     mean, deviation = _moments(b, x)
     wanted, spread = _moments(b, like)
     scale = b.div(spread, deviation, out="scale")
-    return b.add(b.mul(b.op("sub", x, mean), scale), wanted, out="rescaled")  # type: ignore[no-any-return]
+    return b.add(b.mul(b.op("sub", x, mean), scale), wanted, out="rescaled")
 
 
 def _moments(b: Builder, x: Var) -> tuple[Var, Var]:
@@ -212,6 +211,3 @@ def _moments(b: Builder, x: Var) -> tuple[Var, Var]:
     centred = b.op("sub", x, mean)
     variance = b.mean(b.mul(centred, centred), axes=axes, keepdims=True, out="variance")
     return mean, b.sqrt(b.add(variance, 1e-12), out="deviation")
-
-
-__all__ = ["Annealing", "ConditionAnnealing", "Part"]

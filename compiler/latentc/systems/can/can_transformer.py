@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from latentc.components.networks.patch_transformer import PatchTransformer
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, Var
 from latentc.systems.can.generated import generated_patches
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class CanTransformer(PatchTransformer):
@@ -30,6 +27,6 @@ class CanTransformer(PatchTransformer):
     def embed(
         self, b: Builder, x: Var, vectors: list[Var], tokens: Any, width: Any, size: Any, patch: Any
     ) -> tuple[Var, list[Var]]:
-        c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), vectors)
+        c = summed(b, "c", vectors)
         sizes = {"size": size, "patch": patch, "channels": x.shape[1], "width": width}
         return b.sub("x_embedder", generated_patches, x, c, **sizes), [c]

@@ -59,6 +59,3 @@ def generated_patches(b: Builder, x: Var, c: Var, *, size: int, patch: int, chan
     weight = b.reshape(_weights(b, weight, c), shape=(batch, width, channels * patch * patch), out="weight")
     x = b.matmul(x, b.transpose(weight, perm=(0, 2, 1)), out="x")
     return x + b.param("bias", f32(width), "zeros")
-
-
-__all__ = ["generated_depthwise", "generated_linear", "generated_patches"]

@@ -37,4 +37,4 @@ class GeneratedLinearAttention(LinearAttention):
         return as_tokens(b, b.sub("dwc", generated_depthwise(self.kernel), square, *c, channels=dim), tokens)
 
     def projected(self, b: Builder, x: Var, c: tuple[Var, ...], dim: int, init: str) -> Var:
-        return b.sub("proj", generated_linear(True, init), x, *c, features=dim)  # type: ignore[no-any-return]
+        return b.sub("proj", generated_linear(True, init), x, *c, features=dim)

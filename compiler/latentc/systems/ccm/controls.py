@@ -112,8 +112,8 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
 def _zero(b: Builder, i: int, x: Var, total: Named) -> Var:
     """The zero layer of point number `i`: tokens are alike, and have a list of them; maps have one each."""
     if x.type.rank == 3:
-        return b.sub(Item("controls", i, total), zero_linear, x, dim=x.shape[-1], out="added")  # type: ignore[no-any-return]
-    return b.sub(f"control_{i}", zero_conv(x.type.rank - 2), x, dim=x.shape[1], out="added")  # type: ignore[no-any-return]
+        return b.sub(Item("controls", i, total), zero_linear, x, dim=x.shape[-1], out="added")
+    return b.sub(f"control_{i}", zero_conv(x.type.rank - 2), x, dim=x.shape[1], out="added")
 
 
 def controlled(mb: ModuleBuilder, network: Network, adapter: Network) -> Network:
@@ -148,7 +148,7 @@ def _with_controls(mb: ModuleBuilder, fn: Function, points: Sequence[Point], nam
 
     def added(x: Var, value: Value, reader: Node | None) -> Var:
         control = given.get(Point(value, reader))
-        return x if control is None else b.add(x, control, out=_hint(value))  # type: ignore[no-any-return]
+        return x if control is None else b.add(x, control, out=_hint(value))
 
     for node in fn.nodes:
         outs = b.keep(node, [added(b.env[v], v, node) for v in node.inputs])
@@ -160,6 +160,3 @@ def _with_controls(mb: ModuleBuilder, fn: Function, points: Sequence[Point], nam
 def _hint(value: Value) -> str:
     """A value's name without the number that made it unique."""
     return re.sub(r"_\d+$", "", value.name)
-
-
-__all__ = ["CONTROL", "control_method", "control_points", "controlled"]

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Guidance, guidance_problems
-from latentc.components.kit import Conditions, call, guided_call
-from latentc.components.parts import Problem, under
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.guidance.guidance import Guidance, asked_scale, guidance_problems
+from latentc.components.kit import Conditions, guided_call
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32
 from latentc.systems.cdcd.mask_and_replace_objective import MaskAndReplaceLoss
 from latentc.systems.cdcd.mask_and_replace_parts import MaskAndReplace
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class Discrete(Sampler):
@@ -39,10 +36,8 @@ class Discrete(Sampler):
         1.0, gt=0, le=1, description="nucleus of the predicted distribution: drop categories beyond this probability"
     )
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    NEEDS = "denoise_tokens"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "discrete", "steps": 4}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not isinstance(spec.objective, MaskAndReplaceLoss):
@@ -50,9 +45,6 @@ class Discrete(Sampler):
             yield Problem(("kind",), message, "use `objective: {kind: mask_and_replace}`")
         if self.guidance is not None:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
-
-    def with_steps(self, steps: int) -> Discrete:
-        return self if steps == self.steps else self.model_copy(update={"steps": steps})
 
     def times(self, total: int) -> list[tuple[int, int]]:
         """(time that the network takes, time of the posterior) of every evaluation, of a process of `total` steps."""
@@ -70,10 +62,9 @@ class Discrete(Sampler):
         times = self.times(process.steps)
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
-        scale = b.input("scale", f32(B)) if self.guidance else None
-        u = b.input("u", f32(len(times), B, Named(length, "T"), vocabulary + 1))
         sources: dict[str, Source] = conditions.sources()
-        sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
+        scale, settings = asked_scale(b, self.guidance, sources)
+        u = b.input("u", f32(len(times), B, Named(length, "T"), vocabulary + 1))
         sources["u"] = RandomSource("uniform", "gumbel", len(times))
         first = b.slice(u, axis=0, start=0, stop=1)
         like = b.reshape(b.slice(first, axis=3, start=0, stop=1), shape=(B, length))
@@ -91,13 +82,9 @@ class Discrete(Sampler):
             batch = inner.reshape(inner.slice(x, axis=1, start=0, stop=1), shape=(B,))
             t, s = (inner.broadcast_to(v, batch, shape=(B,), out=name) for v, name in ((t, "t"), (s, "s")))
             time = inner.cast(t, to="f32", out="time")
-            if scale is None:
-                logits = call(inner, network, "forward", operands, state=x, time=time, out="logits")
-            else:
-                null = conditions.null(inner, operands)
-                logits = guided_call(
-                    inner, network, "forward", operands, null, kept[-1], out="logits", state=x, time=time
-                )
+            own, null = (None, {}) if scale is None else (kept[-1], conditions.null(inner, operands))
+            at: dict[str, Any] = {"state": x, "time": time}
+            logits = guided_call(inner, network, "forward", operands, null, own, out="logits", **at)
             log_x0 = process.prediction(inner, logits, self.top_p)
             log_p = process.posterior(inner, log_x0, x, s)
             return (process.drawn(inner, log_p, noise),), ()
@@ -115,6 +102,5 @@ class Discrete(Sampler):
         )
         b.output(tokens)
         mb.entries[entry] = b.finish(doc=f"{len(times)} reverse steps of the tokens' diffusion.")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("tokens", "tokens"),)
         return Program(entry, self.kind, self.steps, len(times), sources, settings, outputs=outputs)

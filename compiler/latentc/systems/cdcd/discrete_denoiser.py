@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,13 +19,10 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem, dense, table
+from latentc.components.parts import Problem, Spec, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.cdcd.mask_and_replace_objective import MaskAndReplaceLoss
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 GridSide = Annotated[int, Field(gt=0, le=65_536)]
 
@@ -127,7 +124,7 @@ def _modulated(b: Builder, name: str, x: Var, embedded: Var) -> Var:
     modulation = dense(b, f"{name}.linear", b.silu(embedded), 2 * dim, True, "normal", out="modulation")
     modulation = b.reshape(modulation, shape=(x.shape[0], 1, 2 * dim), out="modulation")
     scale, shift = b.split(modulation, axis=2, sizes=(dim, dim), out="scale shift")
-    return b.add(b.layer_norm(x, eps=1e-5) * (scale + 1.0), shift, out="h")  # type: ignore[no-any-return]
+    return b.add(b.layer_norm(x, eps=1e-5) * (scale + 1.0), shift, out="h")
 
 
 @cache
@@ -163,7 +160,7 @@ def _feed_forward(config: DiscreteDenoiser) -> BlockBody:
             fan_in: dict[str, Any] = {"fan_in": y.shape[1] * 9}
             weight = b.param(f"{name}.weight", f32(features, y.shape[1], 3, 3), "linear_default", **fan_in)
             bias = b.param(f"{name}.bias", f32(features), "linear_default", **fan_in)
-            return b.conv(y, weight, bias, padding=1, out="x")  # type: ignore[no-any-return]
+            return b.conv(y, weight, bias, padding=1, out="x")
 
         x = layer("fc1", x, hidden)
         x = x * b.sigmoid(x * 1.702) if config.activation == "gelu2" else b.gelu(x, approximate="none", out="x")
@@ -236,7 +233,7 @@ def _of_steps() -> tuple[BlockBody, BlockBody]:
         """The losses f32[B] at steps t i64[B], of whose squares training keeps averages."""
         history = b.param("loss_history", f32(steps), "count", "buffer")
         counts = b.param("loss_counts", f32(steps), "count", "buffer")
-        return b.noted(loss, history, counts, t, momentum=0.9, out="loss")  # type: ignore[no-any-return]
+        return b.noted(loss, history, counts, t, momentum=0.9, out="loss")
 
     return draw_steps, note_losses
 

@@ -6,7 +6,7 @@ Symbols: B batch, T tokens of a sample, V categories, K negative samples, S step
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,14 +15,11 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 from latentc.systems.cdcd.mask_and_replace_parts import MaskAndReplace
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Contrast(Closed):
@@ -188,7 +185,7 @@ class _Step:
         kl = b.sum(kl, axes=(1,), keepdims=False, out="kl")
         likelihood = b.exp(log_other) * self.model
         nll = b.neg(b.sum(likelihood, axes=(1, 2), keepdims=False), out="nll")
-        return b.add(self.first * nll, (1.0 - self.first) * kl, out="divergence")  # type: ignore[no-any-return]
+        return b.add(self.first * nll, (1.0 - self.first) * kl, out="divergence")
 
     def negative(self, term: Contrast, k: int, order: Var | None, others: Var | None) -> Var:
         """Log-probabilities of negative sample k."""
@@ -204,6 +201,3 @@ class _Step:
             index = b.reshape(index, shape=(own.shape[0], self.x.shape[1]), out="index")
             own = b.take_along(self.x, index, axis=1, out="negative")
         return self.process.log_one_hot(b, own, "log_negative")
-
-
-__all__ = ["Contrast", "MaskAndReplaceLoss"]

@@ -59,14 +59,14 @@ class MaskAndReplace:
         words = {"1-c": "log_1_min_c", "1-C": "log_1_min_cum_c"}
         word = words.get(name, f"log_{'cum_' if name.isupper() else ''}{name.lower()}")
         taken = b.take(b.constant(self.tables[name], out=f"{word}_table"), t, axis=0)
-        return b.reshape(taken, shape=(t.shape[0], 1, 1), out=word)  # type: ignore[no-any-return]
+        return b.reshape(taken, shape=(t.shape[0], 1, 1), out=word)
 
     def log_one_hot(self, b: Builder, tokens: Var, out: str = "log_x") -> Var:
         """f32[B, T, V + 1] of tokens i64[B, T]."""
         column = b.reshape(tokens, shape=(*tokens.shape, 1))
         mine = b.equal(column, b.arange(self.categories + 1))
         zero = b.constant(0.0, "f32")
-        return b.where(mine, zero, b.constant(ZERO, "f32"), out=out)  # type: ignore[no-any-return]
+        return b.where(mine, zero, b.constant(ZERO, "f32"), out=out)
 
     def marginal(self, b: Builder, log_x: Var, t: Var, out: str = "log_q") -> Var:
         """log q(x_t | x) f32[B, T, V + 1] of log-probabilities of x, after t + 1 steps."""
@@ -75,7 +75,7 @@ class MaskAndReplace:
 
     def _mixed(self, b: Builder, log_x: Var, a: Var, bb: Var, c: Var, left: Var, out: str) -> Var:
         given, mask = b.split(log_x, axis=2, sizes=(self.categories, 1), out="given mask")
-        return b.concat(log_add_exp(b, given + a, bb), log_add_exp(b, mask + left, c), axis=2, out=out)  # type: ignore[no-any-return]
+        return b.concat(log_add_exp(b, given + a, bb), log_add_exp(b, mask + left, c), axis=2, out=out)
 
     def posterior(self, b: Builder, log_x0: Var, tokens: Var, t: Var, out: str = "log_posterior") -> Var:
         """log p(x_{t-1} | x_t) f32[B, T, V + 1]: a mixture over x_0, with log-probabilities `log_x0` of those.
@@ -97,7 +97,7 @@ class MaskAndReplace:
         before = b.where(b.equal(t, 0), b.scalar(self.steps, t), t - 1, out="before")
         reached = self.marginal(b, ratio - total, before, "reached")
         mixed = reached + b.concat(one, last, axis=2, out="log_q_one") + total
-        return b.clamp(mixed, low=LEAST, high=0.0, out=out)  # type: ignore[no-any-return]
+        return b.clamp(mixed, low=LEAST, high=0.0, out=out)
 
     def prediction(self, b: Builder, logits: Var, top_p: float = 1.0, out: str = "log_x0") -> Var:
         """log-probabilities f32[B, T, V + 1] of x_0 from logits f32[B, T, V]; x_0 is never masked.
@@ -107,18 +107,15 @@ class MaskAndReplace:
         known = filtered(b, b.log_softmax(logits, axis=2), 0, top_p)
         known = b.clamp(known, low=LEAST, high=0.0, out="known")
         never = b.full(known, shape=(logits.shape[1], 1), value=LEAST, dtype="f32", out="never")
-        return b.concat(known, never, axis=2, out=out)  # type: ignore[no-any-return]
+        return b.concat(known, never, axis=2, out=out)
 
     def drawn(self, b: Builder, log_p: Var, u: Var, out: str = "tokens") -> Var:
         """i64[B, T]: categories drawn by the Gumbel-max trick from uniform numbers u f32[B, T, V + 1]."""
         gumbel = b.neg(b.log(b.neg(b.log(u + 1e-30)) + 1e-30), out="gumbel")
-        return b.argmax(log_p + gumbel, axis=2, out=out)  # type: ignore[no-any-return]
+        return b.argmax(log_p + gumbel, axis=2, out=out)
 
 
 def log_add_exp(b: Builder, x: Var, y: Var) -> Var:
     """log(exp(x) + exp(y)), elementwise."""
     most = b.maximum(x, y, out="most")
-    return b.add(most, b.log(b.exp(x - most) + b.exp(y - most)), out="log_sum")  # type: ignore[no-any-return]
-
-
-__all__ = ["LEAST", "ZERO", "MaskAndReplace", "log_add_exp"]
+    return b.add(most, b.log(b.exp(x - most) + b.exp(y - most)), out="log_sum")

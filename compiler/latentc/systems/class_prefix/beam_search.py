@@ -11,23 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, Program
+from latentc.components.contract import Network, Program
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.beams import of_beams, repeated
 from latentc.components.kit.tokens import NEVER
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Sampler
 from latentc.components.samplers.autoregressive import window_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class BeamSearch(Sampler):
@@ -63,10 +60,8 @@ class BeamSearch(Sampler):
     stops: bool = Field(True, description="stop once every text of the batch is finished; false: always run all steps")
     guidance: None = Field(None, description="always null: there is no guidance")
     COUNTS_REPEATED: ClassVar[bool] = True
+    NEEDS = "next_token"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "beam_search", "beams": 2, "no_repeat": 2}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from window_problems(spec)
@@ -91,9 +86,6 @@ class BeamSearch(Sampler):
             if token >= tokens.vocabulary or token == end.end:
                 message = f"token {token} is the end token, or is not between 0 and {tokens.vocabulary - 1}"
                 yield Problem(("never",), message, "leave it out")
-
-    def with_steps(self, steps: int) -> BeamSearch:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: the conditions -> i64[B, T]."""
@@ -249,7 +241,7 @@ class BeamSearch(Sampler):
             same = b.reshape(same, shape=(1, starts))
         rows = b.reshape(same, shape=(same.shape[0], 1, starts))
         hits = b.cast(b.logical_and(hit, rows), to="f32", out="hits")
-        return b.greater(b.max(hits, axes=(2,), keepdims=False), 0.5, out="again")  # type: ignore[no-any-return]
+        return b.greater(b.max(hits, axes=(2,), keepdims=False), 0.5, out="again")
 
     def _finished(
         self, b: Builder, values: Var, ended: Var, lane: Var, written: Var, norm: Var, found: _Found, before: int
@@ -288,4 +280,4 @@ class _Found:
     def over(self, b: Builder, beams: int) -> Var:
         """bool[]: whether every text of the batch is found."""
         going_on = b.cast(b.less(self.done, beams - 0.5), to="f32", out="going_on")
-        return b.less(b.max(going_on, axes=(0,), keepdims=False), 0.5, out="over")  # type: ignore[no-any-return]
+        return b.less(b.max(going_on, axes=(0,), keepdims=False), 0.5, out="over")

@@ -6,27 +6,23 @@ Symbols: B batch, T tokens of a sample, n tokens of a text before the one that e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import rank
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 def inside(b: Builder, tokens: Var, end: int | None) -> Var:
     """f32[B, T]: 1 for the tokens before the first that is `end`."""
     counts = counted(b, tokens, end)
     if counts is None:
-        return b.full(tokens, shape=tokens.shape[1:], value=1.0, dtype="f32", out="inside")  # type: ignore[no-any-return]
+        return b.full(tokens, shape=tokens.shape[1:], value=1.0, dtype="f32", out="inside")
     others = b.cast(b.equal(tokens, b.scalar(end, tokens)), to="f32")  # type: ignore[arg-type]
-    return b.mul(counts, b.op("sub", 1.0, others), out="inside")  # type: ignore[no-any-return]
+    return b.mul(counts, b.op("sub", 1.0, others), out="inside")
 
 
 def hidden_count(
@@ -36,7 +32,7 @@ def hidden_count(
     length = b.sum(words, axes=(1,), keepdims=True, out="length")
     # Rounded up, except for float32 rounding errors.
     count = b.maximum(b.floor(length * share + (beside * share + (0.9999 if up else 0.5))), 1.0, out="count")
-    return count if most is None else b.minimum(count, float(most), out="count")  # type: ignore[no-any-return]
+    return count if most is None else b.minimum(count, float(most), out="count")
 
 
 def problems_of_starts(starts: str | None, spec: Spec) -> Iterator[Problem]:
@@ -55,7 +51,7 @@ def begins(b: Builder, tokens: Var, starts: Var, end: int | None) -> Var:
     length = int(tokens.shape[1])
     first = b.reshape(b.constant(np.arange(length) < 1, out="first"), shape=(1, length))
     starting = b.logical_or(b.greater(starts, 0.5), first)
-    return b.mul(inside(b, tokens, end), b.cast(starting, to="f32"), out="begins")  # type: ignore[no-any-return]
+    return b.mul(inside(b, tokens, end), b.cast(starting, to="f32"), out="begins")
 
 
 def hidden_words(
@@ -85,7 +81,7 @@ def hidden_words(
     if starts is not None:
         word = b.cast(b.maximum(number - 1.0, 0.0), to="i64", out="word")
         first = b.take_along(b.mul(first, words), word, axis=1, out="chosen")
-    return b.greater(first * within, 0.5, out="hidden")  # type: ignore[no-any-return]
+    return b.greater(first * within, 0.5, out="hidden")
 
 
 def most_places(length: int, share: float) -> int:
@@ -107,7 +103,7 @@ def places_again(b: Builder, tokens: Var, u: Var, share: float, end: int | None)
     drawn = b.less(b.cast(b.arange(most), to="f32"), count, out="drawn")
     place = b.reshape(b.where(drawn, place, b.scalar(-1.0, place)), shape=(B, 1, most), out="place")
     own = b.reshape(b.cast(b.arange(length), to="f32"), shape=(1, length, 1), out="own")
-    return b.greater(b.max(b.cast(b.equal(place, own), to="f32"), axes=(2,), keepdims=False), 0.5, out="hidden")  # type: ignore[no-any-return]
+    return b.greater(b.max(b.cast(b.equal(place, own), to="f32"), axes=(2,), keepdims=False), 0.5, out="hidden")
 
 
 def without_words(
@@ -117,7 +113,7 @@ def without_words(
     hidden = hidden_words(b, tokens, u, share, end, starts, up=True)
     seen = b.where(hidden, b.scalar(mask, tokens), tokens, out="seen")
     if starts is None:
-        return seen  # type: ignore[no-any-return]
+        return seen
     length = int(tokens.shape[1])
     more = b.less(begins(b, tokens, starts, end), 0.5)
     gone = b.cast(b.logical_and(hidden, more), to="f32", out="gone")
@@ -125,7 +121,7 @@ def without_words(
     order = b.argsort(b.add(place, gone * float(length), out="key"), out="order")
     left = b.op("sub", float(length), b.sum(gone, axes=(1,), keepdims=True), out="left")
     seen = b.take_along(seen, order, axis=1)
-    return b.where(b.less(place, left), seen, b.scalar(end or 0, tokens), out="seen")  # type: ignore[no-any-return]
+    return b.where(b.less(place, left), seen, b.scalar(end or 0, tokens), out="seen")
 
 
 def without_span(
@@ -149,4 +145,4 @@ def without_span(
     after = b.cast(b.greater(place, start), to="f32", out="after")
     source = b.minimum(b.add(place, after * (count - 1.0)), float(length - 1), out="source")
     shorter = b.take_along(tokens, b.cast(source, to="i64"), axis=1, out="shorter")
-    return b.where(b.equal(place, start), b.scalar(mask, tokens), shorter, out="seen")  # type: ignore[no-any-return]
+    return b.where(b.equal(place, start), b.scalar(mask, tokens), shorter, out="seen")

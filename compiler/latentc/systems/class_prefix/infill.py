@@ -8,23 +8,20 @@ Symbols: B batch, T tokens of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.tokens import draw, filtered
 from latentc.components.networks.bert import Bert
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 from latentc.systems.class_prefix.hidden_words import hidden_words, inside, most_places, places_again
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Infill(Sampler):
@@ -48,18 +45,13 @@ class Infill(Sampler):
         1.0, gt=0, le=1, description="draw from the most likely tokens that together reach this probability"
     )
     guidance: None = Field(None, description="always null: there is no guidance")
+    NEEDS = "masked_tokens"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "infill", "top_k": 8}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "masked_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         main = spec.networks.get("main")
         if isinstance(main, Bert) and main.splits > 1:
             yield Problem((), "tokens of a text are whole, and the network splits them", "leave out `splits`")
-
-    def with_steps(self, steps: int) -> Infill:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.1`: conditions, text i64[B, T], where f32[B, T or K], u f32[B, T] -> tokens i64[B, T]."""

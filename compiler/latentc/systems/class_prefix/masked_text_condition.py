@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.condition import Derived, Form, GivenInput
 from latentc.components.contract import Draw, Port
 from latentc.components.kit.texts import counted
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc.systems.class_prefix.hidden_words import problems_of_starts, without_span, without_words
 from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import RandomSource
 
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
-
-class MaskedText(Condition):
+class MaskedText(Derived):
     """A text of which a random share is hidden, in training and in programs (BART, Lewis et al. 2020).
 
     Training hides parts of the sample itself; requests pass a text, which may already contain masks, and optionally
@@ -49,8 +46,6 @@ class MaskedText(Condition):
     starts: str | None = Field(
         None, description="data field that is 1 for tokens that begin a word, otherwise 0; null: every token is a word"
     )
-    field: None = Field(None, description="derived from the sample")
-    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     prior: None = Field(None, description="requests pass the text")
     FORMS: ClassVar[tuple[Form, ...]] = ("array",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_text", "mask": 1}
@@ -98,9 +93,6 @@ class MaskedText(Condition):
         if counts is None:
             counts = b.full(text, shape=text.shape[1:], value=1.0, dtype="f32", out="counts")
         return text, b.greater(counts, 0.5, out=f"{name}_mask")
-
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return operands
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         length, vocabulary = _sizes(spec)

@@ -7,22 +7,19 @@ tokens than the mask.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.networks.bert import Bert
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 from latentc.systems.class_prefix.hidden_words import hidden_words, inside, problems_of_starts
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MaskedText(Objective):
@@ -48,10 +45,8 @@ class MaskedText(Objective):
     replaced: Fraction = Field(
         0.1, description="fraction of these replaced by another token of the same text; the rest are masked"
     )
+    NEEDS = "masked_tokens"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_text"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "masked_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.kept + self.replaced > 1:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from latentc.components.backbone import add_method, asks
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.networks.language_model import LanguageModel, embedded, features_of, logits_of
+from latentc.components.parts import Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, i64, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class RowLanguageModel(LanguageModel):

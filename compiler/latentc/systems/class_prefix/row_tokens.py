@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
+from latentc.components.parts import Spec
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class RowTokens(Objective):
@@ -37,6 +35,3 @@ class RowTokens(Objective):
         b.output(per_sample_mean(b, losses, out="loss"))
         b.finish("The cross-entropy of the tokens but the first in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens",), (), self.trained(spec))
-
-
-__all__ = ["RowTokens"]

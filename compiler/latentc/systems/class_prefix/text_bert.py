@@ -6,7 +6,7 @@ Symbols: B batch, T tokens of a sample, D width, n tokens before those of the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,11 +14,8 @@ from latentc.components.condition import Condition, Entry, Pair
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
 from latentc.components.networks._token_embedding import Embedding
 from latentc.components.networks.bert import Bert
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TextEmbedding(Embedding):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field as Option
 
 from latentc.components.data.table import Table
 from latentc.components.fields import Field
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.systems.class_prefix.row_tokens import RowTokens
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TextRows(Table):

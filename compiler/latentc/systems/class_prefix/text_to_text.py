@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,14 +22,11 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE, MASKED, Given
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
-from latentc.components.parts import BlockParts, FeedForward, Mixer, Norm, Problem, Weights
+from latentc.components.parts import BlockParts, FeedForward, Mixer, Norm, Problem, Spec, Weights
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
 from latentc.systems.class_prefix.encoder_attention import encoder_attention, look_up, remember
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TextToText(Backbone):
@@ -172,7 +169,7 @@ class TextToText(Backbone):
 
 
 def _table(b: Builder, vocabulary: Any, width: Any) -> Var:
-    return b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)  # type: ignore[no-any-return]
+    return b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
 
 
 def _entered(b: Builder, config: TextToText, x: Var, places: Var, side: str, static: Mapping[str, Any]) -> Var:
@@ -230,7 +227,7 @@ def _encoded(
 def _seen(b: Builder, known: Var) -> Var:
     """bool[B, 1, 1, S]: the encoder's tokens that count."""
     batch, length = known.shape
-    return b.reshape(b.greater(known, 0.5), shape=(batch, 1, 1, length), out="seen")  # type: ignore[no-any-return]
+    return b.reshape(b.greater(known, 0.5), shape=(batch, 1, 1, length), out="seen")
 
 
 def _logits(b: Builder, config: TextToText, x: Var, static: Mapping[str, Any]) -> Var:
@@ -238,7 +235,7 @@ def _logits(b: Builder, config: TextToText, x: Var, static: Mapping[str, Any]) -
     assert isinstance(condition, InContext)
     x = x if condition.norm_after else norm.apply(b, "decoder_out", x)
     bias = b.param("logits_bias", f32(static["vocabulary"]), "zeros", kind="state")
-    return b.linear(x, _table(b, static["vocabulary"], static["width"]), bias, out="logits")  # type: ignore[no-any-return]
+    return b.linear(x, _table(b, static["vocabulary"], static["width"]), bias, out="logits")
 
 
 # ---- the methods
@@ -249,13 +246,13 @@ def _begun(b: Builder, config: TextToText, entries: tuple[Entry, ...], operands:
     start = b.full(like, shape=(1,), value=config.start, dtype="i64", out="start")
     rows = rows_of(config.class_tokens)
     if not config.repeats or rows is None:
-        return start  # type: ignore[no-any-return]
+        return start
     parts = [start]
     if config.source_start is not None:
         parts.append(b.full(like, shape=(1,), value=config.source_start, dtype="i64", out="start"))
     cond = with_operands(entries, operands)
     parts += [named(b, rows, own[0])[0] for entry, own in cond if entry.form == "tokens"]
-    return b.concat(*parts, axis=1, out="begun") if len(parts) > 1 else start  # type: ignore[no-any-return]
+    return b.concat(*parts, axis=1, out="begun") if len(parts) > 1 else start
 
 
 def _decoded(
@@ -390,7 +387,7 @@ def _joined(b: Builder, norm: Norm, name: str, x: Var, after: bool, branch: Any)
     """x with a branch of it; the norm precedes the branch, or follows the sum."""
     if after:
         return norm.apply(b, name, b.add(x, branch(x), out="x"))
-    return b.add(x, branch(norm.apply(b, name, x)), out="x")  # type: ignore[no-any-return]
+    return b.add(x, branch(norm.apply(b, name, x)), out="x")
 
 
 @cache
@@ -455,7 +452,7 @@ def decoder_memory(config: TextToText) -> BlockBody:
     @module_class("DecoderBlock", "remember")
     def remember_block(b: Builder, context: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:
         """Keys and values of the encoder's tokens."""
-        return b.sub("cross", remember, context, out="keys values", dim=dim, heads=static["heads"])  # type: ignore[no-any-return]
+        return b.sub("cross", remember, context, out="keys values", dim=dim, heads=static["heads"])
 
     return remember_block
 

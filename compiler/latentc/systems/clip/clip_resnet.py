@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,9 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Method, Network, Port
 from latentc.components.layers import batch_norm
 from latentc.components.networks._image_encoder import ImageEncoder
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 EPS = 1e-5
 REDUCTION = 32  # side in pixels of what one position of the last map stands for
@@ -137,7 +134,7 @@ def _network(config: ClipResnet, output: Output) -> BlockBody:
         if output == "see_levels":
             return tuple(seen)
         sizes = {"channels": x.shape[1], "side": size // REDUCTION, "heads": heads, "features": features}
-        return b.sub("attn_pool", _pool, x, out="features", **sizes)  # type: ignore[no-any-return]
+        return b.sub("attn_pool", _pool, x, out="features", **sizes)
 
     if output == "see_levels":
         forward.body.__doc__ = "Feature maps of images x: of the stem and of each level."
@@ -162,7 +159,7 @@ class _Film:
     def taken(self, count: int) -> Var:
         """The next numbers f32[B, count]."""
         self.at += count
-        return self.b.slice(self.all, axis=1, start=self.at - count, stop=self.at, out="film")  # type: ignore[no-any-return]
+        return self.b.slice(self.all, axis=1, start=self.at - count, stop=self.at, out="film")
 
 
 def _normed(b: Builder, name: str, x: Var, channels: Any, kernel: int, stride: int, film: Var | None) -> Var:
@@ -173,7 +170,7 @@ def _normed(b: Builder, name: str, x: Var, channels: Any, kernel: int, stride: i
         return h
     batch = film.shape[0]
     parts = b.unbind(b.reshape(film, shape=(batch, 2, channels, 1, 1), out="parts"), axis=1, out="scale shift")
-    return b.add(b.mul(h, b.add(parts[0], 1.0, out="scale"), out="h"), parts[1], out="h")  # type: ignore[no-any-return]
+    return b.add(b.mul(h, b.add(parts[0], 1.0, out="scale"), out="h"), parts[1], out="h")
 
 
 @cache
@@ -196,7 +193,7 @@ def _block(stride: int, shortcut: bool, timed: bool) -> BlockBody:
             shape = f32(EXPANSION * features, x.shape[1], 1, 1)
             x = b.conv(x, b.param("downsample_conv.weight", shape, "kaiming_normal", mode="fan_out"), out="x")
             x = batch_norm(b, "downsample_norm", x, True, EPS, out="x")
-        return b.relu(b.add(h, x, out="x"), out="x")  # type: ignore[no-any-return]
+        return b.relu(b.add(h, x, out="x"), out="x")
 
     return forward
 
@@ -212,4 +209,4 @@ def _pool(b: Builder, x: Var, *, channels: Any, side: Any, heads: Any, features:
     q, k, v = heads_of(b, b.dense("qkv", h, 3 * channels, out="qkv"), "parts", heads, channels // heads)
     q = b.slice(q, axis=2, start=0, stop=1, out="q")
     h = b.reshape(b.attention(q, k, v, causal=False, scale=None), shape=(batch, channels), out="h")
-    return b.dense("out", h, features)  # type: ignore[no-any-return]
+    return b.dense("out", h, features)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
 from latentc.components.kit import Conditions, Operands
-from latentc.components.objectives._distillation import TEACHER, scale_condition, teacher_problems
-from latentc.components.parts import Problem
+from latentc.components.objectives._distillation import TEACHER, scale_condition, teacher_problems, undropped_problems
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.systems.consistency.consistency_loss import ConsistencyObjective, Pairs, predicted
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ConsistencyDistillation(ConsistencyObjective):
@@ -50,14 +47,8 @@ class ConsistencyDistillation(ConsistencyObjective):
                 f"`scale` is fixed, but condition `{cond}` also sets the guidance scale",
                 "keep one of the two",
             )
-        guided = cond is not None or self.scale != 1.0
-        if guided and not any(condition.nullable for condition in spec.conditions.values()):
-            message = (
-                "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
-            )
-            yield Problem(
-                ("scale",), message, "set the `dropout` of a condition to the value that the teacher was trained with"
-            )
+        if cond is not None or self.scale != 1.0:
+            yield from undropped_problems(spec, "scale")
 
     def columns(self, steps: int) -> dict[str, Array]:
         found = super().columns(steps)
@@ -87,7 +78,7 @@ class ConsistencyDistillation(ConsistencyObjective):
             if isinstance(scale, float) and scale == 1.0:
                 return given
             without = predicted(b, at, networks[TEACHER], conditions.null(b, cond), x, mark, "without")
-            return b.op("add", without, scale * (given - without), out=f"guided_{out}")  # type: ignore[no-any-return]
+            return b.op("add", without, scale * (given - without), out=f"guided_{out}")
 
         first = taught(x_t, "", "first")
         x_s = weighted_sum(b, "x_s", (at("euler_x"), x_t), (at("euler_out"), first))
@@ -96,6 +87,3 @@ class ConsistencyDistillation(ConsistencyObjective):
         second = taught(x_s, "_s", "second")
         terms = (("heun_x", x_t), ("heun_out", first), ("heun_x_s", x_s), ("heun_out_s", second))
         return weighted_sum(b, "x_s", *((at(key), value) for key, value in terms))
-
-
-__all__ = ["ConsistencyDistillation"]

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,7 @@ from latentc.components.objectives._reconstruction import PERCEPTUAL
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.edm import Edm
 from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import conversion
@@ -36,9 +36,6 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
 from latentc.systems.consistency.consistency_sampler import Consistency, consistent_interval
 from latentc.systems.consistency.growth import MOST, Grids, Growth
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 _LEAST = 0.002  # noise level at which trajectories end on a path that reaches the data: EDM's
 
@@ -66,7 +63,7 @@ class Pairs:
 
     def time(self, name: str) -> Var:
         """f32[B]: the time that networks take."""
-        return self.b.take(self.b.constant(self.columns[name], out=f"{name}_table"), self.number, axis=0, out=name)  # type: ignore[no-any-return]
+        return self.b.take(self.b.constant(self.columns[name], out=f"{name}_table"), self.number, axis=0, out=name)
 
 
 def problems_of_ends(objective: Objective, spec: Spec) -> Iterator[Problem]:
@@ -231,7 +228,7 @@ class ConsistencyObjective(Objective):
             ends = [np.log(self.parameterization().process.point(times).level) for times in self.pairs(steps)]
         erf = np.vectorize(math.erf)
         above, below = (erf((end - self.levels.mean) / (math.sqrt(2.0) * self.levels.std)) for end in ends)
-        return np.cumsum(above - below) / np.sum(above - below)  # type: ignore[no-any-return]
+        return np.cumsum(above - below) / np.sum(above - below)
 
     # ---- the loss
 
@@ -287,7 +284,7 @@ class ConsistencyObjective(Objective):
     def _distance(self, b: Builder, networks: Mapping[str, Network], f: Var, wanted: Var) -> Var:
         """f32[B]."""
         if self.distance == "perceptual":
-            return call(b, networks[PERCEPTUAL], "forward", {}, state=[f, wanted], out="distance")  # type: ignore[no-any-return]
+            return call(b, networks[PERCEPTUAL], "forward", {}, state=[f, wanted], out="distance")
         difference = b.op("sub", f, wanted, out="difference")
         if self.distance == "l1":
             return per_sample_mean(b, b.abs(difference), out="distance")
@@ -296,7 +293,7 @@ class ConsistencyObjective(Objective):
         axes = tuple(range(1, difference.type.rank))
         c = self.c * math.sqrt(math.prod(int(d) for d in difference.shape[1:]))
         square = b.sum(difference * difference, axes=axes, keepdims=False, out="square")
-        return b.add(b.sqrt(square + c * c), -c, out="distance")  # type: ignore[no-any-return]
+        return b.add(b.sqrt(square + c * c), -c, out="distance")
 
 
 def predicted(b: Builder, at: Pairs, network: Network, cond: Operands, x: Var, mark: str, out: str) -> Var:
@@ -310,6 +307,3 @@ def _end(b: Builder, at: Pairs, network: Network, cond: Operands, x: Var, mark: 
     """f at x and its time."""
     prediction = predicted(b, at, network, cond, x, mark, "prediction")
     return weighted_sum(b, out, (at(f"f_x{mark}"), x), (at(f"f_out{mark}"), prediction))
-
-
-__all__ = ["ConsistencyObjective", "Pairs", "predicted", "problems_of_ends"]

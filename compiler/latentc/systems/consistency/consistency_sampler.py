@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, consistency_function
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Consistency(ArraySampler):
@@ -98,6 +95,3 @@ def consistency_steps(alpha: Array, sigma: Array, least: float, subtract_least: 
         added = np.sqrt(np.maximum(added**2 - (scale * least) ** 2, 0.0))
     scale[-1], added[-1] = 1.0, 0.0
     return {"x": np.zeros_like(scale), "d": scale, "noise": added}
-
-
-__all__ = ["Consistency", "consistent_interval"]

@@ -31,6 +31,3 @@ class ConsistencyTraining(ConsistencyObjective):
         x0: Var, noise: Var, x_t: Var,
     ) -> Var:  # fmt: skip
         return weighted_sum(b, "x_s", (at("alpha_s"), x0), (at("sigma_s"), noise))
-
-
-__all__ = ["ConsistencyTraining"]

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components import OneOfThese
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call, training_method, training_noise
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, step_of
 from latentc.components.objectives.denoising import Noised, noised_at
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.edm import Edm
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.process import Boundary, Parameterization
@@ -26,9 +26,6 @@ from latentc.components.sums import Coefficient
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.consistency.consistency_loss import problems_of_ends
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 _BITS = 20  # q^stages is at most 2^20: with shorter steps, float32 rounds away most of the difference of two states
 _TINY = 1e-30  # least squared distance, so that equal ends have a gradient of 0
@@ -61,10 +58,8 @@ class EasyConsistencyTuning(Objective):
     c: float = Field(
         0.0, ge=0, description="c of the pseudo-Huber distance sqrt(|d|^2 + c^2) - c; 0: |d|, as the authors' default"
     )
+    NEEDS = "denoise"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "easy_consistency_tuning", "stages": 2, "c": 0.06}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise"),)
 
     def parameterization(self) -> Parameterization:
         boundary = Boundary(self.process.sigma_min, self.process.sigma_data)
@@ -126,7 +121,4 @@ class EasyConsistencyTuning(Objective):
             stage = b.sum(b.cast(begun, to="i64", out="begun"), axes=(0,), keepdims=False, out="stage")
             decay = b.take(b.constant(self.q ** -(stages + 1.0), out="decays"), stage, axis=0, out="decay")
         longer = m.affine(m.sigmoid(t * -self.b), self.k, 1.0, out="longer")
-        return b.op("mul", longer, decay, out="share")  # type: ignore[no-any-return]
-
-
-__all__ = ["EasyConsistencyTuning"]
+        return b.op("mul", longer, decay, out="share")

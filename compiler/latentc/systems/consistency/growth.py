@@ -71,13 +71,10 @@ class Grids:
         stage = b.sum(b.cast(begun, to="i64", out="begun"), axes=(0,), keepdims=False, out="stage")
         row = b.take(b.constant(rows, out="cumulative"), stage, axis=0, out="row")
         pair = _above(b, u, b.reshape(row, shape=(1, longest)))
-        return b.add(pair, b.take(b.constant(offsets, out="offsets"), stage, axis=0), out="pair")  # type: ignore[no-any-return]
+        return b.add(pair, b.take(b.constant(offsets, out="offsets"), stage, axis=0), out="pair")
 
 
 def _above(b: Builder, u: Var, table: Var) -> Var:
     """i64[B]: how many numbers of the table [1, N] are less than u f32[B]."""
     above = b.cast(b.greater(b.reshape(u, shape=(u.shape[0], 1)), table), to="i64", out="above")
-    return b.sum(above, axes=(1,), keepdims=False, out="pair")  # type: ignore[no-any-return]
-
-
-__all__ = ["MOST", "Grids", "Growth"]
+    return b.sum(above, axes=(1,), keepdims=False, out="pair")

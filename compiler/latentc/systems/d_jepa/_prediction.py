@@ -6,21 +6,17 @@ Symbols: B batch, T tokens of a sample, C channels of a token, D channels of its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Need, Network
-from latentc.components.kit import Operands, call
-from latentc.components.objectives._hidden_tokens import HiddenTokens
+from latentc.components.kit import call
+from latentc.components.objectives._hidden_tokens import Hidden, HiddenTokens
 from latentc.components.objectives.denoising import Terms
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sums import weighted_sum
-from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.ir.builder import Builder
 
 
 class FeaturePrediction(Closed):
@@ -54,26 +50,17 @@ class PredictedTokens(HiddenTokens):
             message = f"network `{target}` must be an average of `main`, whose features it predicts"
             yield Problem(("prediction", "target"), message, f"set `networks.{target}: {{kind: average}}`")
 
-    def with_others(
-        self,
-        b: Builder,
-        networks: Mapping[str, Network],
-        terms: Terms,
-        whole: Operands,
-        tokens: Var,
-        features: Var,
-        weight: Var,
-    ) -> Terms:
+    def with_others(self, b: Builder, networks: Mapping[str, Network], terms: Terms, of: Hidden) -> Terms:
         own = self.prediction
         if own is None:
             return terms
-        wanted = call(b, networks[own.target], "targets", whole, state=tokens, out="wanted")
-        guess = call(b, networks["main"], "predict", {}, features=features, out="guess")
+        wanted = call(b, networks[own.target], "targets", of.conditions, state=of.tokens, out="wanted")
+        guess = call(b, networks["main"], "predict", {}, features=of.features, out="guess")
         error = b.abs(b.op("sub", guess, b.stop_gradient(wanted), out="error"), out="error")
         below = b.minimum(error, own.beta, out="below")
         cost = b.mul(b.mul(below, error - 0.5 * below), 1 / own.beta, out="cost")
         cost = b.mean(cost, axes=(2,), keepdims=False, out="cost")
-        guessed = b.sum(cost * weight, axes=(1,), keepdims=False, out="prediction")
+        guessed = b.sum(cost * of.weight, axes=(1,), keepdims=False, out="prediction")
         total = weighted_sum(b, "total", (1.0, terms["loss"]), (own.weight, guessed))
         return {"loss": total, "base": terms.pop("loss"), **terms, "prediction": guessed}
 

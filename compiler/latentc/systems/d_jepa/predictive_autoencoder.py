@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,9 @@ from latentc.components.condition import Entry
 from latentc.components.contract import Method, Port
 from latentc.components.networks._masked_parts import MaskedParts, embedded, joined, keys_of, position
 from latentc.components.networks.masked_autoencoder import MaskedAutoencoder
-from latentc.components.parts import Positions, Problem, dense
+from latentc.components.parts import Positions, Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class FeaturePredictor(Closed):
@@ -121,7 +118,7 @@ class PredictiveParts(MaskedParts):
 
     def joined(self, b: Builder, c: Var, x: Var, tokens: Any) -> Var:
         x = self.placed(b, "encoder_pos", self.linear(b, "z_proj", x, c.shape[2]))
-        return b.concat(c, x, axis=1, out="x")  # type: ignore[no-any-return]
+        return b.concat(c, x, axis=1, out="x")
 
     def placed(self, b: Builder, name: str, x: Var) -> Var:
         """x [B, T, D] with learned positions, unless they are rotary."""
@@ -131,7 +128,7 @@ class PredictiveParts(MaskedParts):
         if self.config.positions is not None:
             return x
         c, x = b.split(x, axis=1, sizes=(x.shape[1] - tokens, tokens), out="c x")
-        return b.concat(c, self.placed(b, "decoder_pos", x), axis=1, out="x")  # type: ignore[no-any-return]
+        return b.concat(c, self.placed(b, "decoder_pos", x), axis=1, out="x")
 
     def features(self, b: Builder, x: Var, tokens: Any) -> Var:
         return self.of_tokens(b, "decoder_norm", x, tokens)
@@ -182,7 +179,7 @@ def predict(config: PredictiveAutoencoder) -> BlockBody:
     @module_class("MaskedAutoencoder", "predict", z="B T=tokens width")
     def predict(b: Builder, z: Var, *, width: int, known: int | None = None, **static: Any) -> Var:
         """Predicts the targets from the features z of a partly hidden sample."""
-        return b.sub("predictor", _predictor(config.predictor, config.weights), z, dim=width)  # type: ignore[no-any-return]
+        return b.sub("predictor", _predictor(config.predictor, config.weights), z, dim=width)
 
     return predict
 

@@ -339,17 +339,3 @@ def left(mb: ModuleBuilder, network: Network, exits: Network, cut: Cuts, number:
 
 def _ports(values: Sequence[Value], role: Role) -> tuple[Port, ...]:
     return tuple(Port(v.name, public(v.type), role) for v in values)
-
-
-__all__ = [
-    "Cuts",
-    "cuts",
-    "exit_methods",
-    "head",
-    "left",
-    "sizes",
-    "stage",
-    "trained",
-    "until",
-    "with_exits",
-]

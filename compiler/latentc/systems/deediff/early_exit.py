@@ -50,6 +50,3 @@ class EarlyExit(DenoisingTerm):
             doubt = b.op("sub", u, wanted, out="doubt")
             total.append(weighted_sum(b, "exit_loss", (1.0, layer), (self.uncertainty, doubt * doubt)))
         return weighted_sum(b, "early_exit", *((1.0, loss) for loss in total))
-
-
-__all__ = ["EarlyExit"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,14 +18,11 @@ from latentc.components.blocks.unet.layers import conv
 from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Method, Network, Port
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, Item, ModuleBuilder, Var, f32, module_class
 from latentc.ir.core import Origin, Value
 from latentc.ir.types import B, Named
 from latentc.systems.deediff.cuts import Cuts, cuts, head, sizes, trained
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class EarlyExits(Backbone):
@@ -123,20 +120,20 @@ def _tokens(b: Builder, features: Sequence[Var], of_maps: bool) -> Var:
     """f32[B, T, D]: each place of maps [B, D, ...] a token; tokens of several features are joined."""
     if of_maps:
         features = [_flat(b, x) for x in features]
-    return features[0] if len(features) == 1 else b.concat(*features, axis=2, out="x")  # type: ignore[no-any-return]
+    return features[0] if len(features) == 1 else b.concat(*features, axis=2, out="x")
 
 
 def _flat(b: Builder, x: Var) -> Var:
     """Tokens f32[B, T, D] of maps [B, D, ...]."""
     batch, channels, *space = x.shape
     flat = b.reshape(x, shape=(batch, channels, math.prod(space)), out="x")
-    return b.transpose(flat, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
+    return b.transpose(flat, perm=(0, 2, 1), out="x")
 
 
 def _maps(b: Builder, x: Var, places: Sequence[int], name: str) -> Var:
     """Maps [B, D, ...] of tokens f32[B, T, D] at `places` of a grid."""
     batch, _, channels = x.shape
-    return b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, channels, *places), out=name)  # type: ignore[no-any-return]
+    return b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, channels, *places), out=name)
 
 
 def _restored(b: Builder, i: int, j: int, x: Var, cut: Cuts, number: int, cond: Mapping[Value, Var]) -> Var:
@@ -188,4 +185,4 @@ def _estimator(b: Builder, x: Var, features: Var, *, dim: int, frequencies: int)
     """How uncertain a prediction from these tokens is, between 0 and 1: the mean over the tokens."""
     of_time = b.reshape(dense(b, "time", features, 1, False, "zeros"), shape=(x.shape[0], 1, 1), out="of_time")
     u = b.sigmoid(dense(b, "tokens", x, 1, True, "zeros") + of_time, out="u")
-    return b.mean(u, axes=(1, 2), keepdims=False, out="u")  # type: ignore[no-any-return]
+    return b.mean(u, axes=(1, 2), keepdims=False, out="u")

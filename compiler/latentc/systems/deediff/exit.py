@@ -18,7 +18,7 @@ from latentc.components import Index
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, call, first_channels
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Wrapper
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.guided import Replaced, column, extrapolated
@@ -31,7 +31,6 @@ from latentc_runtime.sources import Condition, ConditionSource, Setting, Setting
 
 if TYPE_CHECKING:
     from latentc.components.samplers.base import ArraySampler
-    from latentc.spec.schema import Spec
 
 NAME, STEP, BRANCH = "exit", "step", "branch"
 
@@ -254,7 +253,7 @@ def _index(b: Builder, name: str, sources: dict[str, Source], settings: list[Set
     """Adds an input i64[B] from 0 to `count` - 1, which is a setting of this name."""
     sources[name] = SettingSource(name)
     settings.append(Setting(name, 0.0, 0.0, count - 1.0))
-    return b.cast(b.input(name, f32(B)), to="i64", out="row" if name == STEP else name)  # type: ignore[no-any-return]
+    return b.cast(b.input(name, f32(B)), to="i64", out="row" if name == STEP else name)
 
 
 def _array(name: str, type: TensorType) -> Condition:
@@ -271,7 +270,4 @@ def _prior(table: Table) -> Any:
 def _scaled(b: Builder, x: Var, column: Any, row: Var, out: str) -> Var:
     """x times the row's number of a column f64[N]."""
     factor = b.take(b.constant(column, out=f"{out}_table"), row, axis=0)
-    return b.mul(x, b.reshape(factor, shape=(x.shape[0], *[1] * (x.type.rank - 1))), out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["Exit"]
+    return b.mul(x, b.reshape(factor, shape=(x.shape[0], *[1] * (x.type.rank - 1))), out=out)

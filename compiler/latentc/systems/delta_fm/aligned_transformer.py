@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components.capabilities import Role
 from latentc.components.contract import Method, Port
 from latentc.components.networks._alignment import Alignment, projector
 from latentc.components.networks.patch_transformer import Passage, PatchTransformer
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class AlignedTransformer(PatchTransformer):
@@ -28,6 +25,7 @@ class AlignedTransformer(PatchTransformer):
 
     kind: Literal["aligned_transformer"]  # type: ignore[assignment]
     alignment: Alignment = Field(description="projection heads for a feature alignment loss")
+    OUTPUTS = ("features",)
     EXAMPLE: ClassVar[dict[str, Any]] = {
         **PatchTransformer.EXAMPLE,
         "kind": "aligned_transformer",
@@ -37,9 +35,6 @@ class AlignedTransformer(PatchTransformer):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         yield from self.alignment.problems_of_depth(self.depth)
-
-    def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("features",)
 
     def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
         if spec.data.shape is None:

@@ -6,19 +6,16 @@ No other network gives an output that depends on nothing. Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Constant(Backbone):
@@ -50,4 +47,4 @@ class Constant(Backbone):
 def forward(b: Builder, x: Var, t: Var, *, shape: tuple[int, ...]) -> Var:
     """The same array for every sample, whatever its state x and time t."""
     value = b.param("value", f32(*shape), "zeros")
-    return b.broadcast_to(b.reshape(value, shape=(1, *shape)), x, shape=(x.shape[0], *shape), out="value")  # type: ignore[no-any-return]
+    return b.broadcast_to(b.reshape(value, shape=(1, *shape)), x, shape=(x.shape[0], *shape), out="value")

@@ -6,19 +6,16 @@ Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need
 from latentc.components.kit import call, per_sample_mean, training_method
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Var, f32
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Contrast(DenoisingTerm):
@@ -70,11 +67,8 @@ class Contrast(DenoisingTerm):
                 share = b.mean(kept, axes=(0,), keepdims=True, out="share")
                 distance = b.op("mul", distance, kept / b.maximum(share, 1e-6), out="distance")
         if self.mean is None:
-            return b.neg(distance, out="contrast")  # type: ignore[no-any-return]
+            return b.neg(distance, out="contrast")
         mean, target = denoised.networks[self.mean], denoised.at.truth
         guess = call(b, mean, training_method(mean), {}, state=target, time=denoised.at.network_time, out="mean")
         error = b.op("sub", guess, target, out="error")
-        return b.op("sub", per_sample_mean(b, error * error, out="mean_error"), distance, out="contrast")  # type: ignore[no-any-return]
-
-
-__all__ = ["Contrast"]
+        return b.op("sub", per_sample_mean(b, error * error, out="mean_error"), distance, out="contrast")

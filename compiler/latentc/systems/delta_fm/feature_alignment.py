@@ -6,18 +6,15 @@ Symbols: B batch, T tokens, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need
 from latentc.components.objectives._alignment import feature_problems, mean_cosine
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class FeatureAlignment(DenoisingTerm):
@@ -50,7 +47,4 @@ class FeatureAlignment(DenoisingTerm):
         for name, ours in zip(self.features, denoised.features, strict=True):
             cosine = mean_cosine(b, denoised.inputs[name], ours)
             total = cosine if total is None else b.op("add", total, cosine, out="cosine")
-        return b.op("mul", -1.0 / len(self.features), total, out="alignment")  # type: ignore[no-any-return]
-
-
-__all__ = ["FeatureAlignment"]
+        return b.op("mul", -1.0 / len(self.features), total, out="alignment")

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import (
-    Array,
-    Change,
-    GuidanceTerm,
-    Scheduled,
-    interval_problems,
-    within,
-)
+from latentc.components.guidance.guidance import Array, Change, GuidanceTerm, Scheduled, interval_problems, within
 from latentc.components.kit import call
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.samplers.guided import Predictions, column
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Interference(Scheduled, GuidanceTerm):
@@ -78,4 +68,4 @@ class WithoutInterference(Change):
             change = b.mul(scale, b.op("sub", mean, guided), out="correction")
         else:
             change = weighted_sum(b, "correction", (self.kept - 1.0, guided), (1.0, b.mul(scale, mean)))
-        return b.add(guided, weighted_sum(b, "correction", (weight, change)), out="corrected")  # type: ignore[no-any-return]
+        return b.add(guided, weighted_sum(b, "correction", (weight, change)), out="corrected")

@@ -18,7 +18,7 @@ class DiffitTransformer(PatchTransformer):
     EXAMPLE: ClassVar[dict[str, Any]] = {**PatchTransformer.EXAMPLE, "kind": "diffit_transformer"}
 
     def final_layer(self, b: Builder, norm: Norm, x: Var, c: Var, sequence: bool, **sizes: Any) -> Var:
-        return b.sub("final_layer", _final_layer(self, norm, sequence), x, **sizes)  # type: ignore[no-any-return]
+        return b.sub("final_layer", _final_layer(self, norm, sequence), x, **sizes)
 
 
 @cache

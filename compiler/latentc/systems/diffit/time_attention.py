@@ -37,7 +37,7 @@ class TimeAttention(Attention):
     def joint(self, call: Call, x: Var, size: Any, bias: bool) -> Var:
         b, qkv = call.b, super().joint(call, x, size, bias)
         added = dense(b, "qkv_condition", call.more[0], size, True, call.init, out="added")
-        return b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")  # type: ignore[no-any-return]
+        return b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
 
     def mask(self, call: Call, q: Var, k: Var) -> Var | None:
         whole_sequences(self, call.given)
@@ -54,4 +54,4 @@ def relative_bias(b: Builder, heads: int, grid: int, tokens: int) -> Var:
     rows = b.op("mul", b.reshape(offset, shape=(grid, 1, grid, 1)), span, out="rows")
     index = b.op("add", rows, b.reshape(offset, shape=(1, grid, 1, grid)), out="index")
     bias = b.embedding(table, b.reshape(index, shape=(tokens, tokens)), out="bias")
-    return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")  # type: ignore[no-any-return]
+    return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.blocks.feed_forwards._experts import RoutedExperts
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class CapacitySchedule(Closed):
@@ -28,7 +25,7 @@ class CapacitySchedule(Closed):
         passes = b.training_passes(count, otherwise=float(self.until), out="passes")
         left = (float(self.until) - passes) / float(self.until - self.hold)
         left = b.clamp(left, low=0.0, high=1.0, out="left")
-        return b.op("add", left * b.scalar(experts, left), (1.0 - left) * final, out="capacity")  # type: ignore[no-any-return]
+        return b.op("add", left * b.scalar(experts, left), (1.0 - left) * final, out="capacity")
 
 
 class CapacityExperts(RoutedExperts):
@@ -37,6 +34,8 @@ class CapacityExperts(RoutedExperts):
     capacity: float = Field(1.0, gt=0, le=1_024, description="mean number of experts per token (in training)")
     schedule: CapacitySchedule | None = Field(None, description="a higher capacity early in training; null: none")
 
+    EXAMPLE: ClassVar[dict[str, Any]] = {"experts": 4, "ratio": 2.0, "schedule": {"hold": 0, "until": 2}}
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.capacity > self.experts:
             message = f"a capacity of {self.capacity} experts per token exceeds `experts` ({self.experts})"
@@ -44,6 +43,3 @@ class CapacityExperts(RoutedExperts):
         if self.schedule is not None and self.schedule.until <= self.schedule.hold:
             message = f"`until` (pass {self.schedule.until}) must come after `hold` (pass {self.schedule.hold})"
             yield Problem(("schedule", "until"), message, f"choose more than {self.schedule.hold}")
-
-
-__all__ = ["CapacityExperts", "CapacitySchedule"]

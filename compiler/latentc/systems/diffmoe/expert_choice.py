@@ -19,12 +19,7 @@ class ExpertChoice(CapacityExperts):
     """
 
     kind: Literal["expert_choice"]
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "expert_choice",
-        "experts": 4,
-        "ratio": 2.0,
-        "schedule": {"hold": 0, "until": 2},
-    }
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "expert_choice", **CapacityExperts.EXAMPLE}
 
     def body(self, init: str) -> BlockBody:
         return _forward(self, init)

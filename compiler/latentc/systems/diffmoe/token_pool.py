@@ -32,12 +32,7 @@ class TokenPool(CapacityExperts):
         0.01, ge=0, description="weight of the capacity predictor's loss, added for every block and micro-batch"
     )
     momentum: float = Field(0.95, ge=0, lt=1, description="decay per training step of the averaged thresholds")
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "token_pool",
-        "experts": 4,
-        "ratio": 2.0,
-        "schedule": {"hold": 0, "until": 2},
-    }
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_pool", **CapacityExperts.EXAMPLE}
 
     def body(self, init: str) -> BlockBody:
         return _forward(self, init)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import Conditions, call, first_channels, per_sample_mean
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import NUMPY, Array
 from latentc.components.processes.prediction import conversion, functional
 from latentc.components.processes.process import Parameterization
@@ -25,9 +25,6 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
 from latentc_runtime.classify import GRID
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 PROGRAM = "classify"
 Norm = Literal["squared", "absolute", "huber"]
@@ -159,12 +156,12 @@ class Classify(Wrapper):
 
 def _error(b: Builder, difference: Var, norm: Norm) -> Var:
     if norm == "squared":
-        return b.mul(difference, difference)  # type: ignore[no-any-return]
+        return b.mul(difference, difference)
     size = b.abs(difference)
     if norm == "absolute":
-        return size  # type: ignore[no-any-return]
+        return size
     inside = b.minimum(size, 1.0)
-    return b.mul(inside, b.op("sub", size, b.mul(inside, 0.5)), out="huber")  # type: ignore[no-any-return]
+    return b.mul(inside, b.op("sub", size, b.mul(inside, 0.5)), out="huber")
 
 
 def spread_out(count: int) -> list[int]:
@@ -191,6 +188,3 @@ def quantiles(distribution: str, parameters: dict[str, float], count: int) -> Ar
         case "normal":
             return np.array([NormalDist().inv_cdf(float(q)) for q in middles])
     raise ValueError(f"the quantiles of distribution {distribution!r} are unknown")
-
-
-__all__ = ["PROGRAM", "Classify", "quantiles"]

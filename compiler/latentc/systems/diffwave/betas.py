@@ -54,6 +54,3 @@ class Betas(Spacing):
 
 def _end(process: Process) -> float:
     return process.last if process.data is None else process.data
-
-
-__all__ = ["Betas"]

@@ -28,6 +28,3 @@ class ClippedDdpm(Ddpm):
             return b.clamp(x, low=-self.clip_state, high=self.clip_state, out="x"), *others
 
         return replace(table, body=replace(table.body, step=clipped))
-
-
-__all__ = ["ClippedDdpm"]

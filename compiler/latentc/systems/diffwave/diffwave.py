@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 SLOPE = 0.4  # of the leaky ReLUs in the upsampler
 Even = Annotated[int, Field(gt=0, le=65_536, multiple_of=2)]
@@ -123,8 +120,7 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
             if entry.form == "array":
                 cond.append(b.sub("spectrogram_upsampler", _upsampler(config.upsampling), *operands))
             else:
-                prefix = f"{entry.ports[0].name}_embedder"
-                cond.append(entry.vector(b, prefix, operands, static["vector_width"], static))
+                cond.append(entry.vector(b, entry.prefix, operands, static["vector_width"], static))
         x = b.relu(layers.conv(b, "input_projection", x, width, 1, "kaiming_normal"), out="x")
         step = time.vector(b, "diffusion_embedding", t, time_width)
         skips = b.mul(x, 0.0, out="skips")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.condition import TimeEmbedding
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class StepTable(TimeEmbedding):
@@ -42,9 +39,7 @@ class StepTable(TimeEmbedding):
             yield Problem(("levels",), message, f"set `levels: {ends[1] + 1:g}`")
 
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
-        return b.sub(  # type: ignore[no-any-return]
-            name, step_embedding, t, dim=width, levels=self.levels, frequencies=self.frequencies
-        )
+        return b.sub(name, step_embedding, t, dim=width, levels=self.levels, frequencies=self.frequencies)
 
 
 def step_table(levels: int, frequencies: int) -> np.ndarray[Any, Any]:
@@ -70,4 +65,4 @@ def step_embedding(b: Builder, t: Var, *, dim: int, levels: int, frequencies: in
     below, above = b.take(table, low, axis=0, out="below"), b.take(table, high, axis=0, out="above")
     x = b.add(below, (above - below) * fraction, out="x")
     x = b.silu(b.dense("projection1", x, dim), out="x")
-    return b.silu(b.dense("projection2", x, dim))  # type: ignore[no-any-return]
+    return b.silu(b.dense("projection2", x, dim))

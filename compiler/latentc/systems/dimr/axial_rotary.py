@@ -43,7 +43,7 @@ def axial_rotary(b: Builder, q: Var, k: Var, grid: Any) -> tuple[Var, Var]:
 
     arXiv:2401.11605. Half of the pairs rotate with the row, half with the column; both run from -1 to 1.
     """
-    return b.sub("rotate", _forward(), q, k, heads=q.shape[1], head_dim=q.shape[3], grid=grid, out="q k")  # type: ignore[no-any-return]
+    return b.sub("rotate", _forward(), q, k, heads=q.shape[1], head_dim=q.shape[3], grid=grid, out="q k")
 
 
 @cache
@@ -74,7 +74,7 @@ def _forward() -> BlockBody:
         def turned(x: Var, name: str) -> Var:
             """Heads are rows of one long sequence, as each has angles of its own."""
             x = b.reshape(b.rms_norm(x, eps=1e-6) * length, shape=(batch, 1, heads * tokens, head_dim))
-            return b.reshape(b.rotary(x, cos, sin, interleaved=True), shape=q.shape, out=name)  # type: ignore[no-any-return]
+            return b.reshape(b.rotary(x, cos, sin, interleaved=True), shape=q.shape, out=name)
 
         return turned(q, "q"), turned(k, "k")
 

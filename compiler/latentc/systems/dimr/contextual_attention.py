@@ -30,7 +30,7 @@ def contextual_attention(
         raise Refusal(message, help, part=mixer)
     assert isinstance(mixer, Attention)
     sizes = {**static, "dim": dim, "context_dim": context[0].shape[2]}
-    return b.sub("attn", _module(mixer, init), x, *context, **sizes)  # type: ignore[no-any-return]
+    return b.sub("attn", _module(mixer, init), x, *context, **sizes)
 
 
 @cache
@@ -55,6 +55,3 @@ def _module(config: Attention, init: str) -> BlockBody:
         return config.projected(call, config.mixed(call, q, k, v))
 
     return attention
-
-
-__all__ = ["contextual_attention"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.mixers.depthwise_conv import problems_of_kernel
 from latentc.components.layers import depthwise
-from latentc.components.parts import PlainMixer, Problem
+from latentc.components.parts import PlainMixer, Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ConvNextConv(PlainMixer):

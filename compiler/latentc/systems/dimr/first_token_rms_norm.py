@@ -38,7 +38,7 @@ class FirstTokenRmsNorm(SituatedNorm):
         return self._applied(b, name, x, **({"grid": grid} if self.rows else {}))
 
     def _applied(self, b: Builder, name: str, x: Var, **grid: Any) -> Var:
-        return b.sub(name, _forward(self), x, dim=x.shape[-1], **grid)  # type: ignore[no-any-return]
+        return b.sub(name, _forward(self), x, dim=x.shape[-1], **grid)
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,14 +24,11 @@ from latentc.components.contract import Network, Port
 from latentc.components.kit.tokens import joined
 from latentc.components.layers import conv, patch_conv
 from latentc.components.networks._stages import Heads, long_skips
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.dimr.axial_rotary import AxialAttention
 from latentc.systems.dimr.timed_norms import TimedLayerNorm
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 NORM = TimedLayerNorm(kind="timed_layer_norm")
 """Of what enters from the branch below, and before each output."""
@@ -281,9 +278,9 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
             others = others[1:]
         before, context = 0, list[tuple[Var, Var | None]]()
         for entry, operands in with_operands(entries, others):
-            prefix, looked_at = f"{entry.ports[0].name}_embedder", config._looked_at(entry)
+            looked_at = config._looked_at(entry)
             any_width = looked_at and condition.takes_any_width
-            embedded, mask = entry.tokens(b, prefix, operands, width, static, any_width)
+            embedded, mask = entry.tokens(b, entry.prefix, operands, width, static, any_width)
             if looked_at:
                 context.append((embedded, mask))
                 continue

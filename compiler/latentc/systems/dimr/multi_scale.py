@@ -6,7 +6,7 @@ Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,10 @@ from latentc.components.contract import Need
 from latentc.components.kit import per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.systems.dimr.multi_resolution import MultiResolution
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MultiScale(DenoisingTerm):
@@ -59,7 +56,4 @@ class MultiScale(DenoisingTerm):
 
 
 def _shrunk(b: Builder, target: Var, ratio: int) -> Var:
-    return b.op("mul", b.avg_pool(target, size=ratio), float(ratio), out="coarse_target")  # type: ignore[no-any-return]
-
-
-__all__ = ["MultiScale"]
+    return b.op("mul", b.avg_pool(target, size=ratio), float(ratio), out="coarse_target")

@@ -24,4 +24,4 @@ class Scalar(TimeFeatures):
     def features(self, b: Builder, t: Var, **static: Any) -> Var:
         scaled = t if self.scale == 1.0 else t * self.scale
         scaled = scaled if self.shift == 0.0 else scaled + self.shift
-        return b.reshape(scaled, shape=(t.shape[0], 1), out="t")  # type: ignore[no-any-return]
+        return b.reshape(scaled, shape=(t.shape[0], 1), out="t")

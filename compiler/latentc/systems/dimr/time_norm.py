@@ -47,7 +47,7 @@ class TimeNorm(BlockCondition):
         mixer, norm, t, grid = parts.mixer, parts.norm, given.values["t"], static.get("grid")
 
         def dropped(x: Var) -> Var:
-            return b.dropout(x, p=self.dropout) if self.dropout else x  # type: ignore[no-any-return]
+            return b.dropout(x, p=self.dropout) if self.dropout else x
 
         def normed(name: str, x: Var) -> Var:
             return norm.at(b, name, x, t, grid) if isinstance(norm, SituatedNorm) else norm.apply(b, name, x)

@@ -39,7 +39,7 @@ class TimedLayerNorm(SituatedNorm):
 
     def at(self, b: Builder, name: str, x: Var, t: Var, grid: Any) -> Var:
         scale = timed(b, f"{name}_scale", t, x.shape[-1], "ones")
-        return b.layer_norm(x, eps=self.eps) * scale + timed(b, f"{name}_shift", t, x.shape[-1], "zeros")  # type: ignore[no-any-return]
+        return b.layer_norm(x, eps=self.eps) * scale + timed(b, f"{name}_shift", t, x.shape[-1], "zeros")
 
 
 class TimedRmsNorm(SituatedNorm):
@@ -54,12 +54,12 @@ class TimedRmsNorm(SituatedNorm):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timed_rms_norm"}
 
     def at(self, b: Builder, name: str, x: Var, t: Var, grid: Any) -> Var:
-        return b.rms_norm(x, eps=self.eps) * timed(b, name, t, x.shape[-1], "ones")  # type: ignore[no-any-return]
+        return b.rms_norm(x, eps=self.eps) * timed(b, name, t, x.shape[-1], "ones")
 
 
 def timed(b: Builder, name: str, t: Var, dim: int, init: Literal["ones", "zeros"]) -> Var:
     """A vector of `dim` numbers that starts as `init`, at time t f32[B, 1]: f32[B, 1, D]."""
-    return b.sub(name, _timed(init), t, dim=dim, out=name)  # type: ignore[no-any-return]
+    return b.sub(name, _timed(init), t, dim=dim, out=name)
 
 
 @cache

@@ -19,6 +19,7 @@ from latentc.components.blocks.stochastic_depth import DropPath, dropped, droppi
 from latentc.components.decoding import Given
 from latentc.components.kit.patches import image
 from latentc.components.parts import Mixer, Norm, Problem, TokenNorm, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
 from latentc.systems.uvit.one_sequence import OneSequence, without_prefix
 
@@ -92,16 +93,12 @@ class Dis(OneSequence):
         cond = _sum(b, prefix) if len(prefix) > 1 else []  # the time alone does not modulate the last layer
         ends = {"dim": width, "grid": sizes["size"] // patch, "patch": patch, "out_channels": sizes["out_channels"]}
         x = without_prefix(b, x, prefix, patches)
-        return b.sub("final_layer", _final_layer(), x, *cond, out="x", **ends)  # type: ignore[no-any-return]
+        return b.sub("final_layer", _final_layer(), x, *cond, out="x", **ends)
 
 
 def _sum(b: Builder, tokens: list[Var]) -> list[Var]:
     """The sum of tokens f32[B, n, D] as f32[B, D]."""
-    rows = [b.sum(token, axes=(1,), keepdims=False) for token in tokens]
-    total = rows[0]
-    for row in rows[1:]:
-        total = b.op("add", total, row, out="c")
-    return [total]
+    return [summed(b, "c", [b.sum(token, axes=(1,), keepdims=False) for token in tokens])]
 
 
 @cache

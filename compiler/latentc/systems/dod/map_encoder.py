@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Form
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MapEncoder(Backbone):
@@ -55,12 +52,7 @@ class MapEncoder(Backbone):
         "decoder_depth": 1,
         "bottleneck": 4,
         "patch": 4,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp", "ratio": 2},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": {**Block.EXAMPLE, "feed_forward": {"kind": "gelu_mlp", "ratio": 2}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"encode"})
@@ -144,11 +136,11 @@ def _network(config: MapEncoder) -> BlockBody:
 def _as_map(b: Builder, x: Var, grid: Any) -> Var:
     """[B, D, grid, grid] of tokens [B, T, D]."""
     batch, _, width = x.shape
-    return b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, width, grid, grid), out="x")  # type: ignore[no-any-return]
+    return b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, width, grid, grid), out="x")
 
 
 def _as_tokens(b: Builder, x: Var) -> Var:
     """[B, T, D] of a map [B, D, grid, grid]."""
     batch, width, rows, columns = x.shape
     x = b.reshape(x, shape=(batch, width, rows * columns))
-    return b.transpose(x, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
+    return b.transpose(x, perm=(0, 2, 1), out="x")

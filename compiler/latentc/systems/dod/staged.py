@@ -6,7 +6,7 @@ Symbols: B batch, C channels, S stages.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from latentc.components import OneOf
 from latentc.components.condition import GivenInput, encoders
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
 from latentc.components.samplers.guided import Request
@@ -22,9 +22,6 @@ from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Staged(Sampler):
@@ -122,6 +119,3 @@ class Staged(Sampler):
         settings = tuple({guide.input: Setting(guide.setting, guide.default) for guide in guides}.values())
         count = self.stages * table.all_progress.size
         return Program(entry, self.kind, self.steps, count, sources, settings)
-
-
-__all__ = ["Staged"]

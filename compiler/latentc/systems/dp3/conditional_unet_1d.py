@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 FINAL_GROUPS = 8  # of the last group norm, whatever `groups` is
 
@@ -112,10 +109,8 @@ def _network(config: ConditionalUnet1d, time: TimeEmbedding, entries: tuple[Entr
         """Predicts from noisy sequences x at time t, given the conditions."""
         parts = [time.vector(b, "time_embedder", t, time_width)]
         for entry, operands in with_operands(entries, conditions):
-            embedder = f"{entry.ports[0].name}_embedder"
-            parts.append(
-                operands[0] if entry.form == "array" else entry.vector(b, embedder, operands, time_width, static)
-            )
+            array = entry.form == "array"
+            parts.append(operands[0] if array else entry.vector(b, entry.prefix, operands, time_width, static))
         c = b.concat(*parts, axis=1, out="c") if len(parts) > 1 else parts[0]
         x = b.transpose(x, perm=(0, 2, 1), out="x")
 
@@ -148,7 +143,7 @@ def _resampled(b: Builder, name: str, x: Var, op: Literal["conv", "conv_transpos
     channels, kernel = x.shape[1], 3 if op == "conv" else 4
     weight = b.param(f"{name}.weight", f32(channels, channels, kernel), "linear_default", fan_in=channels * kernel)
     bias = b.param(f"{name}.bias", f32(channels), "linear_default", fan_in=channels * kernel)
-    return b.op(op, x, weight, bias, stride=2, padding=1, out="x")  # type: ignore[no-any-return]
+    return b.op(op, x, weight, bias, stride=2, padding=1, out="x")
 
 
 @module_class("ConvBlock", x="B channels T")

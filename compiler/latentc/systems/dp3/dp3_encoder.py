@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.fields import AxisName
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 _NORM = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
 

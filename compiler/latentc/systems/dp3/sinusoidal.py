@@ -22,9 +22,7 @@ class Sinusoidal(TimeEmbedding):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sinusoidal"}
 
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
-        return b.sub(  # type: ignore[no-any-return]
-            name, sinusoidal_embedding, t, dim=width, hidden=self.ratio * width, max_period=self.max_period
-        )
+        return b.sub(name, sinusoidal_embedding, t, dim=width, hidden=self.ratio * width, max_period=self.max_period)
 
 
 @module_class("SinusoidalEmbedding")

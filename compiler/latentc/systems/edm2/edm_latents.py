@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field as Option
 
 from latentc.components.dataset import Data
 from latentc.components.fields import DataPath, Field
-from latentc.components.parts import Problem
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc.components.parts import Problem, Spec
 
 
 class EdmLatents(Data):

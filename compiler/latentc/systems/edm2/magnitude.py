@@ -60,7 +60,7 @@ class MagnitudeBlock(Closed):
             static[way] = True
         shortcut = int(x.shape[1]) != int(features)
         body = _block(self, x.type.rank - 2, way, attends, shortcut, normalizes)
-        return b.sub(name, body, x, c, out="x", **static)  # type: ignore[no-any-return]
+        return b.sub(name, body, x, c, out="x", **static)
 
 
 @cache
@@ -123,6 +123,3 @@ def _attention(config: MagnitudeBlock, axes: int) -> BlockBody:
         return b.mp_sum(x, h, balance=config.attention_balance, out="x")
 
     return forward
-
-
-__all__ = ["MagnitudeBlock", "mp_conv"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,12 +15,9 @@ from latentc.components.blocks.unet.layers import Way
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.layers import mp_linear
 from latentc.components.networks._levels import LevelsDenoiser, Path, denoising, scaled, whole
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 from latentc.systems.edm2.magnitude import MagnitudeBlock, mp_conv
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MagnitudePreservingUnet(LevelsDenoiser):
@@ -102,11 +99,8 @@ def _embedder(balance: float, time: TimeFeatures, entries: tuple[Entry, ...]) ->
         x = time.features(b, t, **{k: static[k] for k in time.static()})
         c = mp_linear(b, "linear", x, embedding, out="c", size=time.count(static["frequencies"]))
         for entry, own in with_operands(entries, operands):
-            cond = entry.vector(b, f"{entry.ports[0].name}_embedder", own, embedding, static)
+            cond = entry.vector(b, entry.prefix, own, embedding, static)
             c = b.mp_sum(c, cond, balance=balance, out="c")
         return b.mp_silu(c, out="c")
 
     return embedder
-
-
-__all__ = ["MagnitudePreservingUnet"]

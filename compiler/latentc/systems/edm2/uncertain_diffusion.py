@@ -6,7 +6,7 @@ Symbols: B batch; u the log-variance of the error.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,11 +14,8 @@ from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import not_frozen
 from latentc.components.objectives.diffusion import Diffusion
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class UncertainDiffusion(Diffusion):
@@ -49,6 +46,3 @@ class UncertainDiffusion(Diffusion):
         mse = self.loss(at, denoised.prediction)["loss"]
         u = call(b, networks[self.uncertainty], "forward", {}, time=at.network_time, out="u")
         return self.published(mb, denoised, {"loss": b.add(mse * b.exp(-u), u, out="loss"), "mse": mse}, spec)
-
-
-__all__ = ["UncertainDiffusion"]

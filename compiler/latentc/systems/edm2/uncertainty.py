@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,13 +16,10 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Network, Port
 from latentc.components.layers import mp_linear
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 from latentc.systems.edm2.phased_fourier import PhasedFourier
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Uncertainty(Backbone):
@@ -54,9 +51,6 @@ def _network(time: TimeFeatures) -> BlockBody:
     def forward(b: Builder, t: Var, *, frequencies: int) -> Var:
         """The log-variance of the error at time t."""
         x = time.features(b, t, frequencies=frequencies)
-        return b.reshape(mp_linear(b, "linear", x, 1, size=frequencies), shape=(t.shape[0],))  # type: ignore[no-any-return]
+        return b.reshape(mp_linear(b, "linear", x, 1, size=frequencies), shape=(t.shape[0],))
 
     return forward
-
-
-__all__ = ["Uncertainty"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,9 @@ from latentc.components import Index
 from latentc.components.contract import Network
 from latentc.components.guidance.scores._score import DataSlope, GuidingScore, data_estimate, score_of_data
 from latentc.components.kit import Operands
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 SWITCH, DEPTH = 3.0, 8
 """Where, below zero, the error function gives way to a continued fraction of so many terms (relative error 3e-6)."""
@@ -72,12 +69,12 @@ class Event(GuidingScore):
         axes = tuple(range(1, data.type.rank))
         match self.number:
             case "max":
-                return b.max(data, axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
+                return b.max(data, axes=axes, keepdims=False, out="number")
             case "min":
-                return b.neg(b.max(b.neg(data), axes=axes, keepdims=False), out="number")  # type: ignore[no-any-return]
+                return b.neg(b.max(b.neg(data), axes=axes, keepdims=False), out="number")
             case "square":
-                return b.mean(b.mul(data, data), axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
-        return b.mean(data, axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
+                return b.mean(b.mul(data, data), axes=axes, keepdims=False, out="number")
+        return b.mean(data, axes=axes, keepdims=False, out="number")
 
     def build(
         self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network], time: Var | None = None
@@ -120,4 +117,4 @@ def log_normal_cdf(b: Builder, x: Var) -> Var:
         ratio = b.add(far, b.div(b.scalar(float(k), far), ratio), out="ratio")
     density = b.add(b.mul(b.mul(far, far), -0.5), -0.5 * math.log(2 * math.pi), out="log_density")
     tail = b.op("sub", density, b.log(ratio), out="tail")
-    return b.where(b.less(x, -SWITCH), tail, b.log(cdf), out="log_p")  # type: ignore[no-any-return]
+    return b.where(b.less(x, -SWITCH), tail, b.log(cdf), out="log_p")

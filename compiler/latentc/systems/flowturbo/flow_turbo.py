@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.guidance.guidance import ScheduledGuidance, asked_scale, guidance_problems, scale_at
 from latentc.components.kit import Conditions, Operands, both_branches, call
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.types import B, f32
 from latentc.systems.flowturbo.velocity_refinement import carried, carried_problems
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class FlowTurbo(Sampler):
@@ -77,9 +73,6 @@ class FlowTurbo(Sampler):
         if self.guidance is not None:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
 
-    def with_steps(self, steps: int) -> FlowTurbo:
-        return self
-
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`: x f32[B, C, ...] of normals, the conditions, scale f32[B] with guidance -> x."""
         target = parameterization_of(spec.objective)
@@ -89,7 +82,8 @@ class FlowTurbo(Sampler):
         b = mb.function(entry)
         x = b.input("x", main.methods["forward"].input("state").type)
         operands = conditions.operands(b, conditions.inputs(b))
-        scale = b.input("scale", f32(B)) if self.guidance else None
+        sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
+        scale, settings = asked_scale(b, self.guidance, sources)
         channels = self.guidance.channels if self.guidance else None
         if process.prior_scale(process.first) != 1.0:
             x = b.mul(x, process.prior_scale(process.first), out="x")
@@ -114,9 +108,6 @@ class FlowTurbo(Sampler):
         mb.entries[entry] = b.finish(
             doc=f"FlowTurbo, {self.heun} steps of Heun, {self.pseudo} pseudo-corrector steps, {self.refined} refined"
         )
-        sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
-        sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         evaluations = self.heun + self.pseudo + first + 2 * self.refined
         return Program(entry, self.kind, self.steps, evaluations, sources, settings)
 
@@ -234,6 +225,3 @@ class _Stage:
             tables=tables,
             names=names,
         )
-
-
-__all__ = ["FlowTurbo"]

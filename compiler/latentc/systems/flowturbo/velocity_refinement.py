@@ -6,7 +6,7 @@ Symbols: B batch; x_t the data noised to time t, v the velocity there, dt the st
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,16 +18,13 @@ from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import noised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.process import Parameterization
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class VelocityRefinement(Objective):
@@ -96,6 +93,3 @@ def carried_problems(network: str, spec: Spec) -> Iterator[Problem]:
     if len(names) > 1:
         message = f"network `{network}` refines one array, but the sampler carries {', '.join(names)}"
         yield Problem((), message, f"keep `conditioning.{names[0]}`")
-
-
-__all__ = ["VelocityRefinement", "carried", "carried_problems"]

@@ -6,18 +6,15 @@ Symbols: B batch, C channels, F frames, N vectors of all planes, Z channels of t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.networks._query_parts import Grid
 from latentc.components.networks.query_autoencoder import QueryAutoencoder
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.systems.four_plane.planes import as_planes, from_planes, plane_tokens
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PlaneAutoencoder(QueryAutoencoder):
@@ -69,11 +66,11 @@ class PlaneAutoencoder(QueryAutoencoder):
         if given == frames or self.filled_by == "last":
             return super().filled_up(b, x, frames)
         nearest = [round(i * (given - 1) / (frames - 1)) for i in range(frames)]
-        return b.take(x, b.constant(nearest, "i64", out="nearest"), axis=2, out="x")  # type: ignore[no-any-return]
+        return b.take(x, b.constant(nearest, "i64", out="nearest"), axis=2, out="x")
 
     def as_tokens(self, b: Builder, x: Var, grid: Grid, tokens: Any) -> Var:
         made = as_planes(b, x, grid, self.planes, self.planes_by, self.weights)
-        return b.reshape(made, shape=(x.shape[0], tokens, x.shape[2]), out="x")  # type: ignore[no-any-return]
+        return b.reshape(made, shape=(x.shape[0], tokens, x.shape[2]), out="x")
 
     def from_latents(self, b: Builder, z: Var, grid: Grid, width: Any) -> Var:
         z = from_planes(b, z, grid, self.planes, self.planes_as == "joined")

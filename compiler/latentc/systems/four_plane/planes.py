@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from latentc.components.parts import dense
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, Var
 
 Grid = tuple[int, int, int]
@@ -42,7 +43,7 @@ def as_planes(b: Builder, x: Var, grid: Grid, planes: int, by: Literal["mean", "
         of_rows = b.reshape(of_rows, shape=(batch, frames * columns, channels), out="of_rows")
         of_columns = b.mean(volume, axes=(3,), keepdims=False)
         of_columns = b.reshape(of_columns, shape=(batch, frames * rows, channels), out="of_columns")
-        return b.concat(of_frames, of_rows, of_columns, axis=1, out="planes")  # type: ignore[no-any-return]
+        return b.concat(of_frames, of_rows, of_columns, axis=1, out="planes")
     volume = b.reshape(x, shape=(batch, frames, rows, columns, channels), out="volume")
     part, made = frames // count, []
     for i, name in enumerate(_names(planes)):
@@ -53,7 +54,7 @@ def as_planes(b: Builder, x: Var, grid: Grid, planes: int, by: Literal["mean", "
         _, first, second, length, _ = x.shape
         x = b.reshape(x, shape=(batch, first * second, length * channels), out=name)
         made.append(dense(b, f"planes.{name}", x, channels, True, init, out=name))
-    return b.concat(*made, axis=1, out="planes")  # type: ignore[no-any-return]
+    return b.concat(*made, axis=1, out="planes")
 
 
 def from_planes(b: Builder, z: Var, grid: Grid, planes: int, joined: bool) -> Var:
@@ -67,10 +68,7 @@ def from_planes(b: Builder, z: Var, grid: Grid, planes: int, joined: bool) -> Va
         spread.append((name, b.reshape(plane, shape=(batch, frames, rows, columns, channels), out=name)))
         start = stop
     if not joined:
-        total = spread[0][1]
-        for _, plane in spread[1:]:
-            total = b.add(total, plane, out="volume")
-        return _flat(b, total, grid, channels)
+        return _flat(b, summed(b, "volume", [plane for _, plane in spread]), grid, channels)
     shape = (batch, *grid, channels)
     whole = [b.broadcast_to(plane, plane, shape=shape, out=name) for name, plane in spread]
     return _flat(b, b.concat(*whole, axis=4, out="volume"), grid, planes * channels)
@@ -82,7 +80,4 @@ def _names(planes: int) -> tuple[str, ...]:
 
 def _flat(b: Builder, volume: Var, grid: Grid, channels: Any) -> Var:
     frames, rows, columns = grid
-    return b.reshape(volume, shape=(volume.shape[0], frames * rows * columns, channels), out="volume")  # type: ignore[no-any-return]
-
-
-__all__ = ["as_planes", "from_planes", "plane_tokens"]
+    return b.reshape(volume, shape=(volume.shape[0], frames * rows * columns, channels), out="volume")

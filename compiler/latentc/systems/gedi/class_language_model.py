@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,11 +17,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks.language_model import LanguageModel, context_of, features_of, logits_of, with_start
+from latentc.components.parts import Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ClassLanguageModel(LanguageModel):
@@ -115,5 +113,5 @@ def _weigh(biased: bool) -> BlockBody:
 def next_class(b: Builder, y: Var, k: int, count: int, out: str = "") -> Var:
     """i64[B]: (y + k) mod `count`, for y i64[B]."""
     if count == 2:
-        return b.op("sub", 1, y, out=out)  # type: ignore[no-any-return]
-    return b.take(b.constant((np.arange(count) + k) % count, out="next"), y, axis=0, out=out)  # type: ignore[no-any-return]
+        return b.op("sub", 1, y, out=out)
+    return b.take(b.constant((np.arange(count) + k) % count, out="next"), y, axis=0, out=out)

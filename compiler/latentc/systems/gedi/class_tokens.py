@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,10 @@ from latentc.components.kit.calls import per_sample_mean
 from latentc.components.kit.texts import counted
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B, Named
 from latentc.systems.gedi.class_language_model import next_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class GenerativeDiscriminative(Objective):
@@ -71,7 +68,7 @@ class GenerativeDiscriminative(Objective):
             """Mean log-probability of the tokens, f32[B]."""
             logits = call(b, network, "forward", cond, state=given, out="logits")
             losses = token_losses(b, logits, tokens)
-            return b.neg(mean_of_text(b, losses, tokens, spec.data.modelled.end), out=out)  # type: ignore[no-any-return]
+            return b.neg(mean_of_text(b, losses, tokens, spec.data.modelled.end), out=out)
 
         own, classes = log_p(cond, "own"), spec.data.classes
         others = [next_class(b, cond["y"], k, classes, "other_y") for k in range(1, classes)]
@@ -94,4 +91,4 @@ def mean_of_text(b: Builder, losses: Var, tokens: Var, end: int | None) -> Var:
     if counts is None:
         return per_sample_mean(b, losses, out="loss")
     total = b.sum(losses * counts, axes=(1,), keepdims=False, out="total")
-    return b.div(total, b.sum(counts, axes=(1,), keepdims=False), out="loss")  # type: ignore[no-any-return]
+    return b.div(total, b.sum(counts, axes=(1,), keepdims=False), out="loss")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import log
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,15 +16,12 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.tokens import rank
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.samplers.autoregressive import Autoregressive
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.gedi.class_language_model import next_class
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Gedi(Autoregressive):
@@ -190,9 +187,9 @@ class Gedi(Autoregressive):
         mass = b.cumsum(b.take_along(b.softmax(led, axis=1), order, axis=1), axis=1, out="mass")
         own = b.take_along(mass, rank(b, log_class), axis=1, out="mass")
         out = b.logical_and(b.less(own, self.filter), b.less(log_class, log(self.target)))
-        return b.where(out, led - 10_000.0, led, out="led")  # type: ignore[no-any-return]
+        return b.where(out, led - 10_000.0, led, out="led")
 
 
 def _log_softmax(b: Builder, logits: Var) -> Var:
     total = b.reshape(b.logsumexp(logits, axis=1), shape=(logits.shape[0], 1))
-    return b.op("sub", logits, total, out="log_p")  # type: ignore[no-any-return]
+    return b.op("sub", logits, total, out="log_p")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentc.components.contract import Network
 from latentc.components.kit.calls import call
 from latentc.components.kit.patches import patchify, unpatchify
+from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 def adaptors(spec: Spec) -> tuple[str, ...]:
@@ -24,7 +22,7 @@ def tokens_of(b: Builder, networks: Mapping[str, Network], spec: Spec, x: Var, p
     vectors.
     """
     if x.type.rank == 3:
-        return b.transpose(x, perm=(0, 2, 1), out="tokens")  # type: ignore[no-any-return]
+        return b.transpose(x, perm=(0, 2, 1), out="tokens")
     for name in adaptors(spec):
         x = call(b, networks[name], "forward", {}, state=x, out="adapted")
     return patchify(b, x, patch)
@@ -34,12 +32,9 @@ def sample_of(b: Builder, networks: Mapping[str, Network], spec: Spec, tokens: V
     """The inverse of `tokens_of`."""
     assert spec.data.shape is not None
     if len(spec.data.shape) == 2:
-        return b.transpose(tokens, perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
+        return b.transpose(tokens, perm=(0, 2, 1), out="x")
     channels, height, width = spec.data.shape
     x = unpatchify(b, tokens, (channels, height, width), patch=patch)
     for name in reversed(adaptors(spec)):
         x = call(b, networks[name], "inverse", {}, state=x, out="x")
     return x
-
-
-__all__ = ["adaptors", "sample_of", "tokens_of"]

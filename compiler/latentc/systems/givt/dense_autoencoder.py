@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.networks._query_parts import Grid, Place
 from latentc.components.networks.query_autoencoder import QueryAutoencoder
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.ops.image import resizing
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class DenseAutoencoder(QueryAutoencoder):
@@ -65,9 +62,9 @@ class DenseAutoencoder(QueryAutoencoder):
         batch, tokens, width = x.shape
         if self.resized_by == "matrix":
             matrix = b.param(f"{name}.weight", f32(tokens, count), "xavier_uniform")
-            return b.matmul(b.transpose(matrix, perm=(1, 0)), x, out="x")  # type: ignore[no-any-return]
+            return b.matmul(b.transpose(matrix, perm=(1, 0)), x, out="x")
         side, wanted = math.isqrt(tokens), math.isqrt(count)
         matrix = b.constant(resizing(side, wanted, "antialiased"), out="resizing")
         x = b.matmul(matrix, b.reshape(x, shape=(batch, side, side * width)), out="rows")
         x = b.matmul(matrix, b.reshape(x, shape=(batch, wanted, side, width)), out="cells")
-        return b.reshape(x, shape=(batch, count, width), out="x")  # type: ignore[no-any-return]
+        return b.reshape(x, shape=(batch, count, width), out="x")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.objectives.autoencoding import Autoencoding
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class LabelAutoencoding(Autoencoding):
@@ -50,7 +47,7 @@ class LabelAutoencoding(Autoencoding):
             own = b.sum(label * b.log_softmax(logits, axis=1), axes=(1,), keepdims=False, out="likelihood")
             own, start = b.neg(own, out="error"), start + classes
             errors.append(self._labelled(b, own, label) if self.unlabelled else self.reduced(b, own))
-        return reduce(lambda total, error: b.add(total, error, out="error"), errors)
+        return summed(b, "error", errors)
 
     def _labelled(self, b: Builder, error: Var, label: Var) -> Var:
         """f32[B]: the mean or sum of an error [B, ...] over the pixels whose label is not the first class."""
@@ -59,9 +56,6 @@ class LabelAutoencoding(Autoencoding):
         counts = b.op("sub", 1.0, b.reshape(first, shape=error.shape), out="counts")
         total = b.sum(error * counts, axes=axes, keepdims=False, out="error")
         if self.reduction == "sum":
-            return total  # type: ignore[no-any-return]
+            return total
         count = b.maximum(b.sum(counts, axes=axes, keepdims=False), 1e-6, out="count")
-        return b.div(total, count, out="error")  # type: ignore[no-any-return]
-
-
-__all__ = ["LabelAutoencoding"]
+        return b.div(total, count, out="error")

@@ -6,25 +6,22 @@ Symbols: B batch, T tokens of a sample, C channels of a token, K beams, F draws 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import scale_at
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.guidance.guidance import asked_scale, scale_at
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.beams import of_beams, repeated
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.givt.adaptors import sample_of
 from latentc.systems.givt.mixtures_parts import Mixture
 from latentc.systems.givt.mixtures_sampler import MixtureSampler, rows_of
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class MixtureAutoregressive(MixtureSampler):
@@ -45,15 +42,13 @@ class MixtureAutoregressive(MixtureSampler):
         le=1e6,
         description="temperature at which prefixes are drawn without replacement; 0: the most likely continue",
     )
+    NEEDS = "next_mixture"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mixture_autoregressive",
         "temperature": 0.95,
         "guidance": {"scale": 1.4},
         "proposals": 8,
     }
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_mixture"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -64,9 +59,6 @@ class MixtureAutoregressive(MixtureSampler):
         if self.randomness > 0 and self.beams * self.fans == 1:
             message = "one token is drawn per step, so there is nothing to choose among"
             yield Problem(("randomness",), message, "set `beams` or `fans`, or leave it out")
-
-    def with_steps(self, steps: int) -> MixtureAutoregressive:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: the conditions, scale f32[B] with guidance, u f32[T, B, K F, C or 1] and z
@@ -83,7 +75,7 @@ class MixtureAutoregressive(MixtureSampler):
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
-        scale = b.input("scale", f32(B)) if self.guidance else None
+        scale, settings = asked_scale(b, self.guidance, sources)
         rows = {
             "u": b.input("u", f32(length, B, wide, rows_of(mixture, channels))),
             "z": b.input("z", f32(length, B, wide, channels)),
@@ -93,7 +85,6 @@ class MixtureAutoregressive(MixtureSampler):
             rows["gumbel"] = b.input("gumbel", f32(length, B, wide))
             sources["gumbel"] = RandomSource("gumbel", "beam", length)
         if self.guidance is not None:
-            sources["scale"] = SettingSource("guidance")
             rows["q_z"] = b.input("q_z", f32(length, B, self.proposals, channels))
             rows["q_u"] = b.input("q_u", f32(length, B, self.proposals, channels))
             sources |= {
@@ -163,7 +154,6 @@ class MixtureAutoregressive(MixtureSampler):
             )
             b.output(sample_of(b, networks, spec, first_beam(b, made[1], self.beams), main.patch))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
         return Program(entry, self.kind, length, length, sources, settings, outputs=outputs)
 
@@ -223,7 +213,4 @@ def first_beam(b: Builder, x: Var, beams: int) -> Var:
         return x
     rest = x.shape[1:]
     x = b.slice(b.reshape(x, shape=(B, beams, *rest)), axis=1, start=0, stop=1)
-    return b.reshape(x, shape=(B, *rest), out="best")  # type: ignore[no-any-return]
-
-
-__all__ = ["MixtureAutoregressive"]
+    return b.reshape(x, shape=(B, *rest), out="best")

@@ -6,24 +6,22 @@ Symbols: B batch, T tokens of a sample, C channels of a token, N steps, Q propos
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import scale_at
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.guidance.guidance import asked_scale, scale_at
 from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.tokens import Schedule, hidden_fraction, rank
+from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.givt.adaptors import sample_of
 from latentc.systems.givt.mixtures_parts import Mixture
 from latentc.systems.givt.mixtures_sampler import MixtureSampler, rows_of
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class MixtureConfidence(MixtureSampler):
@@ -37,13 +35,8 @@ class MixtureConfidence(MixtureSampler):
     schedule: Schedule = Field("cosine", description="schedule of the number of hidden tokens over the steps")
     randomness: float = Field(35.0, ge=0, description="factor of the Gumbel noise before the first step")
     anneal: bool = Field(True, description="the noise decreases linearly to 0 in the last step; false: it is constant")
+    NEEDS = "masked_mixtures"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_confidence", "steps": 3, "proposals": 8}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "masked_mixtures"),)
-
-    def with_steps(self, steps: int) -> MixtureConfidence:
-        return self.model_copy(update={"steps": steps})
 
     def hidden_counts(self, length: int) -> np.ndarray:
         """i64[N]: tokens that are hidden after each step, at least one fewer; rounded from float32, as published."""
@@ -67,11 +60,10 @@ class MixtureConfidence(MixtureSampler):
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
-        scale = b.input("scale", f32(B)) if self.guidance else None
+        scale, settings = asked_scale(b, self.guidance, sources)
         shapes = {"u": (length, own), "z": (length, channels), "gumbel": (length,)}
         kinds = {"u": "uniform", "z": "normal", "gumbel": "gumbel", "q_z": "normal", "q_u": "uniform"}
         if self.guidance is not None:
-            sources["scale"] = SettingSource("guidance")
             shapes |= dict.fromkeys(("q_z", "q_u"), (length, self.proposals, channels))
         drawn_rows = {key: b.input(key, f32(self.steps, B, *shape)) for key, shape in shapes.items()}
         sources |= {key: RandomSource(kinds[key], key, self.steps) for key in shapes}
@@ -130,9 +122,5 @@ class MixtureConfidence(MixtureSampler):
         )
         b.output(sample_of(b, networks, spec, tokens, main.patch))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens in {self.steps} steps.")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
         return Program(entry, self.kind, self.steps, self.steps, sources, settings, outputs=outputs)
-
-
-__all__ = ["MixtureConfidence"]

@@ -6,7 +6,7 @@ Symbols: B batch, T tokens of a sample, C channels of a token.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,11 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective, not_frozen
 from latentc.components.objectives._common import ShareSchedule, hidden_share, mean_of_counted, publish
+from latentc.components.parts import Spec
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
 from latentc.systems.givt.adaptors import adaptors, tokens_of
 from latentc.systems.givt.mixtures_parts import Mixture
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MixtureLikelihood(Objective):
@@ -80,6 +78,3 @@ class MixtureLikelihood(Objective):
             b.output(mean_of_counted(b, b.neg(found), hidden))
         b.finish("The negative log-likelihood in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("x", *conditions.fields), (*draws, *conditions.draws()), self.trained(spec))
-
-
-__all__ = ["MixtureLikelihood"]

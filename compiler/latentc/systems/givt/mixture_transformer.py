@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,14 +20,11 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE
-from latentc.components.parts import Problem, Refusal, Weights, dense, table
+from latentc.components.parts import Problem, Refusal, Spec, Weights, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.givt.mixtures_parts import Mixture
 from latentc.systems.givt.remembered_context import RememberedContext
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MixtureTransformer(Backbone):
@@ -198,18 +195,18 @@ class _Shared:
         if y is None:
             start = b.slice(self.rows(b, width, labels), axis=0, start=0, stop=1, out="start")
             start = b.reshape(start, shape=(1, 1, width), out="start")
-            return b.broadcast_to(start, like, shape=(like.shape[0], 1, width), out="start")  # type: ignore[no-any-return]
+            return b.broadcast_to(start, like, shape=(like.shape[0], 1, width), out="start")
         if self.config.specials and self.null is not None:
             none = b.cast(b.equal(y, self.null), to="i64", out="none")
             y = b.add(y, b.op("mul", none, self.config.specials), out="row")
         x = b.embedding(self.rows(b, width, labels), y, out="label")
-        return b.reshape(x, shape=(y.shape[0], 1, width), out="label")  # type: ignore[no-any-return]
+        return b.reshape(x, shape=(y.shape[0], 1, width), out="label")
 
     def embed(self, b: Builder, x: Var, width: Any) -> Var:
         return dense(b, "token_emb", x, width, True, self.config.weights, out="x")
 
     def positions(self, b: Builder, count: Any, width: Any) -> Var:
-        return b.param("pos_embed", f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
+        return b.param("pos_embed", f32(1, count, width), "normal", std=0.02)
 
     def sizes(self, width: Any, static: Mapping[str, Any]) -> dict[str, Any]:
         """The static arguments of blocks."""
@@ -282,7 +279,7 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
 
         def special(i: int) -> Var:
             row = b.slice(rows, axis=0, start=first + i, stop=first + i + 1)
-            return b.reshape(row, shape=(1, 1, width), out="special")  # type: ignore[no-any-return]
+            return b.reshape(row, shape=(1, 1, width), out="special")
 
         hidden = b.reshape(b.greater(mask, 0.5), shape=(batch, x.shape[1], 1), out="hidden")
         x = shared.embed(b, x, width)
@@ -302,7 +299,7 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
         x = b.concat(shared.label(b, y, x, width, labels), x, axis=1, out="x")
         x = x + shared.positions(b, tokens + 1, width)
         x = shared.run(b, x, context, depth, static)
-        return b.slice(shared.head(b, x, static["numbers"]), axis=1, start=1, stop=tokens + 1, out="mixture")  # type: ignore[no-any-return]
+        return b.slice(shared.head(b, x, static["numbers"]), axis=1, start=1, stop=tokens + 1, out="mixture")
 
     return forward
 

@@ -67,8 +67,8 @@ class Mixture(Closed):
     def _positive(self, b: Builder, x: Var) -> Var:
         root, name = b.sqrt(b.add(b.mul(x, x), 4.0), out="root"), x.value.name
         if self.halved:
-            return b.mul(b.add(x, root), 0.5, out=name)  # type: ignore[no-any-return]
-        return b.add(x, b.mul(root, 0.5), out=name)  # type: ignore[no-any-return]
+            return b.mul(b.add(x, root), 0.5, out=name)
+        return b.add(x, b.mul(root, 0.5), out=name)
 
     def correlation(self, b: Builder, raw: Var, channels: int, scale: float = 1.0) -> tuple[Var, Var]:
         """Mean f32[N, C] and lower triangle L f32[N, C, C] times `scale` of a `correlated` one, of raw numbers."""
@@ -97,7 +97,7 @@ class Mixture(Closed):
         (z,) = as_tuple(b.loop("whiten", int(channels), body, carried=[b.mul(x, 0.0, out="z")], tables=tables))
         own = b.add(z * z * -0.5, -0.5 * math.log(2 * math.pi), out="own")
         own = b.op("sub", own, b.log(diagonal), out="own")
-        return b.sum(own, axes=(1,), keepdims=False, out="log_density")  # type: ignore[no-any-return]
+        return b.sum(own, axes=(1,), keepdims=False, out="log_density")
 
     def log_density(self, b: Builder, raw: Var, x: Var, scale: float = 1.0, sharpness: float = 1.0) -> Var:
         """f32[N]: the log-density of x f32[N, C]; `scale` and `sharpness` as in `parameters`."""
@@ -113,24 +113,21 @@ class Mixture(Closed):
         own = b.op("add", own, b.op("sub", logits, total), out="own")
         top = b.max(own, axes=(2,), keepdims=True, out="top")
         found = b.add(b.log(b.sum(b.exp(own - top), axes=(2,), keepdims=True)), top, out="found")
-        return b.sum(found, axes=(1, 2), keepdims=False, out="log_density")  # type: ignore[no-any-return]
+        return b.sum(found, axes=(1, 2), keepdims=False, out="log_density")
 
     def component(self, b: Builder, logits: Var, u: Var) -> Var:
         """f32[N, C or 1, M]: one for the component that u f32[N, C or 1] falls on, by inverse CDF, and zeros."""
         chosen = draw(b, logits, u, out="chosen")
         place = b.reshape(b.arange(self.components), shape=(1, 1, self.components))
         chosen = b.reshape(chosen, shape=(*chosen.shape, 1))
-        return b.cast(b.equal(place, chosen), to="f32", out="one")  # type: ignore[no-any-return]
+        return b.cast(b.equal(place, chosen), to="f32", out="one")
 
 
 def of_component(b: Builder, v: Var, one: Var, out: str) -> Var:
     """f32[N, C]: v f32[N, C, M] of the component that `one` marks."""
-    return b.sum(b.mul(v, one), axes=(2,), keepdims=False, out=out)  # type: ignore[no-any-return]
+    return b.sum(b.mul(v, one), axes=(2,), keepdims=False, out=out)
 
 
 def log_normal(b: Builder, x: Any, mean: Var, deviation: Var) -> Var:
     z = b.div(b.op("sub", x, mean), deviation, out="z")
-    return b.op("sub", b.mul(b.mul(z, z), -0.5), b.add(b.log(deviation), 0.5 * math.log(2 * math.pi)), out="own")  # type: ignore[no-any-return]
-
-
-__all__ = ["Mixture", "log_normal", "of_component"]
+    return b.op("sub", b.mul(b.mul(z, z), -0.5), b.add(b.log(deviation), 0.5 * math.log(2 * math.pi)), out="own")

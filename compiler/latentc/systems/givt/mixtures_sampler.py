@@ -6,20 +6,16 @@ Symbols: N rows (tokens), C channels, M components, Q proposals of a rejection s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.guidance.guidance import ScheduledGuidance, token_guidance_problems
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, Var
 from latentc.systems.givt.mixture_transformer import MixtureTransformer
 from latentc.systems.givt.mixtures_parts import Mixture, log_normal, of_component
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 LARGEST = 88.72
 """Logarithm of the largest ratio to the proposal's density: in published code one above it is infinite in float32, and
@@ -113,7 +109,7 @@ def _guided(
     rows = raw.shape[0]
 
     def column(v: Var) -> Var:
-        return b.reshape(v, shape=(rows, 1, channels), out=v.value.name)  # type: ignore[no-any-return]
+        return b.reshape(v, shape=(rows, 1, channels), out=v.value.name)
 
     mean, deviation, mean_u, deviation_u = (column(v) for v in (mean, deviation, mean_u, deviation_u))
     weight = b.reshape(scale, shape=(rows, 1, 1), out="weight")
@@ -121,7 +117,7 @@ def _guided(
     def density(x: Var) -> Var:
         own = b.mul(log_normal(b, x, mean, deviation), weight)
         rest = b.mul(log_normal(b, x, mean_u, deviation_u), b.op("sub", 1.0, weight))
-        return b.add(own, rest, out="log_p")  # type: ignore[no-any-return]
+        return b.add(own, rest, out="log_p")
 
     wide = b.mul(b.maximum(deviation, deviation_u), 2.0, out="wide")
     grid = b.reshape(b.constant(np.linspace(-10.0, 10.0, POINTS)), shape=(1, POINTS, 1), out="grid")
@@ -145,6 +141,3 @@ def _guided(
 def rows_of(mixture: Mixture, channels: int) -> int:
     """Uniform numbers that choose the components of a token."""
     return channels if mixture.per_channel else 1
-
-
-__all__ = ["MixtureSampler", "rows_of"]

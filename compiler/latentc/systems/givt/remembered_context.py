@@ -23,7 +23,7 @@ class RememberedContext(CrossAttention):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "remembered_context"}
 
     def looked_up(self, b: Builder, h: Var, given: Given, init: str, sizes: Mapping[str, Any]) -> Var:
-        return b.sub("cross_attn", context_attention(init, False, False), h, given.values["context"], out="h", **sizes)  # type: ignore[no-any-return]
+        return b.sub("cross_attn", context_attention(init, False, False), h, given.values["context"], out="h", **sizes)
 
     def remember_block(self, init: str) -> BlockBody:
         """The method that returns keys and values f32[B, H, L, d] of the context."""
@@ -43,7 +43,7 @@ def _recalled() -> RememberedContext:
 
         def looked_up(self, b: Builder, h: Var, given: Given, init: str, sizes: Mapping[str, Any]) -> Var:
             context = (given.values[name] for name in self.OPERANDS)
-            return b.sub("cross_attn", _look_up(init, False), h, *context, out="h", **sizes)  # type: ignore[no-any-return]
+            return b.sub("cross_attn", _look_up(init, False), h, *context, out="h", **sizes)
 
     return Recalled(kind="remembered_context")
 
@@ -54,7 +54,7 @@ def _remember_block(init: str) -> BlockBody:
     def remember(b: Builder, context: Var, *, dim: int, context_dim: int, **static: Any) -> tuple[Var, Var]:
         """Keys and values of the context."""
         sizes = {"dim": dim, "context_dim": context_dim, "heads": static["heads"]}
-        return b.sub("cross_attn", _memory(init), context, out="keys values", **sizes)  # type: ignore[no-any-return]
+        return b.sub("cross_attn", _memory(init), context, out="keys values", **sizes)
 
     return remember
 

@@ -6,7 +6,7 @@ Symbols: B batch, C channels; x_t the data noised to time t, w the guidance scal
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,10 @@ from latentc.components.backbone import not_taken
 from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._distillation import TEACHER, Distillation, scale_condition
+from latentc.components.objectives._distillation import TEACHER, Distillation, scale_condition, undropped_problems
 from latentc.components.objectives.denoising import Noised, noised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class GuidanceDistillation(Distillation):
@@ -52,13 +49,7 @@ class GuidanceDistillation(Distillation):
             mend = "set `objective.scale`, or add `conditioning.guidance: {kind: guidance_scale}`"
             yield Problem(("scale",), what, mend if cond is None else "keep one of the two")
         yield from not_taken(spec, "main", () if cond is None else (cond,), "the objective")
-        if not any(condition.nullable for condition in spec.conditions.values()):
-            message = (
-                "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
-            )
-            yield Problem(
-                (), message, "set the `dropout` of a condition to the value that the teacher was trained with"
-            )
+        yield from undropped_problems(spec)
         if self.channels is not None and spec.data.shape and self.channels > spec.data.shape[0]:
             message = f"{self.channels} channels are guided, but the data has {spec.data.shape[0]}"
             yield Problem(("channels",), message, f"use at most {spec.data.shape[0]}, or leave it out for all")
@@ -91,4 +82,4 @@ class GuidanceDistillation(Distillation):
             given, *rest_ = b.split(given, axis=1, sizes=(guided, count - guided), out="given rest")
             without, rest = b.slice(without, axis=1, start=0, stop=guided, out="without"), tuple(rest_)
         made = b.op("add", without, column * (given - without), out="guided")
-        return b.concat(made, *rest, axis=1, out="guided") if rest else made  # type: ignore[no-any-return]
+        return b.concat(made, *rest, axis=1, out="guided") if rest else made

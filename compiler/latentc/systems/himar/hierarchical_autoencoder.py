@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,12 +24,9 @@ from latentc.components.contract import Network, Port
 from latentc.components.decoding import MASKED, Given
 from latentc.components.networks._masked_parts import in_front, keys_of, visibility
 from latentc.components.networks._masked_trunk import MaskedTrunk
-from latentc.components.parts import BlockParts, Problem, dense, table, under
+from latentc.components.parts import BlockParts, Problem, Spec, dense, table, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class DecoderBlocks(Closed):
@@ -57,12 +54,7 @@ class HierarchicalAutoencoder(MaskedTrunk):
         "depth": 1,
         "side": 2,
         "buffer": 2,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp", "approximate": "none"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": {**Block.EXAMPLE, "feed_forward": {"kind": "gelu_mlp", "approximate": "none"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"hierarchical_features"})
@@ -173,7 +165,7 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
         def own(name: str, rows: Any) -> Var:
             """f32[1, rows, D]: the phase's part of a table with one for each."""
             both = b.param(name, f32(1, 2 * rows, width), "normal", std=0.02)
-            return b.slice(both, axis=1, start=phase * rows, stop=(phase + 1) * rows)  # type: ignore[no-any-return]
+            return b.slice(both, axis=1, start=phase * rows, stop=(phase + 1) * rows)
 
         def scales(part: str) -> Var:
             row = b.take(table(b, f"{part}_task_emb.weight", 2, width, "unit_normal"), which, axis=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,7 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import (
     Guide,
     ScheduledGuidance,
+    asked_scale,
     of_conditions,
     scale_at,
     token_guidance_problems,
@@ -25,7 +26,7 @@ from latentc.components.guidance.guidance import (
 from latentc.components.kit import Conditions, both_branches, call
 from latentc.components.kit.patches import unpatchify
 from latentc.components.kit.tokens import Schedule
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
@@ -43,10 +44,7 @@ from latentc.components.samplers.table import Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class Pivoted(Sampler):
@@ -98,9 +96,6 @@ class Pivoted(Sampler):
             yield Problem(("diffusion", "variance"), message, "use fixed_large or fixed_small")
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
-    def with_steps(self, steps: int) -> Pivoted:
-        return self.model_copy(update={"steps": steps})
-
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.M`: the conditions, with guidance pivot_scale and scale f32[B]; of the pivots pivot_order
         i64[B, N], pivot_x f32[B, N, C], pivot_noise f32[B, S, N, C]; of the dense tokens order i64[B, T], x
@@ -128,15 +123,9 @@ class Pivoted(Sampler):
         b = mb.function(entry)
         operands = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
-        fixed, settings = dict[str, Var](), list[Setting]()
-        if pivots.guidance is not None:
-            fixed["scale"] = b.input("pivot_scale", f32(B))
-            sources["pivot_scale"] = SettingSource("pivot_guidance")
-            settings.append(Setting("pivot_guidance", pivots.guidance.scale))
-        scale = b.input("scale", f32(B)) if self.guidance else None
-        if self.guidance is not None:
-            sources["scale"] = SettingSource("guidance")
-            settings.append(Setting("guidance", self.guidance.scale))
+        of_pivots, settings = asked_scale(b, pivots.guidance, sources, "pivot_")
+        fixed = {} if of_pivots is None else {"scale": of_pivots}
+        scale, own = asked_scale(b, self.guidance, sources)
         order, x = b.input("pivot_order", i64(B, count)), b.input("pivot_x", f32(B, count, size))
         sources |= {
             "pivot_order": RandomSource("permutation", "pivot_order"),
@@ -170,7 +159,7 @@ class Pivoted(Sampler):
         mb.entries[entry] = b.finish(doc=f"Draws {count} pivots, then {length} tokens in {self.steps} steps.")
         evaluations += self.steps * (1 + table.all_progress.size)
         outputs = (OutputField("samples", "x"), OutputField("pivots"))
-        return Program(entry, self.kind, self.steps, evaluations, sources, tuple(settings), outputs=outputs)
+        return Program(entry, self.kind, self.steps, evaluations, sources, (*settings, *own), outputs=outputs)
 
     def _dense(
         self,
@@ -242,7 +231,7 @@ class Pivoted(Sampler):
         (tokens,) = b.loop(
             f"{entry}.dense_step", self.steps, body, invariants=fixed, carried=[start], tables=tables, names=names
         )
-        return tokens  # type: ignore[no-any-return]
+        return tokens
 
 
 def _as_one(segments: Sequence[Segment]) -> list[Segment]:
@@ -253,7 +242,4 @@ def _as_one(segments: Sequence[Segment]) -> list[Segment]:
 
 def _put_back(b: Builder, x: Var, target: Var, waiting: tuple[Var, ...], share: Coefficient = 1.0) -> Var:
     """x where tokens are still hidden, else the known tokens at the noise of x."""
-    return b.where(waiting[0], x, target, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["Pivoted"]
+    return b.where(waiting[0], x, target, out="x")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,13 +18,10 @@ from latentc.components.objective import not_frozen
 from latentc.components.objectives._common import Concentration, publish, risen
 from latentc.components.objectives.denoising import Noised, noised
 from latentc.components.objectives.diffusion import DiffusionLoss
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 from latentc.systems.himar.hierarchical_autoencoder import HierarchicalAutoencoder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PivotedDiffusion(DiffusionLoss):
@@ -164,7 +161,7 @@ class PivotedDiffusion(DiffusionLoss):
         if not self.pivot_warmup:
             return self.pivot_dropout
         share = risen(b, self.pivot_warmup)
-        return b.op("sub", 1.0, b.mul(share, 1 - self.pivot_dropout), out="dropout")  # type: ignore[no-any-return]
+        return b.op("sub", 1.0, b.mul(share, 1 - self.pivot_dropout), out="dropout")
 
     def _predicted(self, b: Builder, head: Network, x0: Var, z: Var, drawn: tuple[Var, Var]) -> tuple[Noised, Var]:
         """Noised tokens x0 and the prediction of a head, given features z."""
@@ -175,14 +172,11 @@ class PivotedDiffusion(DiffusionLoss):
 def _hidden(b: Builder, order: Var, fraction: Var, count: int, out: str) -> Var:
     """f32[B, count]: 1 for the tokens of that fraction f32[B], rounded up, that come first in the order."""
     most = b.reshape(b.mul(fraction, float(count)), shape=(B, 1), out="most")
-    return b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out=out)  # type: ignore[no-any-return]
+    return b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out=out)
 
 
 def _averaged(b: Builder, tokens: Var, count: int) -> Var:
     """f32[B, N, C]: means over squares of dense tokens f32[B, T, C]."""
     side, grid = round(count**0.5), round(int(tokens.shape[1]) ** 0.5)
     x = b.reshape(tokens, shape=(B, side, grid // side, side, grid // side, tokens.shape[2]))
-    return b.reshape(b.mean(x, axes=(2, 4), keepdims=False), shape=(B, count, tokens.shape[2]), out="pivots")  # type: ignore[no-any-return]
-
-
-__all__ = ["PivotedDiffusion"]
+    return b.reshape(b.mean(x, axes=(2, 4), keepdims=False), shape=(B, count, tokens.shape[2]), out="pivots")

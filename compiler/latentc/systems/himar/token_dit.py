@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,12 +21,9 @@ from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import Given
 from latentc.components.networks.token_mlp import features_of_main, problems_of_head
-from latentc.components.parts import BlockParts, Problem, dense
+from latentc.components.parts import BlockParts, Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TokenDit(Backbone):
@@ -108,7 +105,7 @@ def _network(config: TokenDit, time: TimeEmbedding) -> BlockBody:
         c = b.op("add", c, dense(b, "c_embedder", z, width, True, "xavier"), out="c")
         for name in items("blocks", depth):
             x = b.sub(name, block, x, c, dim=width, **config.block.own(width, static))
-        return b.sub("final_layer", _final_layer, x, c, dim=width, channels=channels)  # type: ignore[no-any-return]
+        return b.sub("final_layer", _final_layer, x, c, dim=width, channels=channels)
 
     return forward
 

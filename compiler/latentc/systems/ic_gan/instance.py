@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,12 +11,9 @@ from latentc.components.condition import Form, Searched
 from latentc.components.conditions._retrieved import Retrieved
 from latentc.components.contract import Network, Port
 from latentc.components.layers import EPS
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Instance(Retrieved):
@@ -59,9 +56,6 @@ class Instance(Retrieved):
             return (flat,)
         length = b.sqrt(b.sum(flat * flat, axes=(1,), keepdims=True))
         return (b.div(flat, b.maximum(length, EPS, out="length"), out=name),)
-
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return (b.scalar(0.0, operands[0]),)
 
     def search(self, field: str) -> Searched:
         return Searched(field, self.count, None, self.metric, self.itself, around=True)

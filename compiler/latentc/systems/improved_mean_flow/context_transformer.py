@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
+from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.networks._patch_blocks import PatchBlocks
-from latentc.components.parts import Positions, Problem, dense, table
+from latentc.components.parts import Positions, Problem, Spec, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ContextTransformer(PatchBlocks):
@@ -64,12 +62,7 @@ class ContextTransformer(PatchBlocks):
         "depth": 2,
         "patch": 2,
         "positions": {"kind": "rope_1d"},
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "rms_norm"},
-            "condition": {"kind": "in_context", "gated": True},
-        },
+        "block": {**Block.EXAMPLE, "norm": {"kind": "rms_norm"}, "condition": {"kind": "in_context", "gated": True}},
     }
 
     def __hash__(self) -> int:
@@ -142,7 +135,7 @@ def _network(
         prefix = []
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "vector":
-                vector = entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+                vector = entry.vector(b, entry.prefix, operands, width, static)
                 prefix.append(_tokens(b, entry.name, vector, config.tokens.get(entry.name, 1), width, learned))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
@@ -185,4 +178,4 @@ def _network(
 def _tokens(b: Builder, name: str, vector: Var, count: int, width: Any, init: str) -> Var:
     """f32[B, count, D]: learned tokens, which start as `init` says, and the embedding of a condition."""
     learned = table(b, f"{name}_tokens", count, width, init)
-    return b.op("add", learned, b.reshape(vector, shape=(vector.shape[0], 1, width)), out=f"{name}_tokens")  # type: ignore[no-any-return]
+    return b.op("add", learned, b.reshape(vector, shape=(vector.shape[0], 1, width)), out=f"{name}_tokens")

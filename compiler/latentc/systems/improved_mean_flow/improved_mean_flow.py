@@ -6,7 +6,7 @@ Symbols as in `mean_flow`: V = u + (t - r) du/dt is the velocity that the averag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,15 +16,12 @@ from latentc.components.capabilities import Role
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.improved_mean_flow.setting import SettingCondition
 from latentc.systems.mean_flow.average_velocity import AverageVelocity, chosen
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 METHOD = "train_forward"
 
@@ -62,11 +59,7 @@ class ImprovedMeanFlow(AverageVelocity):
         yield from super().problems(spec)
         if self.guidance is None:
             return
-        if not any(condition.nullable for condition in spec.conditions.values()):
-            message = (
-                "guidance needs a network that is trained with dropped conditions, but no condition is ever dropped"
-            )
-            yield Problem(("guidance",), message, "set the `dropout` of a condition, or leave `guidance` out")
+        yield from self.undropped_problems(spec)
         for field, name in zip(("scale", "start", "end"), self.guidance.names, strict=True):
             if not isinstance(spec.conditions.get(name), SettingCondition):
                 message = f"no condition `{name}` can be set by requests"
@@ -118,7 +111,7 @@ class ImprovedMeanFlow(AverageVelocity):
 
         def velocity(cond: Mapping[str, Var], out: str) -> Var:
             _, made = call(b, network, METHOD, cond, state=x_t, time=t, out=f"average_{out} {out}")
-            return b.stop_gradient(made)  # type: ignore[no-any-return]
+            return b.stop_gradient(made)
 
         if self.guidance is None:
             return velocity(given, "v_c"), v
@@ -130,6 +123,3 @@ class ImprovedMeanFlow(AverageVelocity):
         v_u = velocity({**conditions.null(b, given), **whole, self.guidance.scale: one}, "v_u")
         gain = b.reshape(1.0 - 1.0 / w, shape=(t.shape[0], *[1] * (v.type.rank - 1)), out="gain")
         return v_c, b.op("add", v, gain * (v_c - v_u), out="guided")
-
-
-__all__ = ["ImprovedMeanFlow"]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, DrawnInput, Form, TimeFeatures
+from latentc.components.condition import Derived, DrawnInput, Form, TimeFeatures
 from latentc.components.conditions.timestep import Timestep
 from latentc.components.contract import Draw, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
-from latentc_runtime.sources import Condition as Requested
 from latentc_runtime.sources import Setting as Asked
 
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
-
-class SettingCondition(Condition):
+class SettingCondition(Derived):
     """A number that training draws and requests set, such as the scale or interval of guidance in a network trained
     with it. It is embedded like a time, by sinusoids and two linear layers.
     """
@@ -41,8 +37,6 @@ class SettingCondition(Condition):
         description="initialisation of linear layers: lecun, with standard deviation 1 / sqrt(inputs) (improved "
         "MeanFlow), or normal, with 0.02",
     )
-    field: None = Field(None, description="drawn at random, not read from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "setting"}
 
@@ -64,12 +58,6 @@ class SettingCondition(Condition):
         draw = Draw(name, kind, {"low": low, "high": high})
         return (DrawnInput(name, f32(B), draw, Asked(self.setting or name, self.default, low, high)),)
 
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return operands
-
-    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        return ()
-
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
@@ -81,6 +69,3 @@ class SettingCondition(Condition):
     @property
     def _embedding(self) -> TimeFeatures:
         return Timestep(kind="timestep", frequencies=self.frequencies)
-
-
-__all__ = ["SettingCondition"]

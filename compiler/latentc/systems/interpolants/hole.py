@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.coupling import Coupling
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
 from latentc.systems.interpolants.masked_image import MaskedImage
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Hole(Coupling):
@@ -40,8 +37,8 @@ class Hole(Coupling):
         return weighted_sum(b, "base", (1.0, image), (self.std, b.op("mul", hole, noise, out="filling")))
 
     def confined(self, b: Builder, velocity: Var, operands: Mapping[str, Var]) -> Var:
-        return b.op("mul", self._hole(b, operands), velocity, out=velocity.value.name)  # type: ignore[no-any-return]
+        return b.op("mul", self._hole(b, operands), velocity, out=velocity.value.name)
 
     def _hole(self, b: Builder, operands: Mapping[str, Var]) -> Var:
         """f32[B, 1, H, W]: 1 in the hole."""
-        return b.op("sub", 1.0, operands[f"{self.condition}_mask"], out="hole")  # type: ignore[no-any-return]
+        return b.op("sub", 1.0, operands[f"{self.condition}_mask"], out="hole")

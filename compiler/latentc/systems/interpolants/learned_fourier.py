@@ -20,4 +20,4 @@ class LearnedFourier(Fourier):
 
     def features(self, b: Builder, t: Var, **static: Any) -> Var:
         waves = super().features(b, t, **static)
-        return b.concat(b.reshape(t, shape=(t.shape[0], 1)), waves, axis=1, out="x")  # type: ignore[no-any-return]
+        return b.concat(b.reshape(t, shape=(t.shape[0], 1)), waves, axis=1, out="x")

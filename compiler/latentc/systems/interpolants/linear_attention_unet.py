@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,13 +21,10 @@ from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.condition import Entry, TimeFeatures, with_operands
 from latentc.components.decoding import Given
 from latentc.components.networks._levels import LevelsDenoiser
-from latentc.components.parts import Mixer, Problem, TokenNorm
+from latentc.components.parts import Mixer, Problem, Spec, TokenNorm
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
 from latentc.ir.types import Named, product
 from latentc.systems.interpolants.efficient_attention import EfficientAttention
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 NORM = RmsNorm(kind="rms_norm", eps=1e-12)
 
@@ -195,7 +192,7 @@ def _embedded(
     vectors = [operand for _, operands in cond for operand in operands]
     body = _embedder(config.block.weights, time, tuple(entry for entry, _ in cond))
     sizes = {"width": width, "embedding": config.embedding * width}
-    return b.sub("embedder", body, t, *vectors, out="c", **sizes, **static)  # type: ignore[no-any-return]
+    return b.sub("embedder", body, t, *vectors, out="c", **sizes, **static)
 
 
 @cache
@@ -229,7 +226,7 @@ def _mixed(b: Builder, config: LinearAttentionUnet, mixer: Mixer, name: str, x: 
     """A residual block, and a mixer of the positions of its result."""
     kind = "Middle" if name.startswith("mid") else "" if int(x.shape[1]) == int(features) else "Projected"
     sizes = {"channels": x.shape[1], "features": features, "embedding": c.shape[1], **mixer.static(int(features))}
-    return b.sub(name, _mixing(config, mixer, kind, x.type.rank - 2), x, c, out="x", **sizes)  # type: ignore[no-any-return]
+    return b.sub(name, _mixing(config, mixer, kind, x.type.rank - 2), x, c, out="x", **sizes)
 
 
 @cache
@@ -245,6 +242,6 @@ def _mixing(config: LinearAttentionUnet, mixer: Mixer, kind: str, axes: int) -> 
         h = config.norm.apply(b, "norm", h)
         h = mixer.apply(b, "mixer", h, "linear_default", Given(), dim=features, **static)[0]
         h = b.reshape(b.transpose(h, perm=(0, 2, 1)), shape=x.shape, out="h")
-        return b.add(x, h, out="x")  # type: ignore[no-any-return]
+        return b.add(x, h, out="x")
 
     return forward

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.condition import Derived, Form, GivenInput
 from latentc.components.contract import Draw, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
 
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
-
-class MaskedImage(Condition):
+class MaskedImage(Derived):
     """The known part of an image and a mask that is 1 there and 0 in the hole, for inpainting.
 
     Training hides each of `tiles` x `tiles` tiles of the data with probability `hidden`; requests pass the image, and
@@ -28,8 +25,6 @@ class MaskedImage(Condition):
     kind: Literal["masked_image"]
     tiles: int = Field(8, gt=0, le=1_024, description="tiles per side for random masks; must divide the sides")
     hidden: float = Field(0.3, gt=0, lt=1, description="probability of hiding a tile, in training")
-    field: None = Field(None, description="derived from the sample")
-    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_image", "tiles": 2}
 
@@ -52,7 +47,7 @@ class MaskedImage(Condition):
 
         def read(b: Builder, value: Var) -> Var:
             known = 1.0 - b.cast(b.less(value, self.hidden), to="f32", out="hidden")
-            return b.upsample_nearest(known, factor=factor, out="known") if factor > 1 else known  # type: ignore[no-any-return]
+            return b.upsample_nearest(known, factor=factor, out="known") if factor > 1 else known
 
         return (
             GivenInput(image.name, image.type, "x", name),
@@ -63,11 +58,8 @@ class MaskedImage(Condition):
         image, mask = given
         return b.op("mul", image, mask, out=name), mask
 
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return operands
-
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
-        return b.concat(*operands, axis=1, out=name)  # type: ignore[no-any-return]
+        return b.concat(*operands, axis=1, out=name)
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         axes = ("channel", "height", "width")
@@ -75,6 +67,3 @@ class MaskedImage(Condition):
             Requested(port.name, "array", tuple(int(d) for d in port.type.shape[1:]), "f32", axes)  # type: ignore[arg-type]
             for port in self.ports(name, spec)
         )
-
-
-__all__ = ["MaskedImage"]

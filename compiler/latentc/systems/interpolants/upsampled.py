@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.conditions.low_resolution import LowResolution
 from latentc.components.coupling import Coupling
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Upsampled(Coupling):

@@ -35,7 +35,4 @@ class Direction(DenoisingTerm):
 
 def _length(b: Builder, x: Var, out: str) -> Var:
     # Bounded inside the root, which has no derivative at 0, where networks predict when training starts.
-    return b.sqrt(b.maximum(b.sum(x * x, axes=(1,), keepdims=True), LEAST**2), out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["Direction"]
+    return b.sqrt(b.maximum(b.sum(x * x, axes=(1,), keepdims=True), LEAST**2), out=out)

@@ -6,7 +6,7 @@ Symbols: B batch, T tokens, D width, W windows along a side.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components.blocks.mixers.depthwise_conv import problems_of_kernel
 from latentc.components.blocks.mixers.windows import Windows, windows
 from latentc.components.decoding import Given
 from latentc.components.layers import depthwise
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class InterleavedWindows(Windows):

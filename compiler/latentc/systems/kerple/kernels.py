@@ -42,11 +42,11 @@ def distances(b: Builder, tokens: int, causal: bool) -> Var:
     """f32[1, T, T]: how far token j is from token i; 0 for those after i if only those before it are seen."""
     place = b.cast(b.arange(tokens), to="f32", out="place")
     apart = b.reshape(place, shape=(1, tokens, 1)) - b.reshape(place, shape=(1, 1, tokens))
-    return b.maximum(apart, 0.0, out="distance") if causal else b.abs(apart, out="distance")  # type: ignore[no-any-return]
+    return b.maximum(apart, 0.0, out="distance") if causal else b.abs(apart, out="distance")
 
 
 def distances_from(b: Builder, position: Var, tokens: int) -> Var:
     """f32[1, 1, T]: how far the first `tokens` tokens are before the one at `position` i64[]; 0 for those after it."""
     place = b.cast(b.arange(tokens), to="f32", out="place")
     apart = b.cast(position, to="f32") - place
-    return b.reshape(b.maximum(apart, 0.0), shape=(1, 1, tokens), out="distance")  # type: ignore[no-any-return]
+    return b.reshape(b.maximum(apart, 0.0), shape=(1, 1, tokens), out="distance")

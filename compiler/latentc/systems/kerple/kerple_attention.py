@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.mixers.attention import Attention, Call
 from latentc.components.decoding import UNSEEN
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.systems.kerple.kernels import ScoreKernel, distances, distances_from
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class KerpleAttention(Attention):
@@ -50,7 +47,7 @@ class KerpleAttention(Attention):
             _, bias = kernel.terms(b, distance, q.shape[1])
             assert bias is not None
             bias = b.reshape(bias, shape=(1, q.shape[1], *distance.shape[1:]), out="bias")
-            return b.attention(q, k, v, _masked(b, bias, mask), causal=causal, scale=None, **drop, out="x")  # type: ignore[no-any-return]
+            return b.attention(q, k, v, _masked(b, bias, mask), causal=causal, scale=None, **drop, out="x")
         scores = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))) * (1 / math.sqrt(int(q.shape[3])))
         scores = kernel.on(b, scores, distance)
         if causal:
@@ -58,11 +55,11 @@ class KerpleAttention(Attention):
             seen = b.less_equal(b.reshape(place, shape=(1, keys)), b.reshape(place, shape=(keys, 1)))
             scores = b.where(seen, scores, UNSEEN, out="scores")
         weights = b.softmax(_masked(b, scores, mask), axis=-1)
-        return b.matmul(b.dropout(weights, p=self.weight_dropout) if drop else weights, v, out="x")  # type: ignore[no-any-return]
+        return b.matmul(b.dropout(weights, p=self.weight_dropout) if drop else weights, v, out="x")
 
 
 def _masked(b: Builder, scores: Var, mask: Var | None) -> Var:
     """Scores, or a bias of them, hidden where `mask` is false; a mask of numbers is added."""
     if mask is None:
         return scores
-    return b.where(mask, scores, UNSEEN, out="bias") if mask.type.dtype == "bool" else b.add(scores, mask, out="bias")  # type: ignore[no-any-return]
+    return b.where(mask, scores, UNSEEN, out="bias") if mask.type.dtype == "bool" else b.add(scores, mask, out="bias")

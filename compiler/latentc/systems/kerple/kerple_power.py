@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.systems.kerple.kernels import LEAST, ScoreKernel, positive
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Learned = Literal["scale", "power", "scale_and_power"]
 
@@ -52,4 +49,4 @@ def _decay(b: Builder, name: str, learned: Learned, distance: Var, heads: int) -
         distance = b.where(b.equal(distance, 0.0), 0.0, b.pow(b.maximum(distance, 1.0), p), out="distance")
     if learned != "power":
         distance = b.maximum(positive(b, f"{name}_a", heads, 1.0), LEAST) * distance
-    return b.neg(distance, out="bias")  # type: ignore[no-any-return]
+    return b.neg(distance, out="bias")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,13 +18,11 @@ from latentc.components.objectives._against_discriminator import (
     seen_parts,
 )
 from latentc.components.objectives._common import risen
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.larp.vector_transformer import VectorTransformer
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PriorAutoencoding(AgainstDiscriminator):
@@ -106,7 +104,7 @@ class PriorAutoencoding(AgainstDiscriminator):
         """The share of codes that are replaced, now."""
         if not self.share_warmup:
             return self.share
-        return b.mul(risen(b, self.share_warmup), self.share, out="share")  # type: ignore[no-any-return]
+        return b.mul(risen(b, self.share_warmup), self.share, out="share")
 
     def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
         """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""
@@ -135,7 +133,4 @@ class PriorAutoencoding(AgainstDiscriminator):
                 which = b.reshape(which, shape=(B, count - 1, 1), out="which")
                 given = b.concat(first, b.where(which, made, rest), axis=1, out="given")
         terms = terms if self.every_round else terms[-1:]
-        total = terms[0]
-        for term in terms[1:]:
-            total = b.add(total, term, out="prior")
-        return b.mul(total, 1 / len(terms), out="prior")
+        return b.mul(summed(b, "prior", terms), 1 / len(terms), out="prior")

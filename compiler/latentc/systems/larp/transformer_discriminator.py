@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import with_averages
 from latentc.components.networks._query_parts import Grid, embedded, patches_of, waves
-from latentc.components.parts import Problem, Weights, a_divisor, dense
+from latentc.components.parts import Problem, Spec, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 INIT: Weights = "xavier"
 
@@ -43,6 +40,7 @@ class TransformerDiscriminator(Backbone):
     block: Block = Field(description="the repeated block")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
+    OUTPUTS = ("score",)
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "transformer_discriminator",
         "width": 16,
@@ -55,9 +53,6 @@ class TransformerDiscriminator(Backbone):
             "condition": {"kind": "in_context"},
         },
     }
-
-    def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 EPS = 1e-12
 """Least length that a vector is divided by."""

@@ -6,7 +6,7 @@ Symbols: B batch, C channels; x0 the data, x_t the data noised to time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation, unread_problems
 from latentc.components.objectives.denoising import noised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class HybridDistillation(Distillation):
@@ -73,7 +70,4 @@ class HybridDistillation(Distillation):
 
 def _channels(b: Any, x: Var, start: int, stop: int) -> Var:
     whole = start == 0 and stop == int(x.shape[1])  # type: ignore[call-overload]
-    return x if whole else b.slice(x, axis=1, start=start, stop=stop, out="part")  # type: ignore[no-any-return]
-
-
-__all__ = ["HybridDistillation"]
+    return x if whole else b.slice(x, axis=1, start=start, stop=stop, out="part")

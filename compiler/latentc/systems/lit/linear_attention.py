@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.decoding import Given
-from latentc.components.parts import Mixer, Problem, dense, square_side, whole_sequences
+from latentc.components.parts import Mixer, Problem, Spec, dense, square_side, whole_sequences
 from latentc.ir.builder import BlockBody, Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 TINY = 1e-6
 """Added to the features and to what they are divided by."""
@@ -78,7 +75,7 @@ class LinearAttention(Mixer):
         bias = b.param("dwc.bias", f32(channels), "linear_default", fan_in=fan_in)
         h = b.reshape(b.transpose(v, perm=(0, 1, 3, 2)), shape=(rows, channels, grid, grid), out="h")
         h = b.conv(h, weight, bias, padding=self.kernel // 2, groups=channels, out="h")
-        return b.transpose(b.reshape(h, shape=(batch, dim, tokens)), perm=(0, 2, 1), out="h")  # type: ignore[no-any-return]
+        return b.transpose(b.reshape(h, shape=(batch, dim, tokens)), perm=(0, 2, 1), out="h")
 
     def projected(self, b: Builder, x: Var, c: tuple[Var, ...], dim: int, init: str) -> Var:
         """The output projection of x [B, T, D]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,11 +11,8 @@ from latentc.components.conditions.encoded_text import EncodedText
 from latentc.components.conditions.features import Features, feature_embedder
 from latentc.components.contract import Network
 from latentc.components.kit.tokens import rows
-from latentc.components.parts import Applies
+from latentc.components.parts import Applies, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class CaptionPrefix(Features):
@@ -47,7 +44,7 @@ class CaptionPrefix(Features):
         return null, operands[1], *learned
 
     def projected(self, b: Builder, prefix: str, x: Var, width: Any, out: str) -> Var:
-        return b.sub(prefix, feature_embedder(False), x, width=width, out=out)  # type: ignore[no-any-return]
+        return b.sub(prefix, feature_embedder(False), x, width=width, out=out)
 
 
 class EncodedCaptionPrefix(CaptionPrefix, EncodedText):
@@ -64,4 +61,4 @@ def _turned(b: Builder, mask: Var) -> Var:
     place = b.arange(length)
     last = b.max(b.where(mask, place, -1), axes=(1,), keepdims=True, out="last")
     source = b.op("add", place, b.op("sub", last, length - 1), out="source")
-    return b.where(b.less(source, 0), b.op("add", source, length), source, out="source")  # type: ignore[no-any-return]
+    return b.where(b.less(source, 0), b.op("add", source, length), source, out="source")

@@ -44,4 +44,4 @@ def _block(b: Builder, x: Var, *, channels: int, features: int) -> Var:
     h = b.conv(h, binomial(b, h, 1.0, 3), groups=h.shape[1], out="blurred")
     h = layers.conv(b, "down", h, features, 3, INIT, stride=2, out="h")
     shortcut = layers.conv(b, "shortcut", x, features, 1, INIT, stride=2, out="shortcut")
-    return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")  # type: ignore[no-any-return]
+    return b.mul(b.add(shortcut, h), 1 / math.sqrt(2), out="h")

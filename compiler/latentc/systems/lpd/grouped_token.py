@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components import Steps
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, token_losses
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B, Named
 from latentc.systems.lpd.orders import group_mask, group_numbers, group_sizes
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class GroupedToken(Objective):
@@ -39,6 +36,7 @@ class GroupedToken(Objective):
     groups: tuple[tuple[Steps, ...], ...] | None = Field(
         None, min_length=1, max_length=64, description="sizes of the groups instead, one list per division"
     )
+    NEEDS = "any_order"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "grouped_token", "steps": [4, 2]}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -51,9 +49,6 @@ class GroupedToken(Objective):
         for i, sizes in enumerate(self.groups or ()):
             if sum(sizes) != length:
                 yield Problem(("groups", i), f"the groups add up to {sum(sizes)} tokens, but samples have {length}")
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "any_order"),)
 
     def divisions(self, length: int) -> tuple[tuple[int, ...], ...]:
         """Sizes of the groups of each division of `length` tokens."""

@@ -116,7 +116,7 @@ def _farthest(
 ) -> list[int]:
     """`count` of `cells`, each as far as possible from those of `group` and from the ones before it."""
     if len(cells) <= count:
-        return cells.tolist()  # type: ignore[no-any-return]
+        return cells.tolist()
     found: list[int] = []
     while len(found) < count:
         taken = np.array([*group, *found], np.int64)

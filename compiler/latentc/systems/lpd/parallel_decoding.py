@@ -9,24 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components import Steps
-from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
-from latentc.components.kit import Conditions, call, guided_call
-from latentc.components.parts import Problem, under
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.guidance.guidance import ScheduledGuidance, asked_scale, scale_at, token_guidance_problems
+from latentc.components.kit import Conditions, guided_call
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import TokenSampler
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, f32, i64
 from latentc.systems.lpd.orders import group_sizes, local_orders
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class ParallelDecoding(TokenSampler):
@@ -56,15 +53,13 @@ class ParallelDecoding(TokenSampler):
         description="distance in rows and columns within which these positions exclude each other in a group",
     )
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    NEEDS = "any_order"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "parallel_decoding",
         "steps": 3,
         "orders": 4,
         "guidance": {"scale": 2.0, "schedule": "linear"},
     }
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "any_order"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
@@ -105,7 +100,7 @@ class ParallelDecoding(TokenSampler):
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
-        scale = b.input("scale", f32(B)) if self.guidance else None
+        scale, settings = asked_scale(b, self.guidance, sources)
         order, of_order = self._order(b, next(iter(cond.values())), sizes, length)
         u = b.input("u", f32(B, length)) if self.temperature else None
         caches: list[Var] = []
@@ -125,9 +120,8 @@ class ParallelDecoding(TokenSampler):
         ordered = b.concat(*tokens, axis=1, out="ordered") if len(tokens) > 1 else tokens[0]
         b.output(b.take_along(ordered, b.argsort(order, out="rank"), axis=1, out="tokens"))
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens in {len(sizes)} groups.")
-        sources |= of_order | ({"scale": SettingSource("guidance")} if self.guidance else {})
+        sources |= of_order
         sources |= {"u": RandomSource("uniform", "token")} if u is not None else {}
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "tokens"),)
         return Program(entry, self.kind, len(sizes), len(sizes), sources, settings, outputs=outputs)
 
@@ -161,15 +155,12 @@ class ParallelDecoding(TokenSampler):
         method = f"group_{k}"
         names = " ".join("cache" if port.role == "cache" else "logits" for port in network.methods[method].outputs)
         given = cond if k == 0 else {}
-        if scale is None:
-            made = call(b, network, method, given, out=names, **operands)
-        else:
-            assert self.guidance is not None
+        null: Mapping[str, Var] = {}
+        if scale is not None and self.guidance is not None:
             weights = self.guidance.weights([(start + i) / length for i in range(size)])
             column = b.reshape(scale, shape=(B, 1))
             strength = scale_at(b, column, b.constant(weights.reshape(1, size), out="weight"))
-            strength = b.reshape(strength, shape=(B * size,), out="strength")
+            scale = b.reshape(strength, shape=(B * size,), out="strength")
             null = conditions.null(b, cond) if k == 0 else {}
-            made = guided_call(b, network, method, given, null, strength, out=names, **operands)
-        logits, *caches = made if isinstance(made, tuple) else (made,)
+        logits, *caches = as_tuple(guided_call(b, network, method, given, null, scale, out=names, **operands))
         return logits, caches

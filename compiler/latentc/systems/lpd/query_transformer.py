@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,12 +22,9 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Method, Network, Port
 from latentc.components.decoding import MASKED, BlockForm
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class QueryTransformer(Backbone):
@@ -49,12 +46,7 @@ class QueryTransformer(Backbone):
         "kind": "query_transformer",
         "width": 16,
         "depth": 2,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp", "approximate": "none"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": {**Block.EXAMPLE, "feed_forward": {"kind": "gelu_mlp", "approximate": "none"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"any_order"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,12 +21,9 @@ from latentc.components.contract import Network, Port
 from latentc.components.layers import batch_norm
 from latentc.components.networks._token_embedding import Embedding, embedded
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, i64, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 EPS = 1e-6
 """Of the batch norm, as MAE's linear probing has it."""
@@ -66,12 +63,7 @@ class TokenClassifier(Backbone):
         "embedding": {"labels": 1, "blank": 0},
         "batch_norm": True,
         "drop_path": 0.1,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": Block.EXAMPLE,
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

@@ -43,18 +43,18 @@ class LookupFree(Bottleneck):
         return super().sizes() | {"signs": 1}
 
     def _signs(self, b: Builder, h: Var) -> Var:
-        return b.cast(b.greater(h, 0.0), to="f32") * 2.0 - 1.0  # type: ignore[no-any-return]
+        return b.cast(b.greater(h, 0.0), to="f32") * 2.0 - 1.0
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         batch, latent, rows, columns = h.shape
         bits = b.reshape(b.cast(b.greater(h, 0.0), to="i64"), shape=(batch, latent, rows * columns), out="bits")
         powers = b.constant([[2**i] for i in range(self.channels)], "i64", out="powers")
-        return b.sum(bits * powers, axes=(1,), keepdims=False, out="tokens")  # type: ignore[no-any-return]
+        return b.sum(bits * powers, axes=(1,), keepdims=False, out="tokens")
 
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
         batch, rows, columns = codes.shape[0], static["rows"], static["columns"]
         z = b.transpose(bits_of(b, codes, self.channels), perm=(0, 2, 1))
-        return b.reshape(z, shape=(batch, static["latent"], rows, columns), out="z")  # type: ignore[no-any-return]
+        return b.reshape(z, shape=(batch, static["latent"], rows, columns), out="z")
 
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         return self._signs(b, h)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isqrt
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from latentc.components.networks.bert import Bert
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.samplers._masked import MaskedSampler, Values, free_of, known_counts
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Halton(MaskedSampler):
@@ -86,7 +83,7 @@ class Halton(MaskedSampler):
             new = b.less_equal(at["known"], at["ranks"], out="new")
             revealed = b.logical_and(new, revealed, out="revealed")
         free = free_of(b, at)
-        return revealed if free is None else b.logical_and(revealed, free, out="chosen")  # type: ignore[no-any-return]
+        return revealed if free is None else b.logical_and(revealed, free, out="chosen")
 
 
 def halton_order(rows: int, columns: int) -> NDArray[np.int64]:

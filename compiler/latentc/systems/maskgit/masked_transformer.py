@@ -6,8 +6,8 @@ Symbols: B batch, T tokens of a sample, V vocabulary (token V is the mask), D wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,14 +15,11 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import Norm, Positions, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MaskedTransformer(Backbone):
@@ -126,11 +123,7 @@ def _network(config: MaskedTransformer, entries: tuple[Entry, ...]) -> BlockBody
             extra = b.param("registers", f32(1, registers, width), "normal", std=0.02)
             extra = b.broadcast_to(extra, x, shape=(x.shape[0], registers, width), out="extra")
             x = b.concat(x, extra, axis=1, out="x")
-        embedded = [
-            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            for entry, operands in with_operands(entries, conditions)
-        ]
-        c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+        c = embedded_sum(b, entries, conditions, width, static)
         sizes = config.block.own(width, static)
         for name in items("blocks", depth):
             x = b.sub(name, block, x, c, dim=width, **sizes)

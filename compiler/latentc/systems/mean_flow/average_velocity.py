@@ -6,14 +6,14 @@ Symbols: B batch; t a time, r the time nearer the data at which the average ends
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from latentc.components import OneOfThese
-from latentc.components.contract import Draw, Need
+from latentc.components.contract import Draw
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.process import Parameterization, time_column
@@ -21,9 +21,6 @@ from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.mean_flow.span import Span
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class AverageVelocity(Objective):
@@ -46,8 +43,7 @@ class AverageVelocity(Objective):
     )
     eps: float = Field(0.01, gt=0, description="added to the summed squared error in the weight")
 
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise"),)
+    NEEDS = "denoise"
 
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, "flow_velocity", averaged=True)
@@ -59,6 +55,12 @@ class AverageVelocity(Objective):
         if not any(isinstance(condition, Span) for condition in spec.conditions.values()):
             message = "the network does not take the span over which its velocity is averaged"
             yield Problem((), message, "add `conditioning.span: {kind: span}`")
+
+    def undropped_problems(self, spec: Spec) -> Iterator[Problem]:
+        """Guidance of a network that is never trained without its conditions."""
+        if not any(condition.nullable for condition in spec.conditions.values()):
+            message = "guidance needs a network trained with dropped conditions, but no condition is ever dropped"
+            yield Problem(("guidance",), message, "set the `dropout` of a condition, or leave `guidance` out")
 
     @property
     def _end_process(self) -> Interpolant:
@@ -108,9 +110,9 @@ class AverageVelocity(Objective):
         """f32[B]: the weighted sum of squared errors."""
         total = b.sum(squared, axes=tuple(range(1, squared.type.rank)), keepdims=False, out="sum_of_squares")
         if not self.power:
-            return total  # type: ignore[no-any-return]
+            return total
         weight = b.pow(total + self.eps, b.scalar(-self.power, total), out="weight")
-        return b.op("mul", total, b.stop_gradient(weight), out=out)  # type: ignore[no-any-return]
+        return b.op("mul", total, b.stop_gradient(weight), out=out)
 
 
 def chosen(b: Builder, masks: list[Var], where: Var, otherwise: Var, out: str) -> Var:
@@ -119,6 +121,3 @@ def chosen(b: Builder, masks: list[Var], where: Var, otherwise: Var, out: str) -
         column = mask if where.type.rank == 1 else b.reshape(mask, shape=(mask.shape[0], *[1] * (where.type.rank - 1)))
         otherwise = b.where(column, where, otherwise, out=out)
     return otherwise
-
-
-__all__ = ["AverageVelocity", "chosen"]

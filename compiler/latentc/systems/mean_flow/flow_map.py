@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ode import TIME, euler
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import Table
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class FlowMap(ArraySampler):

@@ -8,30 +8,20 @@ du/dt, with du/dt along the path: a derivative of the network in the direction (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.capabilities import Role
 from latentc.components.contract import Draw, Network, Update
-from latentc.components.kit import (
-    Conditions,
-    call,
-    derivative_along,
-    per_sample_mean,
-    training_method,
-    training_noise,
-)
+from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean, training_method, training_noise
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.mean_flow.average_velocity import AverageVelocity, chosen
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TrainedGuidance(Closed):
@@ -60,11 +50,7 @@ class MeanFlow(AverageVelocity):
         yield from super().problems(spec)
         if self.guidance is None:
             return
-        if not any(condition.nullable for condition in spec.conditions.values()):
-            message = (
-                "guidance needs a network that is trained with dropped conditions, but no condition is ever dropped"
-            )
-            yield Problem(("guidance",), message, "set the `dropout` of a condition, or leave `guidance` out")
+        yield from self.undropped_problems(spec)
         if self.guidance.interval[0] >= self.guidance.interval[1]:
             yield Problem(("guidance", "interval"), "the interval is empty", "give [low, high] with low < high")
 
@@ -119,6 +105,3 @@ class MeanFlow(AverageVelocity):
         low, high = guidance.interval
         outside = [b.less(t, low)] * (low > 0.0) + [b.greater(t, high)] * (high < 1.0)
         return chosen(b, [*dropped, *outside], v, guided, "guided")
-
-
-__all__ = ["MeanFlow"]

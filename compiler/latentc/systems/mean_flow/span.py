@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, Form, TimeFeatures
+from latentc.components.condition import Derived, Form, TimeFeatures
 from latentc.components.conditions.timestep import Timestep
 from latentc.components.contract import Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
-from latentc_runtime.sources import Condition as Requested
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
-class Span(Condition):
+class Span(Derived):
     """The length of a step, |t - r|, for networks that predict average velocities (Geng et al. 2025, arXiv:2505.13447).
 
     It is a second time input: losses and samplers supply it, and by default it is 0, which means the instantaneous
@@ -34,8 +30,6 @@ class Span(Condition):
         description="initialisation of linear layers: lecun, with standard deviation 1 / sqrt(inputs) (improved "
         "MeanFlow), or normal, with 0.02",
     )
-    field: None = Field(None, description="computed from the times, not read from the data")
-    dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "span"}
 
@@ -51,15 +45,6 @@ class Span(Condition):
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B), "time"),)
 
-    def inputs(self, name: str, spec: Spec) -> tuple[()]:
-        return ()
-
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return operands
-
-    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        return ()
-
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
@@ -68,6 +53,3 @@ class Span(Condition):
     @property
     def _embedding(self) -> TimeFeatures:
         return Timestep(kind="timestep", frequencies=self.frequencies, max_period=self.max_period)
-
-
-__all__ = ["Span"]

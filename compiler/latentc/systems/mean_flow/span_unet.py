@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Pair
 from latentc.components.networks.unet import UnetDenoiser
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class SpanUnet(UnetDenoiser):

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Entry, with_operands
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 def problems_of_arrays(network: Backbone, spec: Spec) -> Iterator[Problem]:

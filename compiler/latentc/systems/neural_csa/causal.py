@@ -8,19 +8,16 @@ Symbols: B batch, n latents per sample, D numbers of an outcome.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Network
 from latentc.components.kit.calls import Operands, call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Bound = Annotated[float, Field(ge=-1e9, le=1e9)]
 
@@ -48,7 +45,7 @@ class Box(Closed):
         bounds = [b.constant([float(x) for x in side], "f32", out="bound") for side in (self.lower, self.upper)]
         outside = b.logical_or(b.less(outcomes, bounds[0]), b.less(bounds[1], outcomes))
         some = b.max(b.cast(outside, to="f32"), axes=(2,), keepdims=False, out="outside")
-        return b.op("sub", 1.0, some, out="inside")  # type: ignore[no-any-return]
+        return b.op("sub", 1.0, some, out="inside")
 
 
 def repeated(b: Builder, cond: Operands, count: int) -> dict[str, Var]:
@@ -68,7 +65,7 @@ def propensity(b: Builder, networks: Mapping[str, Network], cond: Operands, trea
     given = cond[treatment]
     score = b.sigmoid(call(b, networks["propensity"], "embed", cond, out="score"), out="score")
     p = b.add(given * score, (1.0 - given) * (1.0 - score))
-    return b.reshape(p, shape=(given.shape[0],), out="propensity")  # type: ignore[no-any-return]
+    return b.reshape(p, shape=(given.shape[0],), out="propensity")
 
 
 def shifted(
@@ -97,7 +94,7 @@ def log_density_at(b: Builder, networks: Mapping[str, Network], shift: str, cond
     """f32[B n]: log-density of shifted latents at latents f32[B n, D], over that of the standard normal, in nats."""
     z, log_det = call(b, networks[shift], "forward", cond, state=latents, out="z log_det")
     squares = [b.sum(u * u, axes=(1,), keepdims=False) for u in (latents, z)]
-    return b.add(b.op("sub", *squares) * 0.5, log_det * float(int(latents.shape[1])), out="log_ratio_at")  # type: ignore[no-any-return]
+    return b.add(b.op("sub", *squares) * 0.5, log_det * float(int(latents.shape[1])), out="log_ratio_at")
 
 
 def expected(b: Builder, outcomes: Var, observed: Var | None, p: Var | None) -> Var:
@@ -107,4 +104,4 @@ def expected(b: Builder, outcomes: Var, observed: Var | None, p: Var | None) -> 
         return mean
     share = b.reshape(p, shape=(p.shape[0], 1))
     own = b.mean(observed, axes=(1,), keepdims=False, out="own")
-    return b.add(share * own, (1.0 - share) * mean, out="mean")  # type: ignore[no-any-return]
+    return b.add(share * own, (1.0 - share) * mean, out="mean")

@@ -6,21 +6,18 @@ Symbols: B batch, n latents per sample, D numbers of an outcome.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, Operands, call
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.neural_csa.causal import Box, expected, propensity, repeated, shifted
 from latentc_runtime.sources import RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class CausalBounds(Sampler):
@@ -46,9 +43,6 @@ class CausalBounds(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.within is not None:
             yield from under("within", problems=self.within.problems(spec))
-
-    def with_steps(self, steps: int) -> CausalBounds:
-        return self
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         networks = {
@@ -106,7 +100,7 @@ class CausalBounds(Sampler):
         """f32[B, n, D], or of probabilities f32[B, n, 1]: what the mean of outcomes f32[B, n, D] is taken of."""
         if self.within is None:
             return outcomes
-        return b.reshape(self.within.has(b, outcomes), shape=(B, self.latents, 1), out="asked")  # type: ignore[no-any-return]
+        return b.reshape(self.within.has(b, outcomes), shape=(B, self.latents, 1), out="asked")
 
     def _finished(
         self, mb: ModuleBuilder, b: Builder, name: str, lower: Var, upper: Var, conditions: Conditions, doc: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,12 +12,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.systems.neural_csa.arrays import joined, problems_of_arrays
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ConditionMlp(Backbone):

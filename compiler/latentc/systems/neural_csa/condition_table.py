@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ConditionTable(Backbone):
@@ -56,6 +53,6 @@ def _embed(start: float, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("ConditionTable", "embed")
     def embed(b: Builder, label: Var, *, rows: int, numbers: int) -> Var:
         """The row of each label."""
-        return b.embedding(b.param("weight", f32(rows, numbers), "constant", value=start), label, out="numbers")  # type: ignore[no-any-return]
+        return b.embedding(b.param("weight", f32(rows, numbers), "constant", value=start), label, out="numbers")
 
     return embed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,16 +13,13 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import step_of
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.neural_csa.causal import Box, log_density_at, moved_latents, propensity, repeated, shifted
 from latentc.systems.neural_csa.causal_bounds import CausalBounds
 from latentc.systems.neural_csa.condition_mlp import ConditionMlp
 from latentc.systems.neural_csa.condition_table import ConditionTable
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Model = Literal["marginal", "rosenbaum", "kl", "total_variation", "hellinger", "chi_squared"]
 SIDES = {"lower": 1.0, "upper": -1.0}
@@ -219,7 +216,7 @@ class SensitivityBounds(Objective):
         if self.multipliers_span > 1:
             step = b.maximum(b.add(step, -float(self.multipliers_span)), 0.0, out="step")
         times = b.floor(b.div(step, float(self.growth_every)), out="times")
-        return b.mul(b.exp(times * math.log(self.growth)), self.penalty, out="mu")  # type: ignore[no-any-return]
+        return b.mul(b.exp(times * math.log(self.growth)), self.penalty, out="mu")
 
     def _weight(self, b: Builder, networks: Mapping[str, Network], every: Operands, flat: Var) -> list[Var]:
         """[f32[B, n]]: of latents whose outcomes lie within 1 over their number, unless all do, else 0. Or nothing."""
@@ -240,25 +237,25 @@ class SensitivityBounds(Objective):
         if p is not None:  # outcomes under the given treatment are observed
             share = b.reshape(p, shape=(p.shape[0], 1))
             log_q = b.log(b.add(b.exp(log_q) * (1.0 - share), share), out="log_q")
-        return b.sum(log_q * weight, axes=(1,), keepdims=False, out="aim")  # type: ignore[no-any-return]
+        return b.sum(log_q * weight, axes=(1,), keepdims=False, out="aim")
 
     def _slack(self, b: Builder, log_ratio: Var) -> Var:
         """f32[B]: the distance of the shift from the limit of the sensitivity model, below 0 beyond it."""
 
         def most(x: Var) -> Var:
-            return b.max(x, axes=(1,), keepdims=False)  # type: ignore[no-any-return]
+            return b.max(x, axes=(1,), keepdims=False)
 
         if self.model == "marginal":
-            return b.op("sub", math.log(self.gamma), most(b.abs(log_ratio)), out="slack")  # type: ignore[no-any-return]
+            return b.op("sub", math.log(self.gamma), most(b.abs(log_ratio)), out="slack")
         if self.model == "rosenbaum":
             span = b.add(most(log_ratio), most(b.neg(log_ratio)), out="span")
-            return b.op("sub", math.log(self.gamma), span, out="slack")  # type: ignore[no-any-return]
+            return b.op("sub", math.log(self.gamma), span, out="slack")
         # Latents follow the shifted distribution, so means over the normal one are weighted by 1 / r.
         weight = b.exp(b.neg(log_ratio), out="weight")
         means = []
         for log_r in (log_ratio, b.neg(log_ratio)):
             means.append(b.mean(self._divergence(b, log_r) * weight, axes=(1,), keepdims=False, out="divergence"))
-        return b.op("sub", self.gamma, b.maximum(*means), out="slack")  # type: ignore[no-any-return]
+        return b.op("sub", self.gamma, b.maximum(*means), out="slack")
 
     def _divergence(self, b: Builder, log_r: Var) -> Var:
         """f(r) of the logarithm of r."""
@@ -273,7 +270,4 @@ class SensitivityBounds(Objective):
 def _regressed(b: Builder, multiplier: Var, wanted: Var) -> Var:
     """f32[B]: half the square of what multipliers are off."""
     off = b.op("sub", multiplier, b.stop_gradient(wanted), out="off")
-    return b.mul(off * off, 0.5, out="off")  # type: ignore[no-any-return]
-
-
-__all__ = ["SensitivityBounds"]
+    return b.mul(off * off, 0.5, out="off")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,14 +17,11 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 from latentc.systems.neural_csa.arrays import joined, problems_of_arrays, size_of
 from latentc.systems.neural_csa.splines import parameters, spline
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class SplineFlow(Backbone):

@@ -87,7 +87,7 @@ def _bin(b: Builder, at: Var, parts: tuple[Var, ...], bins: Any, bound: float, i
 
     def there(values: Var, out: str, start: int = 0) -> Var:
         values = b.slice(values, axis=1, start=start, stop=start + bins) if int(values.shape[1]) > int(bins) else values
-        return b.take_along(values, index, axis=1, out=out)  # type: ignore[no-any-return]
+        return b.take_along(values, index, axis=1, out=out)
 
     width, height, share = there(widths, "width"), there(heights, "height"), there(shares, "share")
     slope_a, slope_b = there(slopes, "slope_a"), there(slopes, "slope_b", 1)
@@ -117,7 +117,4 @@ def _inverted(b: Builder, y: Var, found: _Bin) -> Var:
     left = found.share * up / b.add(up, rest)
     over, left_over = found.weight_c * b.op("sub", last, found.middle), found.weight_b * b.op("sub", found.high, last)
     right = (over + found.share * left_over) / b.add(over, left_over)
-    return b.where(below, left, right, out="theta")  # type: ignore[no-any-return]
-
-
-__all__ = ["parameters", "spline"]
+    return b.where(below, left, right, out="theta")

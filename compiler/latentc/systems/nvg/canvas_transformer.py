@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,15 +19,11 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._alignment import Alignment, projector
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
 from latentc.systems.nvg.granule_network import SMALL, GranuleNetwork, conditioned, run
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -6,18 +6,15 @@ A file of its own because its codes are two things, the rows of a codebook and t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import Bottleneck
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, Var, i64
 from latentc.ir.types import B, TensorType
 from latentc.systems.nvg.granules import Granules, clustered
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class GranularityCodebook(Bottleneck):
@@ -102,7 +99,7 @@ class GranularityCodebook(Bottleneck):
     def _labels(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         rows = b.reshape(h, shape=(h.shape[0], static["latent"], self.side**2))
         rows = b.stop_gradient(b.transpose(rows, perm=(0, 2, 1)), out="rows")
-        return b.sub("clustering", clustered, rows, out="labels")  # type: ignore[no-any-return]
+        return b.sub("clustering", clustered, rows, out="labels")
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         labels = self._labels(b, h, static)

@@ -83,6 +83,3 @@ def modulated_linear(b: Builder, x: Var, c: Var, *, dim: int, features: int) -> 
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * dim), out="modulation")
     shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
     return dense(b, "linear", b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift, features, True, "xavier")
-
-
-__all__ = ["angles", "angles_of_class", "modulated_linear", "parallel_block", "turned"]

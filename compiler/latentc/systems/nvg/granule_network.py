@@ -6,20 +6,16 @@ Symbols: B batch, T tokens, L positions, K stages, Z channels of the latents, D 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.condition import Entry, Form, embedded_sum
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32, items
 from latentc.systems.nvg.granule_blocks import parallel_block
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 SMALL = {"width": 32, "depth": 1, "heads": 2, "side": 4, "latent": 4, "kind_channels": 4, "drop_path": 0.1}
 """Sizes of the examples."""
@@ -109,6 +105,3 @@ def run(
         x = b.sub(name, block, x, *rate, c, turn, dim=width, heads=heads, hidden=hidden)
         made.append(x)
     return made
-
-
-__all__ = ["SMALL", "GranuleNetwork", "conditioned", "run"]

@@ -17,14 +17,7 @@ import numpy as np
 
 from latentc.components.kit.tokens import rows
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-from latentc.systems.var.scales import (
-    Scales,
-    closeness,
-    codebook_nearest,
-    codebook_rows,
-    codebook_table,
-    smoothed,
-)
+from latentc.systems.var.scales import Scales, closeness, codebook_nearest, codebook_rows, codebook_table, smoothed
 
 TAKEN = 1e30
 """Distance of what is clustered already."""
@@ -59,7 +52,7 @@ class Granules(Scales):
     def nearest(self, b: Builder, rest: Var, k: int) -> Var:
         """i64[B, 2^k]: the codes nearest to the means of the residual f32[B, Z, h, h] over the clusters of stage k."""
         sizes = {"codes": self.codes, "latent": self.channels}
-        return b.sub("codebook", codebook_nearest(self.normalize), self._means(b, rest, k), out=f"tokens_{k}", **sizes)  # type: ignore[no-any-return]
+        return b.sub("codebook", codebook_nearest(self.normalize), self._means(b, rest, k), out=f"tokens_{k}", **sizes)
 
     def _means(self, b: Builder, rest: Var, k: int) -> Var:
         """f32[B, Z, 2^k, 1]: the means of the residual over the clusters of stage k."""
@@ -69,7 +62,7 @@ class Granules(Scales):
         x = rows(b, x, b.argsort(self.labels, out="place"), "x")
         x = b.reshape(x, shape=(x.shape[0], count, positions // count, self.channels))
         x = b.transpose(b.mean(x, axes=(2,), keepdims=False), perm=(0, 2, 1), out="x")
-        return b.reshape(x, shape=(x.shape[0], self.channels, count, 1), out="x")  # type: ignore[no-any-return]
+        return b.reshape(x, shape=(x.shape[0], self.channels, count, 1), out="x")
 
     def quantized(self, b: Builder, latents: Var, each: Callable[[Var], None] | None = None) -> tuple[list[Var], Var]:
         if self.warm is None:
@@ -203,6 +196,3 @@ def halves(b: Builder, parents: Var, score: Var, clusters: int) -> Var:
     rank = b.argsort(place, out="rank")
     second = b.less(size // 2 - 1, b.op("sub", rank, b.div(rank, size) * size), out="second")
     return b.add(b.op("mul", parents, 2), b.cast(second, to="i64"), out="labels")
-
-
-__all__ = ["Granules", "clustered", "halves", "structure"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,15 +11,12 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._alignment import feature_problems, mean_cosine
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_network import GranuleNetwork
 from latentc.systems.nvg.granule_quantizer import GranuleQuantizer
 from latentc.systems.nvg.granules import structure
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class NextGranularity(Objective):

@@ -8,24 +8,21 @@ Symbols: B batch, K stages, L = 2^K positions, Z channels of the latents.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
+from latentc.components.guidance.guidance import ScheduledGuidance, asked_scale, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.tokens import draw, filtered, rows
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.nvg.granules import halves, structure
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 EPS = 1e-8
 """Added to a probability before its logarithm is taken."""
@@ -69,9 +66,6 @@ class NextGranularitySampler(Sampler):
         for name in ("guidance", "structure_guidance"):
             yield from under(name, problems=token_guidance_problems(getattr(self, name), spec))
 
-    def with_steps(self, steps: int) -> NextGranularitySampler:
-        return self
-
     def nucleus(self, stages: int) -> list[float]:
         """The nucleus of each stage, from 1 down to `top_p`: slowly at first, since by a power of K that grows."""
         fallen = (stages ** (np.arange(stages + 1) / stages) - 1) / (stages - 1)
@@ -95,10 +89,8 @@ class NextGranularitySampler(Sampler):
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = conditions.sources()
-        scale = b.input("scale", f32(B)) if self.guidance else None
-        of_structure = b.input("structure_scale", f32(B)) if self.structure_guidance else None
-        sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
-        sources |= {"structure_scale": SettingSource("structure_guidance")} if self.structure_guidance else {}
+        scale, settings = asked_scale(b, self.guidance, sources)
+        of_structure, further = asked_scale(b, self.structure_guidance, sources, "structure_")
         x, u = b.input("x", f32(B, positions, stages)), b.input("u", f32(B, 2 * positions - 1))
         sources |= {"x": RandomSource("normal", "structure"), "u": RandomSource("uniform", "token")}
         gumbel = b.input("gumbel", f32(B, stages - 1, positions)) if self.random_splits else None
@@ -118,12 +110,9 @@ class NextGranularitySampler(Sampler):
                 )
         b.output(b.concat(*codes, labels, axis=1, out="tokens"))
         mb.entries[entry] = b.finish(doc=f"Draws the clusters and the codes of {stages + 1} stages in turns.")
-        settings = [Setting("guidance", self.guidance.scale)] if self.guidance else []
-        if self.structure_guidance:
-            settings.append(Setting("structure_guidance", self.structure_guidance.scale))
         count = stages + 1 + (stages - 1) * self.structure_steps
         outputs = (OutputField("samples", "tokens"),)
-        return Program(entry, self.kind, stages + 1, count, sources, tuple(settings), outputs=outputs)
+        return Program(entry, self.kind, stages + 1, count, sources, (*settings, *further), outputs=outputs)
 
     def _codes(
         self,
@@ -144,12 +133,11 @@ class NextGranularitySampler(Sampler):
         # Labels of the last stage that share the bits of this one.
         shown = structure(b, b.op("mul", labels, 2 ** (stages - k)), stages, at)
         operands: dict[str, Any] = {"state": canvas, "position": [shown, at]}
-        if scale is None or self.guidance is None:
-            _, logits = call(b, main, "forward", cond, out="made logits", **operands)
-        else:
-            strength = scale_at(b, scale, b.constant(self.guidance.weights([k / stages])[0], out="weight"))
+        null: Operands = {}
+        if scale is not None and self.guidance is not None:
+            scale = scale_at(b, scale, b.constant(self.guidance.weights([k / stages])[0], out="weight"))
             null = conditions.null(b, cond)
-            _, logits = guided_call(b, main, "forward", cond, null, strength, out="made logits", **operands)
+        _, logits = guided_call(b, main, "forward", cond, null, scale, out="made logits", **operands)
         first = b.reshape(b.argsort(labels, out="place"), shape=(B, count, positions // count))
         first = b.reshape(b.slice(first, axis=2, start=0, stop=1), shape=(B, count), out="first")
         logits = filtered(b, rows(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
@@ -192,11 +180,9 @@ class NextGranularitySampler(Sampler):
             given = dict(zip(names, rest, strict=False))
             t = b.broadcast_to(time, z, shape=(B,), out="t")
             operands: dict[str, Any] = {"state": [z, canvas], "time": t, "position": at}
-            if strength is None:
-                velocity = call(b, flow, "forward", given, out="velocity", **operands)
-            else:
-                without = dict(zip(names, rest[len(names) :], strict=False))
-                velocity = guided_call(b, flow, "forward", given, without, rest[-1], out="velocity", **operands)
+            without = dict(zip(names, rest[len(names) :], strict=False))
+            own = None if strength is None else rest[-1]
+            velocity = guided_call(b, flow, "forward", given, without, own, out="velocity", **operands)
             return (b.op("sub", z, velocity * step, out="z"),), ()
 
         times = self.times(positions)

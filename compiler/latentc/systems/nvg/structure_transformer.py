@@ -9,20 +9,17 @@ Symbols: B batch, L positions, K stages, Z channels of the latents, D width.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from latentc.components.backbone import add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeEmbedding, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.parts import dense
+from latentc.components.parts import Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.nvg.granule_blocks import angles, angles_of_class, modulated_linear
 from latentc.systems.nvg.granule_network import SMALL, GranuleNetwork, conditioned, run
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class StructureTransformer(GranuleNetwork):
@@ -91,6 +88,6 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
         turn = b.concat(of_class, *of_kinds, axis=1, out="turn")
         x = run(b, x, c, turn, config.drop_path, width, depth, heads, hidden)[-1]
         x = b.slice(x, axis=1, start=positions + 1, stop=2 * positions + 1, out="x")
-        return b.sub("output", modulated_linear, x, c, dim=width, features=stages, out="velocity")  # type: ignore[no-any-return]
+        return b.sub("output", modulated_linear, x, c, dim=width, features=stages, out="velocity")
 
     return forward

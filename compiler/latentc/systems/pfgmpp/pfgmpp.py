@@ -45,9 +45,6 @@ class Pfgmpp(Edm):
             axes = tuple(range(1, len(z.shape)))
             length = b.sqrt(b.sum(z * z, axes=axes, keepdims=True), out="length")
             factor = b.div(b.reshape(radius, shape=length.shape), length, out="factor")
-            return b.mul(z, factor, out="noise")  # type: ignore[no-any-return]
+            return b.mul(z, factor, out="noise")
 
         return Kernel(extra, share, apply)
-
-
-__all__ = ["Pfgmpp"]

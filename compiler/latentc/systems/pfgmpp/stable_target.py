@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.kit import Conditions, Operands
 from latentc.components.objectives.denoising import Noised
 from latentc.components.objectives.denoising_terms._term import Denoised
 from latentc.components.objectives.diffusion import Diffusion
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class StableTarget(Diffusion):
@@ -105,7 +102,7 @@ class StableTarget(Diffusion):
         if v.shape[0] == B:
             return v
         sizes = (B, (self.reference - 1) * B)
-        return b.split(v, axis=0, sizes=sizes, out=f"{v.value.name} others")[0]  # type: ignore[no-any-return]
+        return b.split(v, axis=0, sizes=sizes, out=f"{v.value.name} others")[0]
 
     def _averaged(self, denoised: Denoised, x: Var, fields: Operands) -> Noised:
         """The trained samples with means of x as their data; x and the fields are of the whole batch."""
@@ -133,6 +130,3 @@ def _is_class(condition: Condition, name: str, spec: Spec) -> bool:
     return len(fields) == len(inputs) and all(
         field is not None and bool(field.classes) and not field.shape for field in fields
     )
-
-
-__all__ = ["StableTarget"]

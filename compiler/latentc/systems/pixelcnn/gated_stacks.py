@@ -50,18 +50,18 @@ class Layer:
 
 def side_by_side(b: Builder, values: Sequence[Var], out: str) -> Var:
     """Concatenated features (axis 1)."""
-    return values[0] if len(values) == 1 else b.concat(*values, axis=1, out=out)  # type: ignore[no-any-return]
+    return values[0] if len(values) == 1 else b.concat(*values, axis=1, out=out)
 
 
 def sized(b: Builder, x: Var, size: Any) -> Var:
     """x with its number of features by name, so that layers of other numbers are of one class."""
-    return b.reshape(x, shape=(x.shape[0], size, *x.shape[2:]), out="x")  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(x.shape[0], size, *x.shape[2:]), out="x")
 
 
 def gated(b: Builder, z: Var, width: Any) -> Var:
     """tanh of the first `width` features times the sigmoid of as many others."""
     a, gate = b.split(z, axis=1, sizes=(width, width), out="a gate")
-    return b.mul(b.tanh(a), b.sigmoid(gate), out="h")  # type: ignore[no-any-return]
+    return b.mul(b.tanh(a), b.sigmoid(gate), out="h")
 
 
 def _plus_conditions(b: Builder, stack: str, z: Var, cond: Sequence[Var], features: Any) -> Var:
@@ -141,13 +141,13 @@ def _subpixel(
     q = width // layer.subpixels
     body = subpixel(bool(x), bool(y), layer.first, cell)
     sizes = {"width": q, "mixed": (s + 1) * q, **({"inputs": s if layer.first else (s + 1) * q} if x else {})}
-    return b.sub(f"subpixels.{s}", body, z, *x, *y, out="made h", **sizes)  # type: ignore[no-any-return]
+    return b.sub(f"subpixels.{s}", body, z, *x, *y, out="made h", **sizes)
 
 
 def _share(b: Builder, z: Var, s: int, subpixels: int, width: Any) -> Var:
     """The 2 Q features of z that are of subpixel s."""
     q = width // subpixels
-    return z if subpixels == 1 else b.slice(z, axis=1, start=2 * s * q, stop=2 * (s + 1) * q, out="own")  # type: ignore[no-any-return]
+    return z if subpixels == 1 else b.slice(z, axis=1, start=2 * s * q, stop=2 * (s + 1) * q, out="own")
 
 
 def seen_of(b: Builder, layer: Layer, h: Var, s: int, width: Any) -> list[Var]:
@@ -203,7 +203,7 @@ def left_layer(layer: Layer) -> BlockBody:
         """z with what the horizontal stack sees to the left of a cell, f32[B, C, K // 2]."""
         batch, inputs, reach = cells.shape
         weight = b.reshape(_left_weights(b, layer, inputs, width), shape=(2 * width, inputs * reach))
-        return b.add(z, b.linear(b.reshape(cells, shape=(batch, inputs * reach)), weight), out="z")  # type: ignore[no-any-return]
+        return b.add(z, b.linear(b.reshape(cells, shape=(batch, inputs * reach)), weight), out="z")
 
     return left
 
@@ -252,16 +252,3 @@ def head(before: bool, cell: bool) -> BlockBody:
         return inside, pointwise(b, "leave", inside, values)
 
     return later if before else red
-
-
-__all__ = [
-    "Layer",
-    "cell_layer",
-    "gated",
-    "head",
-    "left_layer",
-    "map_layer",
-    "row_layer",
-    "seen_of",
-    "side_by_side",
-]

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import log, prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from latentc.components.contract import Need, Network, Update
+from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
+from latentc.components.parts import Spec
 from latentc.ir.builder import ModuleBuilder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PixelLikelihood(Objective):
     """Negative log-likelihood of pixels, in nats per dimension; the metric `bits` is in bits per dimension."""
 
     kind: Literal["pixel_likelihood"]
+    NEEDS = "pixels"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "pixel_likelihood"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "pixels"),)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)

@@ -10,21 +10,19 @@ Symbols: B batch, C channels, R inputs of convolutions, W columns, E size of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, reduce
+from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentc.components.backbone import add_method
 from latentc.components.condition import Entry, ports_of
 from latentc.components.contract import Method, Port
 from latentc.components.layers import INITS
-from latentc.components.parts import dense
+from latentc.components.parts import Spec, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 from latentc.systems.pixelcnn.pixels import Categories, LogisticMixture
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 NORMED_STD = 0.05
 """Standard deviation of the weights that are normalised, at the start."""
@@ -36,7 +34,7 @@ _CLASSES = {"u": "RowResnet", "ul": "CellResnet"}
 
 def doubled_elu(b: Builder, x: Var) -> Var:
     """ELU of x and of -x, concatenated: twice the channels (axis 1)."""
-    return b.elu(b.concat(x, b.neg(x), axis=1), out="h")  # type: ignore[no-any-return]
+    return b.elu(b.concat(x, b.neg(x), axis=1), out="h")
 
 
 def weights(
@@ -55,7 +53,7 @@ def normed_weight(b: Builder, name: str, weight: Var, axis: int, std: float = 1.
     Gain and bias start from data: outputs for the first batch have mean 0 and standard deviation `std`, unless it is 0.
     """
     gain = b.param(f"{name}.g", f32(weight.shape[axis]), "ones")
-    return b.weight_norm(weight, gain, axis=axis, output_std=std, out="w")  # type: ignore[no-any-return]
+    return b.weight_norm(weight, gain, axis=axis, output_std=std, out="w")
 
 
 def pointwise(b: Builder, name: str, x: Var, channels: Any, normed: bool = False, bias: bool = True) -> Var:
@@ -67,8 +65,8 @@ def pointwise(b: Builder, name: str, x: Var, channels: Any, normed: bool = False
         kind, args = INITS["xavier"]
         weight, biases = b.param(f"{name}.weight", f32(channels, inputs, 1, 1), kind, **args), []
     if x.type.rank == 2:
-        return b.linear(x, b.reshape(weight, shape=(channels, inputs)), *biases)  # type: ignore[no-any-return]
-    return b.conv(x, weight, *biases)  # type: ignore[no-any-return]
+        return b.linear(x, b.reshape(weight, shape=(channels, inputs)), *biases)
+    return b.conv(x, weight, *biases)
 
 
 def shifted_conv(
@@ -79,7 +77,7 @@ def shifted_conv(
     if stream == "ul":
         x = b.pad(x, axis=3, before=1, after=0, value=0.0, out="h")
     weight, bias = weights(b, name, channels, x.shape[1], KERNELS[stream], normed, std)
-    return b.conv(x, weight, bias, stride=stride, padding=(0, 1 if stream == "u" else 0), out="h")  # type: ignore[no-any-return]
+    return b.conv(x, weight, bias, stride=stride, padding=(0, 1 if stream == "u" else 0), out="h")
 
 
 def row_conv(
@@ -87,7 +85,7 @@ def row_conv(
 ) -> Var:
     """The same in the stream `u` for one row, given it and the one above: f32[B, C, 2, W]."""
     weight, bias = weights(b, name, channels, pair.shape[1], KERNELS["u"], normed, std)
-    return b.conv(pair, weight, bias, stride=stride, padding=(0, 1), out=out)  # type: ignore[no-any-return]
+    return b.conv(pair, weight, bias, stride=stride, padding=(0, 1), out=out)
 
 
 def cell_conv(b: Builder, name: str, patch: Var, channels: Any, normed: bool, std: float = 1.0) -> Var:
@@ -95,27 +93,27 @@ def cell_conv(b: Builder, name: str, patch: Var, channels: Any, normed: bool, st
     batch, inputs = patch.shape[:2]
     weight, bias = weights(b, name, channels, inputs, KERNELS["ul"], normed, std)
     rows = b.reshape(weight, shape=(channels, inputs * 4))
-    return b.linear(b.reshape(patch, shape=(batch, inputs * 4)), rows, bias, out="h")  # type: ignore[no-any-return]
+    return b.linear(b.reshape(patch, shape=(batch, inputs * 4)), rows, bias, out="h")
 
 
 def column(b: Builder, above: Var, x: Var) -> Var:
     """f32[B, C, 2]: a cell and the one above it."""
     batch, channels = x.shape
     shape = (batch, channels, 1)
-    return b.concat(b.reshape(above, shape=shape), b.reshape(x, shape=shape), axis=2, out="column")  # type: ignore[no-any-return]
+    return b.concat(b.reshape(above, shape=shape), b.reshape(x, shape=shape), axis=2, out="column")
 
 
 def patch(b: Builder, left: Var, right: Var) -> Var:
     """f32[B, C, 2, 2] of two columns."""
     shape = (*left.shape, 1)
-    return b.concat(b.reshape(left, shape=shape), b.reshape(right, shape=shape), axis=3, out="patch")  # type: ignore[no-any-return]
+    return b.concat(b.reshape(left, shape=shape), b.reshape(right, shape=shape), axis=3, out="patch")
 
 
 def zeros(b: Builder, like: Var, shape: tuple[Any, ...], out: str) -> Var:
     """Zeros of this shape, in which B stands for the batch of `like`."""
     sizes = [size for size in shape if size is not B]
     zero = b.full(like, shape=(prod(int(size) for size in sizes),), value=0.0, dtype="f32", out=out)
-    return b.reshape(zero, shape=tuple(like.shape[0] if size is B else size for size in shape), out=out)  # type: ignore[no-any-return]
+    return b.reshape(zero, shape=tuple(like.shape[0] if size is B else size for size in shape), out=out)
 
 
 def embedded(
@@ -123,7 +121,7 @@ def embedded(
 ) -> tuple[Var, ...]:
     """The sum of the embedded conditions, each with its operands, f32[B, D], or nothing."""
     vectors = [entry.vector(b, f"{entry.name}_embed", own, width, sizes) for entry, own in conditions]
-    return (reduce(lambda a, v: b.add(a, v, out="c"), vectors),) if vectors else ()
+    return (summed(b, "c", vectors),) if vectors else ()
 
 
 def pixel_methods(
@@ -150,10 +148,10 @@ def log_prob_of(b: Builder, distribution: Categories | LogisticMixture, params: 
     def pixels(x: Var, out: str) -> Var:
         batch, size, height, wide = x.shape
         x = b.reshape(x, shape=(batch, size, height * wide))
-        return b.transpose(x, perm=(0, 2, 1), out=out)  # type: ignore[no-any-return]
+        return b.transpose(x, perm=(0, 2, 1), out=out)
 
     log_p = distribution.log_prob(b, pixels(params, "params"), pixels(x, "pixels"))
-    return b.sum(log_p, axes=(1,), keepdims=False, out="log_p")  # type: ignore[no-any-return]
+    return b.sum(log_p, axes=(1,), keepdims=False, out="log_p")
 
 
 def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
@@ -162,7 +160,7 @@ def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
         cond = dense(b, "condition", condition, 2 * width, False, "xavier")
         h = b.add(h, b.reshape(cond, shape=(cond.shape[0], 2 * width, *(1,) * (h.type.rank - 2))), out="h")
     a, gate = b.split(h, axis=1, sizes=(width, width), out="a gate")
-    return b.mul(a, b.sigmoid(gate), out="h")  # type: ignore[no-any-return]
+    return b.mul(a, b.sigmoid(gate), out="h")
 
 
 @cache
@@ -227,23 +225,3 @@ def cell_block(skip: bool, cond: bool, normed: bool) -> BlockBody:
         return x + _gate(b, h, c, width), own, inside
 
     return block
-
-
-__all__ = [
-    "cell_block",
-    "cell_conv",
-    "column",
-    "doubled_elu",
-    "embedded",
-    "log_prob_of",
-    "map_block",
-    "normed_weight",
-    "patch",
-    "pixel_methods",
-    "pointwise",
-    "row_block",
-    "row_conv",
-    "shifted_conv",
-    "weights",
-    "zeros",
-]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
 from latentc.components.contract import Network
 from latentc.components.kit.stacks import entry, stacked
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.types import B
 from latentc.systems.pixelcnn.gated_stacks import (
@@ -34,9 +34,6 @@ from latentc.systems.pixelcnn.gated_stacks import (
 )
 from latentc.systems.pixelcnn.pixel_streams import embedded, log_prob_of, pixel_methods, zeros
 from latentc.systems.pixelcnn.pixels import Categories
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PixelCnn(Backbone):
@@ -149,7 +146,7 @@ class _Net:
         inside = self.head_width // self.channels
         sizes = {"width": inside, "values": self.values, "inputs": seen, "hidden": (s + 1) * inside}
         body = head(bool(hidden), cell)
-        return b.sub(f"heads.{s}", body, h, *hidden, out="hidden logits", **sizes)  # type: ignore[no-any-return]
+        return b.sub(f"heads.{s}", body, h, *hidden, out="hidden logits", **sizes)
 
     def draw(self, b: Builder, u: Var) -> Var:
         """f32[B, C, H, W] of uniform numbers f32[B, H, W, C]."""
@@ -172,7 +169,7 @@ class _Net:
         tables = [table, *maps]
         *_, found = b.loop("rows", height, row, invariants=vectors, carried=[seen, kept], tables=tables)
         x = b.transpose(found, perm=(2, 3, 0, 1), out="x")
-        return b.reshape(x, shape=(batch, channels, height, wide), out="x")  # type: ignore[no-any-return]
+        return b.reshape(x, shape=(batch, channels, height, wide), out="x")
 
     def _row(self, b: Builder, seen: Var, kept: Var, u: Var) -> tuple[Var, Var, Var]:
         """A row of pixels [W, B, C], and what the next row sees: of pixels, and of features of each layer."""
@@ -233,7 +230,7 @@ def _moved(b: Builder, kept: Var, own: Var, axis: int) -> Var:
     size = int(kept.shape[axis])
     rest = [b.slice(kept, axis=axis, start=1, stop=size)] if size > 1 else []
     own = b.reshape(own, shape=(*kept.shape[:axis], 1, *kept.shape[axis + 1 :]))
-    return b.concat(*rest, own, axis=axis, out="kept") if rest else own  # type: ignore[no-any-return]
+    return b.concat(*rest, own, axis=axis, out="kept") if rest else own
 
 
 @cache

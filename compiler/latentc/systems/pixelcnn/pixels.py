@@ -64,7 +64,7 @@ class LogisticMixture:
             log_p = own if log_p is None else b.add(log_p, own, out="log_p")
         assert log_p is not None
         joint = b.logsumexp(b.add(log_p, logits), axis=2)
-        return b.op("sub", joint, b.logsumexp(logits, axis=2), out="log_p")  # type: ignore[no-any-return]
+        return b.op("sub", joint, b.logsumexp(logits, axis=2), out="log_p")
 
     def draw(self, b: Builder, params: Var, u: Var, channels: int) -> Var:
         """f32[B, N, C]: pixels drawn from params f32[B, N, features] with uniform numbers u f32[B, N, draws]."""
@@ -85,7 +85,7 @@ class LogisticMixture:
             for earlier, coefficient in zip(pixel, coefficients[_FIRST[c] :], strict=False):
                 value = value + coefficient * earlier
             pixel.append(b.clamp(value, low=-1.0, high=1.0, out="value"))
-        return pixel[0] if channels == 1 else b.concat(*pixel, axis=2, out="pixel")  # type: ignore[no-any-return]
+        return pixel[0] if channels == 1 else b.concat(*pixel, axis=2, out="pixel")
 
     def _split(self, b: Builder, params: Var, channels: int) -> tuple[Var, ...]:
         """f32[B, N, K] each: the logits, then the parameters of every channel."""
@@ -137,12 +137,9 @@ class Categories:
         steps = b.clamp((x + 1.0) * ((self.levels - 1) / 2) + 0.5, low=0.0, high=self.levels - 1.0)
         index = b.reshape(b.cast(b.floor(steps), to="i64"), shape=(batch, count, channels, 1), out="index")
         own = b.take_along(b.log_softmax(logits, axis=3), index, axis=3)
-        return b.sum(own, axes=(2, 3), keepdims=False, out="log_p")  # type: ignore[no-any-return]
+        return b.sum(own, axes=(2, 3), keepdims=False, out="log_p")
 
     def draw_channel(self, b: Builder, logits: Var, u: Var) -> Var:
         """f32[B]: a channel drawn from logits f32[B, V] with uniform numbers u f32[B]."""
         value = b.cast(draw(b, logits, u, out="index"), to="f32")
-        return b.op("sub", value * (2 / (self.levels - 1)), 1.0, out="value")  # type: ignore[no-any-return]
-
-
-__all__ = ["Categories", "LogisticMixture"]
+        return b.op("sub", value * (2 / (self.levels - 1)), 1.0, out="value")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import Conditions, call
+from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Pixelwise(Sampler):
@@ -22,13 +20,8 @@ class Pixelwise(Sampler):
 
     kind: Literal["pixelwise"]
     guidance: None = Field(None, description="always null: pixel distributions are not guided")
+    NEEDS = "pixels"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "pixelwise"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "pixels"),)
-
-    def with_steps(self, steps: int) -> Pixelwise:
-        return self
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         return self.build(mb, networks, spec), self._log_likelihood(mb, networks, spec)

@@ -75,7 +75,7 @@ class Drawing:
 
         *_, found = b.loop("rows", count, rows, invariants=self.c, carried=state, tables=[u, inside])
         x = b.reshape(found, shape=(self.height, self.columns, noise.shape[0], self.channels))
-        return b.transpose(x, perm=(2, 3, 0, 1), out="x")  # type: ignore[no-any-return]
+        return b.transpose(x, perm=(2, 3, 0, 1), out="x")
 
     def top(self, level: int) -> bool:
         """True for the coarsest level."""
@@ -265,7 +265,7 @@ class Drawing:
         batch, inputs, _ = left.shape
         weight, bias = weights(b, "ul_init.1.conv", self.width, inputs, (2, 1), self.normed)
         rows = b.reshape(weight, shape=(self.width, inputs * 2))
-        return b.linear(b.reshape(left, shape=(batch, inputs * 2)), rows, bias, out="h")  # type: ignore[no-any-return]
+        return b.linear(b.reshape(left, shape=(batch, inputs * 2)), rows, bias, out="h")
 
     def _upsampled_row(self, b: Builder, x: Var, level: int, r: int) -> Var:
         """The row of the finer level in row r of a period."""
@@ -273,9 +273,7 @@ class Drawing:
         name = f"upsize_u_stream.{self.levels - 1 - level}.deconv"
         weight, bias = upsizing(b, name, self.width, "u", self.upsized)
         own = b.slice(weight, axis=2, start=phase, stop=phase + 1)
-        return b.conv_transpose(  # type: ignore[no-any-return]
-            x, own, bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1), out="u"
-        )
+        return b.conv_transpose(x, own, bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1), out="u")
 
     def _upsampled_cell(self, b: Builder, x: Var, level: int, r: int, q: int) -> Var:
         """The cell of the finer level in row r and column q of a period."""
@@ -284,12 +282,12 @@ class Drawing:
         weight, bias = upsizing(b, name, self.width, "ul", self.upsized)
         own = b.slice(b.slice(weight, axis=2, start=row, stop=row + 1), axis=3, start=col, stop=col + 1)
         own = b.reshape(own, shape=(self.width, self.width), out="w")
-        return b.add(b.matmul(x, own), bias, out="ul")  # type: ignore[no-any-return]
+        return b.add(b.matmul(x, own), bias, out="ul")
 
     def _per_iteration(self, b: Builder, table: Var, level: int) -> Var:
         """[W / 2^l, ...] -> [W / P, P / 2^l, ...]."""
         each = self.period >> level
-        return b.reshape(table, shape=(self.columns // self.period, each, *table.shape[1:]), out=table.value.name)  # type: ignore[no-any-return]
+        return b.reshape(table, shape=(self.columns // self.period, each, *table.shape[1:]), out=table.value.name)
 
 
 _NAMES = ("us", "down_us", "above", "down_above")
@@ -310,31 +308,28 @@ def upsizing(
 
 def _masked(b: Builder, x: Var, inside: Var | None, out: str = "h") -> Var:
     """x, or nothing where `inside` f32[1] is 0: what is shifted in at the edge has no bias either."""
-    return x if inside is None else b.mul(x, inside, out=out)  # type: ignore[no-any-return]
+    return x if inside is None else b.mul(x, inside, out=out)
 
 
 def _cells(b: Builder, rows: Var) -> Var:
     """[N, B, C, 1, W] -> [W, N, B, C]."""
     count, batch, width, _, wide = rows.shape
     rows = b.reshape(rows, shape=(count, batch, width, wide))
-    return b.transpose(rows, perm=(3, 0, 1, 2), out="cells")  # type: ignore[no-any-return]
+    return b.transpose(rows, perm=(3, 0, 1, 2), out="cells")
 
 
 def _beside(b: Builder, columns: Var) -> Var:
     """[R, B, C] of columns [R, B, C, 2]: the cells themselves, which are above those of the next row."""
     own = b.slice(columns, axis=3, start=1, stop=2)
-    return b.reshape(own, shape=columns.shape[:3], out="above")  # type: ignore[no-any-return]
+    return b.reshape(own, shape=columns.shape[:3], out="above")
 
 
 def _joined(b: Builder, x: Var) -> Var:
     """[W / P, P, ...] -> [W, ...]."""
-    return b.reshape(x, shape=(x.shape[0] * x.shape[1], *x.shape[2:]), out=x.value.name)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(x.shape[0] * x.shape[1], *x.shape[2:]), out=x.value.name)
 
 
 def _with_ones(b: Builder, x: Var) -> Var:
     """Pixels with an extra channel of ones, which marks them as inside the image."""
     ones = b.fill_like(b.slice(x, axis=1, start=0, stop=1), 1.0)
-    return b.concat(x, ones, axis=1, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["Drawing", "upsizing"]
+    return b.concat(x, ones, axis=1, out="x")

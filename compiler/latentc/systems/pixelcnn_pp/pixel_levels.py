@@ -113,6 +113,3 @@ def skips_of(enters: Var, outs: Sequence[Var], top: bool) -> list[Var]:
 def length(blocks: int, top: bool) -> int:
     """Blocks of a level on the way back."""
     return blocks if top else blocks + 1
-
-
-__all__ = ["all_of", "cell_level", "last", "length", "map_level", "row_level", "skips_of"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, with_operands
 from latentc.components.contract import Network
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.systems.pixelcnn.pixel_streams import (
     embedded,
@@ -28,9 +28,6 @@ from latentc.systems.pixelcnn.pixel_streams import (
 from latentc.systems.pixelcnn.pixels import LogisticMixture
 from latentc.systems.pixelcnn_pp.pixel_draw import Drawing, upsizing
 from latentc.systems.pixelcnn_pp.pixel_levels import length, map_level, skips_of
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PixelCnnPp(Backbone):
@@ -151,7 +148,7 @@ def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels
 def _shifted(b: Builder, x: Var, axis: int) -> Var:
     """x moved by one along an axis, zeros in its first place."""
     x = b.slice(x, axis=axis, start=0, stop=x.shape[axis] - 1)
-    return b.pad(x, axis=axis, before=1, after=0, value=0.0, out="h")  # type: ignore[no-any-return]
+    return b.pad(x, axis=axis, before=1, after=0, value=0.0, out="h")
 
 
 @cache

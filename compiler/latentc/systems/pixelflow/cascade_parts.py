@@ -99,7 +99,4 @@ class Cascade:
         noise = b.reshape(b.matmul(blocks, mixing), shape=(batch, channels, height, width, 2, 2))
         noise = b.transpose(noise, perm=(0, 1, 2, 4, 3, 5))
         noise = b.reshape(noise, shape=(batch, channels, 2 * height, 2 * width), out="block_noise")
-        return b.add(b.upsample_nearest(x, factor=2) * alpha, noise * beta, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["JITTER", "Cascade"]
+        return b.add(b.upsample_nearest(x, factor=2) * alpha, noise * beta, out="x")

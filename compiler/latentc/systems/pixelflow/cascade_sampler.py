@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from latentc.components import Closed, Steps
-from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import Guidance, Guide, guidance_problems, of_conditions
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.guidance.guidance import Guidance, Guide, asked_scale, guidance_problems, of_conditions
 from latentc.components.kit import Conditions
-from latentc.components.parts import Fraction, Problem, under
+from latentc.components.parts import Fraction, Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers._adaptive import Tolerances, integrate
 from latentc.components.samplers._velocity import At, Course, velocity
@@ -29,10 +29,7 @@ from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc.systems.pixelflow.cascade_parts import Cascade
 from latentc.systems.pixelflow.cascaded_flow import CascadedFlow
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
+from latentc_runtime.sources import RandomSource, Source
 
 
 class StageGuidance(Closed):
@@ -63,10 +60,8 @@ class CascadeSampler(Sampler):
         description="integrate each stage adaptively with the Dormand–Prince method, as `dopri5`, instead of "
         "`steps`; null: Euler's method",
     )
+    NEEDS = "denoise_stages"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cascade", "steps": 2, "guidance": {"scale": 2.0, "weights": [0, 1]}}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise_stages"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not isinstance(spec.objective, CascadedFlow):
@@ -121,9 +116,9 @@ class CascadeSampler(Sampler):
         operands = conditions.operands(b, inputs)
         like = next(iter(operands.values())) if operands else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
         nullable = tuple(name for name, condition in conditions.items() if condition.nullable)
-        scales = {"scale": b.input("scale", f32(B))} if self.guidance else {}
         sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
-        sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
+        scale, settings = asked_scale(b, self.guidance, sources)
+        scales = {} if scale is None else {"scale": scale}
         evaluations, made = 0, list[Var]()
         for stage, method in enumerate(methods):
             if stage:
@@ -146,7 +141,6 @@ class CascadeSampler(Sampler):
                 made = [b.add(made[0], own, out="evaluations") if made else own]
         b.output(x, made)
         mb.entries[entry] = b.finish(doc=f"{cascade.count} stages of rising resolution.")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"), OutputField("evaluations", effort=True)) if made else ()
         return Program(entry, self.kind, count, evaluations, sources, settings, outputs=outputs)
 

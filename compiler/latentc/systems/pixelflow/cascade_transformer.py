@@ -7,25 +7,24 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
+from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._patch_blocks import PatchBlocks
-from latentc.components.parts import Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import Norm, Positions, Problem, Spec, Weights, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class CascadeTransformer(PatchBlocks):
@@ -51,12 +50,7 @@ class CascadeTransformer(PatchBlocks):
         "depth": 1,
         "patch": 2,
         "positions": {"kind": "rope_2d"},
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "layer_norm"},
-            "condition": {"kind": "adaln_zero"},
-        },
+        "block": {**Block.EXAMPLE, "norm": {"kind": "layer_norm"}, "condition": {"kind": "adaln_zero"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise_stages"})
@@ -127,15 +121,14 @@ def _network(
         embedded = [time.vector(b, "t_embedder", t, width), time.vector(b, "size_embedder", side, width)]
         cond = []
         for entry, operands in with_operands(entries, conditions):
-            prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "tokens":
-                cond.append(entry.tokens(b, prefix, operands, width, static, condition.takes_any_width))
+                cond.append(entry.tokens(b, entry.prefix, operands, width, static, condition.takes_any_width))
             else:
-                embedded.append(entry.vector(b, prefix, operands, width, static))
+                embedded.append(entry.vector(b, entry.prefix, operands, width, static))
         x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", Named(grid**2, "T"))
         rotary = positions.rotary(b, width // static.get("heads", 1), full, 0)
         rotary = tuple(_corner(b, table, full, grid, part) for table, part in zip(rotary, ("cos", "sin"), strict=True))
-        c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+        c = summed(b, "c", embedded)
         sizes, context = config.block.own(width, static), joined(b, cond)
         sizes |= {"context": len(context)} if condition.takes_tokens else {}
         shared = condition.shared(b, c, width)
@@ -165,4 +158,4 @@ def _corner(b: Builder, table: Var, full: int, grid: int, name: str) -> Var:
     x = b.reshape(table, shape=(full, full, table.shape[1]), out=name)
     for axis in (0, 1):
         x = b.slice(x, axis=axis, start=0, stop=grid, out=name)
-    return b.reshape(x, shape=(Named(grid**2, "T"), table.shape[1]), out=name)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(Named(grid**2, "T"), table.shape[1]), out=name)

@@ -7,24 +7,20 @@ Symbols: B batch, K stages.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Problem
-from latentc.components.sums import weighted_sum
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 from latentc.systems.pixelflow.cascade_parts import Cascade
 from latentc.systems.pixelflow.cascade_transformer import CascadeTransformer
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class CascadedFlow(Objective):
@@ -43,14 +39,12 @@ class CascadedFlow(Objective):
         lt=0,
         description="correlation of the noise of two pixels in a 2 x 2 block between stages (gamma)",
     )
+    NEEDS = "denoise_stages"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "cascaded_flow", "stages": 2}
 
     @property
     def cascade(self) -> Cascade:
         return Cascade(self.stages, self.steps, self.correlation)
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise_stages"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         main = spec.networks.get("main")
@@ -78,7 +72,7 @@ class CascadedFlow(Objective):
         for stage in range(self.stages):
             losses.append(self._of_stage(b, network, cond, stage, images[stage], images[stage + 1]))
             draws += [Draw(f"t_{stage}", "integers", {"high": self.steps}), Draw(f"noise_{stage}", "normal")]
-        total = reduce(lambda a, c: b.op("add", a, c, out="total"), losses)
+        total = summed(b, "total", losses)
         b.output(b.mul(total, 1.0 / self.stages, out="loss"))
         b.finish("The squared error of the velocity, a mean over the stages, one value per sample.")
         every = (*conditions.drawn(), *conditions.draws(), *draws)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.coupling import Coupling
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Given(Coupling):
@@ -41,6 +38,3 @@ class Given(Coupling):
 
     def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:
         return weighted_sum(b, "base", (1.0, operands[self.condition]), (self.std, noise))
-
-
-__all__ = ["Given"]

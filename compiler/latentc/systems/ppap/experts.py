@@ -16,12 +16,11 @@ from latentc.components.guidance.classifier import ClassifierGuidance, class_gra
 from latentc.components.guidance.guidance import Array, Effect, ScoreTerm
 from latentc.components.guidance.score import ScoreGuidance
 from latentc.components.guidance.scores._score import NetworkScore
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Process
-    from latentc.spec.schema import Spec
 
 
 class Experts(ScoreTerm):

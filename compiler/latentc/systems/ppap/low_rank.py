@@ -34,13 +34,10 @@ class LowRank(Closed):
         if kernel:
             change = b.reshape(change, shape=tuple(weight.shape), out="change")
         scale = self.alpha / self.rank
-        return b.add(weight, change if scale == 1.0 else b.mul(change, scale, out="change"), out="w")  # type: ignore[no-any-return]
+        return b.add(weight, change if scale == 1.0 else b.mul(change, scale, out="change"), out="w")
 
     def dense(self, b: Builder, name: str, x: Var, features: Any, bias: bool, init: str, out: str = "") -> Var:
         """A Linear of x [..., in] whose weight starts as `init` says, with the change."""
         weight = self.adapted(b, name, table(b, f"{name}.weight", features, x.shape[-1], init))
         biases = [b.param(f"{name}.bias", f32(features), "zeros")] if bias else []
-        return b.linear(x, weight, *biases, out=out)  # type: ignore[no-any-return]
-
-
-__all__ = ["LowRank"]
+        return b.linear(x, weight, *biases, out=out)

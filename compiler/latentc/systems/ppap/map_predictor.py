@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,13 +17,10 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import MEAN, batch_norm, standardised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 from latentc.systems.ppap.low_rank import LowRank
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 MOMENTUM, EPS = 0.1, 1e-3
 """Of the batch norms; EPS is TensorFlow's."""
@@ -240,13 +237,13 @@ def _refine(config: MapPredictor) -> BlockBody:
         """A residual of two convolutions."""
         h = _biased(b, config, "conv1", b.relu(x), channels, 3, adapted)
         h = _biased(b, config, "conv2", b.relu(h), channels, 3, adapted)
-        return b.add(h, x, out="x")  # type: ignore[no-any-return]
+        return b.add(h, x, out="x")
 
     return forward
 
 
 def _relu6(b: Builder, x: Var) -> Var:
-    return b.clamp(x, low=0.0, high=6.0, out="h")  # type: ignore[no-any-return]
+    return b.clamp(x, low=0.0, high=6.0, out="h")
 
 
 def _norm(b: Builder, name: str, x: Var) -> Var:
@@ -298,4 +295,4 @@ def _conv(
     operands = (x, weight) if bias is None else (x, weight, bias)
     groups = {"groups": x.shape[1]} if depthwise else {}
     padding = 0 if stride == 2 else kernel // 2
-    return b.conv(*operands, stride=stride, padding=padding, **groups, out="h")  # type: ignore[no-any-return]
+    return b.conv(*operands, stride=stride, padding=padding, **groups, out="h")

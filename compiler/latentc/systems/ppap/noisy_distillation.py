@@ -8,7 +8,7 @@ Symbols: B batch, K classes; x0 the data, x_t the data noised to time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,9 @@ from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, teacher_problems
 from latentc.components.objectives._range import noised_data, problems_of_range
-from latentc.components.parts import Applies, Fraction, Problem
+from latentc.components.parts import Applies, Fraction, Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.ir.builder import ModuleBuilder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class NoisyDistillation(Objective):
@@ -89,6 +86,3 @@ class NoisyDistillation(Objective):
         b.output(loss, b.cast(same, to="f32", out="agreement"))
         b.finish("The divergence from the teacher, and whether the likeliest class is the same, one value per sample.")
         return publish(mb, ("loss", "agreement"), ("x", *conditions.fields), draws)
-
-
-__all__ = ["NoisyDistillation"]

@@ -6,7 +6,7 @@ Symbols: B batch, F features or classes, T positions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,12 +14,9 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Network
 from latentc.components.guidance.scores._score import NetworkScore
 from latentc.components.kit import Operands, call, per_sample_mean
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Prediction(NetworkScore):
@@ -80,4 +77,4 @@ class Prediction(NetworkScore):
             return per_sample_mean(b, inner, out="score") if inner.type.rank > 1 else inner
         difference = b.op("sub", predicted, wanted, out="difference")
         distance = b.abs(difference) if self.match == "absolute" else b.mul(difference, difference)
-        return b.neg(per_sample_mean(b, distance), out="score")  # type: ignore[no-any-return]
+        return b.neg(per_sample_mean(b, distance), out="score")

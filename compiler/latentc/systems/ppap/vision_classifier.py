@@ -6,17 +6,14 @@ Symbols: B batch, C channels, D width, T tokens of a square.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.layers import MEAN, standardised
 from latentc.components.networks.staged_classifier import StagedClassifier
-from latentc.components.parts import Positions, Problem
+from latentc.components.parts import Positions, Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class VisionClassifier(StagedClassifier):
@@ -69,4 +66,4 @@ class VisionClassifier(StagedClassifier):
         return self.placed(b, x, grid)
 
     def pooled(self, b: Builder, x: Var) -> Var:
-        return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(x.shape[0], x.shape[2]), out="x")  # type: ignore[no-any-return]
+        return b.reshape(b.slice(x, axis=1, start=0, stop=1), shape=(x.shape[0], x.shape[2]), out="x")

@@ -6,7 +6,7 @@ Symbols: B batch; x0 the data; N steps of a round; step k goes from time t_k ove
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,7 +17,7 @@ from latentc.components.contract import Draw, Network, Rounds, Update
 from latentc.components.kit import Conditions, call, first_channels, per_sample_mean
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import conversion
 from latentc.components.samplers.base import ArraySampler
@@ -25,9 +25,6 @@ from latentc.components.samplers.table import LINEAR, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import ModuleBuilder, Var, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ProgressiveDistillation(Distillation):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import Form, TokenShape
 from latentc.components.conditions.vector import Vector
+from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Representation(Vector):

@@ -7,8 +7,8 @@ Symbols: B batch, C channels of the vector, D width, E width of the embedded tim
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,10 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 NORM = LayerNorm(kind="layer_norm", affine=True, eps=1e-5)
 LAST_NORM = LayerNorm(kind="layer_norm", affine=True, eps=1e-6)
@@ -116,8 +114,8 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
             if entry.form == "array":
                 contexts.append(operands[0])
             else:
-                contexts.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, context, static))
-        cond = [reduce(lambda total, c: b.op("add", total, c, out="context"), contexts)] if contexts else []
+                contexts.append(entry.vector(b, entry.prefix, operands, context, static))
+        cond = [summed(b, "context", contexts)] if contexts else []
         x = b.dense("input_proj", x, width, out="x")
         for name in items("res_blocks", depth):
             x = b.sub(name, block, x, embedded, *cond, width=width, hidden=hidden)

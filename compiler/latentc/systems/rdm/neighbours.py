@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.condition import Form, Searched, TokenShape
 from latentc.components.conditions._retrieved import Retrieved
 from latentc.components.contract import Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Neighbours(Retrieved):
@@ -54,9 +51,6 @@ class Neighbours(Retrieved):
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B, self.count, self.size(name, spec)), "condition"),)
-
-    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        return (b.scalar(0.0, operands[0]),)
 
     def tokens(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,12 +26,9 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE
 from latentc.components.kit.tokens import joined
-from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Weights, dense
+from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 PLACES = Learned(kind="learned")
 
@@ -129,7 +126,7 @@ class RetrievalTransformer(Backbone):
 
     def embed(self, b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
         table = b.param("tok_embeddings.weight", f32(vocabulary + self.spare, width), "normal", std=0.02)
-        return b.embedding(table, idx, out="x")  # type: ignore[no-any-return]
+        return b.embedding(table, idx, out="x")
 
     def started(self, b: Builder, like: Var, vocabulary: int, width: int) -> Var:
         """f32[B, 1, D]: the start token, for the batch of `like`."""

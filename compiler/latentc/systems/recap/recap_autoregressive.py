@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.guidance.guidance import scale_at
 from latentc.components.kit import call
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Recall
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import Ddim
@@ -31,9 +31,6 @@ from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B
 from latentc.systems.recap.reuse import Reuse
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class TokenReuse(Reuse):

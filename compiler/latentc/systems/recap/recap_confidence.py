@@ -6,26 +6,22 @@ Symbols: B batch, T tokens of a sample, V values drawn among, G most tokens of a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Network
-from latentc.components.kit import Conditions, Operands
 from latentc.components.kit.tokens import draw, filtered, rows
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Recall
-from latentc.components.samplers._masked import Values, drawable, evaluated, fraction_of, mask_of, masked_steps
+from latentc.components.samplers._masked import Run, drawable, fraction_of, mask_of
 from latentc.components.samplers.confidence import KNOWN, Confidence, among_free
 from latentc.ir.builder import Builder, Var
 from latentc.systems.recap.reuse import Reuse
 from latentc_runtime.sources import RandomSource
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ConfidentReuse(Reuse):
@@ -95,51 +91,30 @@ class RecapConfidence(Confidence):
         known = np.concatenate([[0], self.counts(length)[:-1]])
         return {"known": known, "cooling": 1 / (1 + (self.reuse.temperature - 1) * cooled), **super().columns(length)}
 
-    def run(
-        self,
-        b: Builder,
-        entry: str,
-        network: Network,
-        conditions: Conditions,
-        tokens: Var,
-        operands: Operands,
-        fixed: Values,
-        tables: Values,
-    ) -> Var:
+    def run(self, b: Builder, run: Run, tokens: Var) -> Var:
         length = int(tokens.shape[-1])
         sets = self.reuse.sets(self._left(length), length)
-        for steps, run in groupby(sets, lambda ends: ends[1] - ends[0]):
-            (first, _), *_ = ends = list(run)
-            step = partial(self._draw_set, network, conditions, steps)
-            parts = {key: in_rows(b, table, first, ends[-1][1], steps) for key, table in tables.items()}
-            name = f"{entry}.{'step' if steps == 1 else 'set'}"
-            tokens = masked_steps(b, name, len(ends), step, tokens, operands, fixed, parts)
+        for steps, alike in groupby(sets, lambda ends: ends[1] - ends[0]):
+            (first, _), *_ = ends = list(alike)
+            step, name = partial(self._draw_set, steps), "step" if steps == 1 else "set"
+            parts = {key: in_rows(b, table, first, ends[-1][1], steps) for key, table in run.tables.items()}
+            tokens = replace(run, tables=parts).looped(b, name, len(ends), step, tokens)
         return tokens
 
     def _left(self, length: int) -> list[int]:
         """Hidden tokens before the first step, and after each."""
         return [length, *(length - int(known) for known in self.counts(length))]
 
-    def _draw_set(
-        self,
-        network: Network,
-        conditions: Conditions,
-        steps: int,
-        b: Builder,
-        tokens: Var,
-        operands: Operands,
-        fixed: Values,
-        row: Values,
-    ) -> Var:
+    def _draw_set(self, steps: int, b: Builder, run: Run, tokens: Var) -> Var:
         """tokens i64[B, T] after a set of m steps, chosen by confidence and drawn anew, the most confident first.
 
         Rows of tables have the shape [m, …], or with one step that of its row.
         """
+        network, fixed, row = run.network, run.fixed, run.tables
         if steps == 1:
             row = {key: b.reshape(part, shape=(1, *part.shape)) for key, part in row.items()}
-        predict = partial(evaluated, b, network, conditions)
         first = {**fixed, **{key: nth_row(b, table, 0) for key, table in row.items()}}
-        all_, *caches = predict("forward" if steps == 1 else "remember", operands, first, state=tokens)
+        all_, *caches = run.evaluated(b, "forward" if steps == 1 else "remember", first, state=tokens)
         sharp = drawable(b, network, all_)
         sharp = b.mul(sharp, first["sharpness"], out="logits") if "sharpness" in first else sharp
         drawn = draw(b, filtered(b, sharp, self.top_k, 1.0), first["u"], out="guess")
@@ -165,7 +140,7 @@ class RecapConfidence(Confidence):
             at = {**fixed, **{key: nth_row(b, table, k) for key, table in row.items()}}
             if k:
                 given = {"state": x, "mask": [counted, others], "position": position, "cache": caches}
-                logits = drawable(b, network, predict("recall", operands, at, **given)[0])
+                logits = drawable(b, network, run.evaluated(b, "recall", at, **given)[0])
             sharp = logits
             for key in ("sharpness", "cooling"):
                 if key in at:
@@ -175,17 +150,17 @@ class RecapConfidence(Confidence):
             now = b.logical_and(b.less_equal(before, nth), b.less(nth, after), out="now")
             x, before = b.where(now, drawn, x, out="x"), after
         back = b.minimum(rank, most - 1, out="back")
-        return b.where(mine, b.take_along(x, back, axis=1), tokens, out="tokens")  # type: ignore[no-any-return]
+        return b.where(mine, b.take_along(x, back, axis=1), tokens, out="tokens")
 
 
 def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:
     """Rows `first` to `stop` of a table [N, …]: [stop - first, …], or with several `steps` [sets, steps, …]."""
     rest, count = table.shape[1:], stop - first
     part = table if count == int(table.shape[0]) else b.slice(table, axis=0, start=first, stop=stop)
-    return part if steps == 1 else b.reshape(part, shape=(count // steps, steps, *rest))  # type: ignore[no-any-return]
+    return part if steps == 1 else b.reshape(part, shape=(count // steps, steps, *rest))
 
 
 def nth_row(b: Builder, table: Var, k: int) -> Var:
     """Row k of a table [m, …]."""
     row = b.slice(table, axis=0, start=k, stop=k + 1)
-    return b.reshape(row, shape=table.shape[1:], out="row")  # type: ignore[no-any-return]
+    return b.reshape(row, shape=table.shape[1:], out="row")

@@ -34,6 +34,3 @@ class Reuse(Closed):
     def most(self, left: Sequence[int], tokens: int) -> int:
         """Tokens of the largest set of several steps; 0: there is none."""
         return max((left[i] - left[stop] for i, stop in self.sets(left, tokens) if stop > i + 1), default=0)
-
-
-__all__ = ["Reuse"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,9 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Redaction(Distillation):
@@ -105,6 +102,3 @@ class Redaction(Distillation):
         draw = Draw("labels", "integers", {"high": count + label.nullable})
         (update,) = publish(mb, ("loss", "mse"), conditions.fields, (draw, *conditions.drawn()), self.trained(spec))
         return (replace(update, partial=True),)
-
-
-__all__ = ["Redaction"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,15 +18,12 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.components.samplers.base import GuidedSampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.rin.rin_blocks import Drops, feed_forward, layer_norm, rin_block, self_block
 from latentc.systems.rin.standardized import standardized_embedder
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Rin(Backbone):
@@ -204,8 +201,7 @@ def _conditions(
     rest: list[Var] = []
     masks: list[Var | None] = []
     for entry, own in with_operands(entries, operands):
-        prefix = f"{entry.ports[0].name}_embedder"
-        embedded, mask = entry.tokens(b, prefix, own, width, static)
+        embedded, mask = entry.tokens(b, entry.prefix, own, width, static)
         if mask is None and config.sequence_layers:
             place = b.param(f"{entry.ports[0].name}_position", f32(width), "normal", std=0.02)
             embedded = b.add(embedded, place, out=entry.name)
@@ -233,7 +229,7 @@ def _mask(b: Builder, like: Var, masks: list[Any], count: int, extra: int) -> Va
     ones = b.full(like, shape=(extra + count - known,), value=1.0, dtype="f32", out="always")
     always = b.greater(ones, 0.5, out="always")
     seen = b.concat(always, *masks, axis=1, out="seen") if extra + count > known else masks[0]
-    return b.reshape(seen, shape=(seen.shape[0], 1, 1, extra + count), out="seen")  # type: ignore[no-any-return]
+    return b.reshape(seen, shape=(seen.shape[0], 1, 1, extra + count), out="seen")
 
 
 @module_class("Previous")

@@ -17,7 +17,7 @@ from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 def layer_norm(b: Builder, name: str, x: Var, out: str = "", init: str = "ones") -> Var:
     """Layer normalisation of x [..., D] with a weight that starts as `init` says, and a bias."""
     weight = b.param(f"{name}.weight", f32(x.shape[-1]), init)
-    return b.layer_norm(x, weight, b.param(f"{name}.bias", f32(x.shape[-1]), "zeros"), eps=1e-6, out=out)  # type: ignore[no-any-return]
+    return b.layer_norm(x, weight, b.param(f"{name}.bias", f32(x.shape[-1]), "zeros"), eps=1e-6, out=out)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Drops:
     path: float = 0.0
 
     def branch(self, b: Builder, h: Var) -> Var:
-        return b.drop_path(h, self.path, out="h") if self.path else h  # type: ignore[no-any-return]
+        return b.drop_path(h, self.path, out="h") if self.path else h
 
 
 NONE = Drops()
@@ -114,6 +114,3 @@ def rin_block(bias: bool, attends: bool, masked: bool, drops: Drops = NONE) -> B
         return x, z
 
     return block
-
-
-__all__ = ["Drops", "cross_block", "feed_forward", "layer_norm", "rin_block", "self_block"]

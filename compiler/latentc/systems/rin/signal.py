@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.formulas import NUMPY, Maths
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Signal(Process):
@@ -124,6 +121,3 @@ class Signal(Process):
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         return draw
-
-
-__all__ = ["Signal"]

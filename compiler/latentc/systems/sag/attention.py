@@ -103,4 +103,4 @@ def _received(b: Builder, q: Var, k: Var, scale: float | None) -> Var:
     factor = float(size) ** -0.5 if scale is None else scale
     scores = b.matmul(b.mul(q, factor, out="q"), b.transpose(k, perm=(0, 1, 3, 2)), out="scores")
     p = b.softmax(scores, axis=-1, out="p")
-    return b.sum(b.mean(p, axes=(1,), keepdims=False), axes=(1,), keepdims=False, out="attention")  # type: ignore[no-any-return]
+    return b.sum(b.mean(p, axes=(1,), keepdims=False), axes=(1,), keepdims=False, out="attention")

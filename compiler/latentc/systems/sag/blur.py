@@ -12,22 +12,15 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network
-from latentc.components.guidance.guidance import (
-    Contrast,
-    GuidanceTerm,
-    ScheduledGuidance,
-    left_out_problems,
-    settings_problems,
-)
-from latentc.components.parts import Problem
+from latentc.components.guidance.guidance import Contrast, ContrastTerm
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.components.samplers.guided import Predictions
-    from latentc.spec.schema import Spec
 
 
-class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
+class BlurredGuidance(ContrastTerm):
     """Adds (scale - 1) (p - q): q is the same network's prediction where the data in the state is blurred."""
 
     OF_SCORE: ClassVar[bool] = True
@@ -38,15 +31,9 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
         1.0, gt=0, le=64, description="standard deviation of the Gaussian blur, in pixels of the state"
     )
     kernel: int = Field(9, gt=0, le=255, description="kernel size of the blur in pixels, odd")
-    absent: tuple[str, ...] = Field((), description="conditions left out of both predictions")
-
-    @property
-    def runs(self) -> int:
-        return 2 if self.absent else 1
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from settings_problems(self, spec)
-        yield from left_out_problems(self.absent, "absent", spec)
+        yield from super().problems(spec)
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem((), f"only images [C, H, W] can be blurred, but the data has {spec.data.words}")
             return
@@ -82,7 +69,7 @@ class BlurredGuidance(ScheduledGuidance, GuidanceTerm):
         down = b.constant(blur_matrix(rows, self.sigma, self.kernel), out="blur_rows")
         across = b.constant(blur_matrix(columns, self.sigma, self.kernel).T, out="blur_columns")
         smooth = b.matmul(b.matmul(down, data, out="blurred"), across, out="blurred")
-        return b.op("sub", smooth, data, out="change")  # type: ignore[no-any-return]
+        return b.op("sub", smooth, data, out="change")
 
 
 class BlurGuidance(BlurredGuidance):

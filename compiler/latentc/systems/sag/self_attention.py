@@ -57,7 +57,7 @@ class SelfAttentionGuidance(BlurredGuidance):
             mask = b.cast(b.greater(attention, self.threshold), to="f32", out="mask")
         mask = b.reshape(mask, shape=(batch, 1, rows, columns), out="mask")
         mask = b.upsample_nearest(mask, factor=factor, out="mask") if factor > 1 else mask
-        return b.mul(mask, super().blur(b, data, others), out="change")  # type: ignore[no-any-return]
+        return b.mul(mask, super().blur(b, data, others), out="change")
 
 
 def patch_of(tokens: int, height: int, width: int) -> int:

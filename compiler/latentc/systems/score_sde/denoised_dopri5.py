@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.dopri5 import Dopri5
 from latentc.components.samplers.table import Table
 from latentc.systems.score_sde.reverse_diffusion import denoising
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class DenoisedDopri5(Dopri5):
@@ -41,6 +38,3 @@ class DenoisedDopri5(Dopri5):
 
     def last_step(self, target: Parameterization) -> Table:
         return denoising(target, self.interval(target).stop, self.denoise)
-
-
-__all__ = ["DenoisedDopri5"]

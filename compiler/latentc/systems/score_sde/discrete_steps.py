@@ -81,6 +81,3 @@ def limit(process: Process) -> Limit | None:
     steps, offset = process.steps, process.time_offset
     vp = Vp(kind="vp", beta_min=steps * float(process.betas[0]), beta_max=steps * float(process.betas[-1]))
     return Limit(vp, lambda s: np.floor(timestep_of(s, steps)), lambda s: timestep_of(s, steps) + offset)
-
-
-__all__ = ["IN_STEPS", "Limit", "in_steps", "level_number", "limit", "timestep_of"]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from latentc.components.contract import Network, Program
 from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import Conditions
+from latentc.components.parts import Spec
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point
 from latentc.components.samplers.guided import Around
@@ -26,10 +27,6 @@ from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
 
 Edit = Literal["inpaint", "colourise"]
 
@@ -115,14 +112,12 @@ def _with_kept(b: Builder, x: Var, keep: tuple[Var, ...], target: Var) -> Var:
 def _with_grey(b: Builder, x: Var, keep: tuple[Var, ...], target: Var) -> Var:
     """The grey image of `target`, and x in all channels but the first."""
     others = b.constant(np.array([0.0, 1.0, 1.0]).reshape(1, 3, *[1] * (x.type.rank - 2)), "f32", out="others")
-    return b.add(b.mul(x, others, out="x"), _mean(b, target), out="x")  # type: ignore[no-any-return]
+    return b.add(b.mul(x, others, out="x"), _mean(b, target), out="x")
 
 
 def _mean(b: Builder, v: Var) -> Var:
-    return b.mean(v, axes=(1,), keepdims=True, out="part")  # type: ignore[no-any-return]
+    return b.mean(v, axes=(1,), keepdims=True, out="part")
 
 
 _PARTS: dict[Edit, Impose] = {"inpaint": _kept_pixels, "colourise": _grey}
 _STARTS: dict[Edit, Callable[..., Var]] = {"inpaint": _with_kept, "colourise": _with_grey}
-
-__all__ = ["Edit", "Imposed", "edit_program"]

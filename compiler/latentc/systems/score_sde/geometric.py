@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array, Maths, fractional
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Geometric(Process):
@@ -79,6 +76,3 @@ class Geometric(Process):
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         return draw
-
-
-__all__ = ["Geometric"]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network, Program
 from latentc.components.formula_source import NoSourceError
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization, Process
@@ -38,9 +38,6 @@ from latentc.systems.score_sde.reverse_diffusion import (
     write_in_steps,
     write_step,
 )
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PredictorCorrector(ArraySampler):
@@ -295,16 +292,14 @@ TINY = 1e-30
 
 
 def _plus(b: Builder, coefficient: Any, x: Var) -> Var:
-    return x if isinstance(coefficient, float) and coefficient == 0.0 else b.add(x, coefficient)  # type: ignore[no-any-return]
+    return x if isinstance(coefficient, float) and coefficient == 0.0 else b.add(x, coefficient)
 
 
 def _norm(b: Builder, x: Var, batch: bool) -> Var:
     """The norm of each sample [B, 1, ...], or their mean [1, 1, ...]."""
     rank = len(x.shape)
     norm = b.sqrt(b.sum(x * x, axes=tuple(range(1, rank)), keepdims=True), out="norm")
-    return b.mean(norm, axes=(0,), keepdims=True, out="norm") if batch else norm  # type: ignore[no-any-return]
+    return b.mean(norm, axes=(0,), keepdims=True, out="norm") if batch else norm
 
 
 SAMPLE, BATCH = _body(False), _body(True)
-
-__all__ = ["PredictorCorrector"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network, Program
+from latentc.components.parts import Spec
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers._adaptive import TABLEAU
@@ -21,9 +22,6 @@ from latentc.components.samplers.table import Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.score_sde.reverse_diffusion import denoising, write_denoising
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ProbabilityFlow(ArraySampler):
@@ -113,5 +111,3 @@ def _runge_kutta(b: Builder, step: Step) -> tuple[Var, ...]:
 RUNGE_KUTTA = Body(_runge_kutta, corrects=True)
 """A stage per row, of the state, the start of the step and the slopes before:
 ``x' = last + d * d(x) + h1 * h1 + …; last' = kept * last + end * x'``."""
-
-__all__ = ["ProbabilityFlow"]

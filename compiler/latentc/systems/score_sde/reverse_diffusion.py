@@ -104,14 +104,3 @@ def _length(process: Process) -> float:
     """The time from noise to data."""
     end = process.data if process.data is not None and np.isfinite(process.data) else 0.0
     return abs(process.first - end)
-
-
-__all__ = [
-    "denoising",
-    "euler_maruyama",
-    "index_of",
-    "reverse_diffusion",
-    "write_denoising",
-    "write_in_steps",
-    "write_step",
-]

@@ -6,19 +6,16 @@ Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import Noised, Terms
 from latentc.components.objectives.diffusion import Diffusion
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.sde import Preserving
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ScoreMatching(Diffusion):
@@ -82,6 +79,3 @@ class ScoreMatching(Diffusion):
             return {"loss": per_sample_mean(b, cost, out="loss")}
         total = b.sum(cost, axes=tuple(range(1, cost.type.rank)), keepdims=False)
         return {"loss": b.mul(total, 0.5, out="loss")}
-
-
-__all__ = ["ScoreMatching"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.condition import TimeFeatures
 from latentc.components.contract import Network, Port
 from latentc.components.layers import conv, group_norm, halving_conv
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Deviation = Annotated[float, Field(gt=0)]
 GROUPS, EPS, INIT = 32, 1e-5, "kaiming_fan_out"
@@ -129,7 +126,7 @@ def _network(config: WideResnet, time: TimeFeatures) -> BlockBody:
                 x = b.sub(name, _block(kind), x, c, channels=x.shape[1], features=features, out="x")
         x = b.mean(_normed(b, "norm", x), axes=(2, 3), keepdims=False, out="x")
         weight = b.param("out.weight", f32(classes, x.shape[1]), "uniform", bound=int(classes) ** -0.5)
-        return b.linear(x, weight, b.param("out.bias", f32(classes), "zeros"), out="logits")  # type: ignore[no-any-return]
+        return b.linear(x, weight, b.param("out.bias", f32(classes), "zeros"), out="logits")
 
     return forward
 
@@ -144,12 +141,12 @@ def _standardised(b: Builder, config: WideResnet, x: Var) -> Var:
     centred = b.op("sub", x, b.mean(x, axes=axes, keepdims=True, out="mean"), out="centred")
     variance = b.mean(centred * centred, axes=axes, keepdims=True, out="variance")
     count = int(x.shape[1]) * int(x.shape[2]) * int(x.shape[3])
-    return b.div(centred, b.sqrt(b.maximum(variance, 1 / count)), out="x")  # type: ignore[no-any-return]
+    return b.div(centred, b.sqrt(b.maximum(variance, 1 / count)), out="x")
 
 
 def _normed(b: Builder, name: str, x: Var) -> Var:
     groups = min(int(x.shape[1]) // 4, GROUPS)
-    return b.relu(group_norm(b, name, x, groups, EPS), out="h")  # type: ignore[no-any-return]
+    return b.relu(group_norm(b, name, x, groups, EPS), out="h")
 
 
 @cache
@@ -171,6 +168,6 @@ def _block(kind: Literal["first", "down", "same"]) -> BlockBody:
         x = b.avg_pool(x, size=2, out="x") if halve else x
         if int(features) != int(channels):
             x = b.pad(x, axis=1, before=0, after=features - channels, value=0.0, out="x")
-        return b.add(h, x, out="x")  # type: ignore[no-any-return]
+        return b.add(h, x, out="x")
 
     return forward

@@ -6,7 +6,7 @@ Symbols: B batch, C channels, F features, T positions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,10 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Network
 from latentc.components.guidance.scores._score import NetworkScore
 from latentc.components.kit import Operands, call, per_sample_mean
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Likeness(NetworkScore):
@@ -102,7 +99,7 @@ class Likeness(NetworkScore):
         if network is not None:
             return _cosine(b, *both)
         difference = b.op("sub", *both, out="difference")
-        return b.neg(per_sample_mean(b, b.mul(difference, difference)), out="likeness")  # type: ignore[no-any-return]
+        return b.neg(per_sample_mean(b, b.mul(difference, difference)), out="likeness")
 
 
 def _cosine(b: Builder, x: Var, y: Var) -> Var:
@@ -130,4 +127,4 @@ def _products(b: Builder, x: Var) -> Var:
     for d in space:
         count *= int(d)
     flat = b.reshape(x, shape=(batch, features, count), out="flat")
-    return b.mul(b.matmul(flat, b.transpose(flat, perm=(0, 2, 1))), 1.0 / count, out="products")  # type: ignore[no-any-return]
+    return b.mul(b.matmul(flat, b.transpose(flat, perm=(0, 2, 1))), 1.0 / count, out="products")

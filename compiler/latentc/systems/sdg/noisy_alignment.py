@@ -6,7 +6,7 @@ Symbols: B batch, F features; x0 the data, x_t the data noised to time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, teacher_problems
 from latentc.components.objectives._range import noised_data, problems_of_range
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class NoisyAlignment(Objective):
@@ -80,14 +77,11 @@ class NoisyAlignment(Objective):
 
 def _unit(b: Builder, x: Var) -> Var:
     """f32[B, F]: each row of x over its length."""
-    return b.div(x, b.sqrt(b.sum(b.mul(x, x), axes=(1,), keepdims=True), out="length"), out="unit")  # type: ignore[no-any-return]
+    return b.div(x, b.sqrt(b.sum(b.mul(x, x), axes=(1,), keepdims=True), out="length"), out="unit")
 
 
 def _log_sum(b: Builder, x: Var) -> Var:
     """f32[B]: the logarithm of the sum of the exponentials of each row of x f32[B, B]."""
     highest = b.max(x, axes=(1,), keepdims=True, out="highest")
     total = b.sum(b.exp(b.op("sub", x, highest, out="below")), axes=(1,), keepdims=True, out="total")
-    return b.reshape(b.add(b.log(total), highest), shape=(x.shape[0],), out="log_sum")  # type: ignore[no-any-return]
-
-
-__all__ = ["NoisyAlignment"]
+    return b.reshape(b.add(b.log(total), highest), shape=(x.shape[0],), out="log_sum")

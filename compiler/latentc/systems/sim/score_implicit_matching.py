@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
-from latentc.components.objectives._distillation import TEACHER, Distillation
+from latentc.components.objectives._distillation import TEACHER, Distillation, undropped_problems
 from latentc.components.objectives.denoising import Noised, noised
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.prediction import conversion
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 ONLINE = "online"
 """Name of the network that learns the score of the generator's samples."""
@@ -60,13 +57,8 @@ class ScoreImplicitMatching(Distillation):
         if not isinstance(sampler, ArraySampler) or sampler.steps != 1:
             message = "the generator takes a single step, at the time that the sampler names"
             yield Problem((), message, "use a sampler of one step: `{kind: ddim, timesteps: [600]}`")
-        if self.scale != 1.0 and not any(condition.nullable for condition in spec.conditions.values()):
-            message = (
-                "guidance needs a teacher that was trained with dropped conditions, but no condition is ever dropped"
-            )
-            yield Problem(
-                ("scale",), message, "set the `dropout` of a condition to the value that the teacher was trained with"
-            )
+        if self.scale != 1.0:
+            yield from undropped_problems(spec, "scale")
         online = spec.networks.get(ONLINE)
         if isinstance(online, Backbone) and online.copy_of is None and online.pretrained is None:
             message = f"network `{ONLINE}` starts from random weights, far from the score of the first samples"
@@ -133,6 +125,3 @@ class ScoreImplicitMatching(Distillation):
 def _predicted(b: Builder, network: Network, cond: Operands, at: Noised, out: str) -> Var:
     """A denoiser's prediction at x_t, without a variance beside it."""
     return first_channels(b, call(b, network, "forward", cond, state=at.scaled, time=at.network_time, out=out), at.x_t)
-
-
-__all__ = ["ScoreImplicitMatching"]

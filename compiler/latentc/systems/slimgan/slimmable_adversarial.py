@@ -6,8 +6,7 @@ Symbols: B batch, W widths.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,14 +18,12 @@ from latentc.components.objectives._against_discriminator import DISCRIMINATOR, 
 from latentc.components.objectives.terms._score import ScoreTerm
 from latentc.components.objectives.terms._term import Round, Side, Term, mean
 from latentc.components.objectives.terms.hinge import Hinge
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
 from latentc.systems.slimgan.slimmable_discriminator import SlimmableDiscriminator
 from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator, width_method
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class SlimmableAdversarial(Objective):
@@ -144,17 +141,14 @@ def _noise(b: Builder, networks: Mapping[str, Network], widths: int) -> list[Var
 
 def _made(b: Builder, networks: Mapping[str, Network], number: int, z: Var, out: str) -> Var:
     """The sample of a width."""
-    return call(b, networks["main"], width_method(number, _widths(networks)), {}, noise=z, out=out)  # type: ignore[no-any-return]
+    return call(b, networks["main"], width_method(number, _widths(networks)), {}, noise=z, out=out)
 
 
 def _judged(b: Builder, networks: Mapping[str, Network], number: int, images: Var) -> Var:
     """The scores by the copy of the discriminator for a width."""
     method = width_method(number, _widths(networks))
-    return call(b, networks[DISCRIMINATOR], method, {}, state=images, out="score")  # type: ignore[no-any-return]
+    return call(b, networks[DISCRIMINATOR], method, {}, state=images, out="score")
 
 
 def _total(b: Builder, costs: list[Any]) -> Var:
-    return reduce(lambda total, cost: b.add(total, cost, out="loss"), costs)
-
-
-__all__ = ["SlimmableAdversarial"]
+    return summed(b, "loss", costs)

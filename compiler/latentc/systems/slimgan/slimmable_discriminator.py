@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.networks.resnet_discriminator import ResnetDiscriminator
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator, width_method
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class SlimmableDiscriminator(ResnetDiscriminator):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import MOMENTUM
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 EPS, FIRST = 1e-5, 4  # of batch norms; side of the first feature map
 Width = Annotated[float, Field(gt=0, le=1)]
@@ -95,7 +92,7 @@ def _conv(b: Builder, name: str, x: Var, sizes: tuple[Any, Any], shown: tuple[An
     kind, args = layers.INITS[init]
     weight = b.param(f"{name}.weight", f32(*sizes, kernel, kernel), kind, **args)
     bias = b.param(f"{name}.bias", f32(sizes[0]), "zeros")
-    return b.conv(x, *_first(b, weight, bias, shown), padding=kernel // 2, out="h")  # type: ignore[no-any-return]
+    return b.conv(x, *_first(b, weight, bias, shown), padding=kernel // 2, out="h")
 
 
 def _first(b: Builder, weight: Var, bias: Var, shown: tuple[Any, Any]) -> tuple[Var, Var]:
@@ -109,7 +106,7 @@ def _first(b: Builder, weight: Var, bias: Var, shown: tuple[Any, Any]) -> tuple[
 
 
 def _norm(b: Builder, name: str, x: Var, size: Any) -> Var:
-    return b.relu(layers.batch_norm(b, name, x, affine=True, eps=EPS, momentum=MOMENTUM, size=size), out="h")  # type: ignore[no-any-return]
+    return b.relu(layers.batch_norm(b, name, x, affine=True, eps=EPS, momentum=MOMENTUM, size=size), out="h")
 
 
 @cache
@@ -127,7 +124,7 @@ def _network(levels: int, method: str, number: int, share: Fraction, upsampling:
         for level in range(levels):
             h = b.sub(f"blocks.{level}", block, h, out="h", channels=width, side=FIRST << (level + 1))
         h = _norm(b, f"norms.{number}", h, own)
-        return b.tanh(_conv(b, "output", h, (channels, width), (channels, own), 3, "xavier"), out="x")  # type: ignore[no-any-return]
+        return b.tanh(_conv(b, "output", h, (channels, width), (channels, own), 3, "xavier"), out="x")
 
     return forward
 
@@ -136,8 +133,8 @@ def _network(levels: int, method: str, number: int, share: Fraction, upsampling:
 def _block(method: str, number: int, share: Fraction, upsampling: str) -> BlockBody:
     def doubled(b: Builder, x: Var, side: int) -> Var:
         if upsampling == "nearest":
-            return b.upsample_nearest(x, factor=2)  # type: ignore[no-any-return]
-        return b.resize(x, size=side, mode="bilinear")  # type: ignore[no-any-return]
+            return b.upsample_nearest(x, factor=2)
+        return b.resize(x, size=side, mode="bilinear")
 
     @module_class("SlimmableBlock", method, x="B C H W")
     def forward(b: Builder, x: Var, *, channels: int, side: int) -> Var:
@@ -146,6 +143,6 @@ def _block(method: str, number: int, share: Fraction, upsampling: str) -> BlockB
         h = doubled(b, _norm(b, f"bn1.{number}", x, shown[0]), side)
         h = _conv(b, "conv1", h, sizes, shown, 3, "xavier_relu")
         h = _conv(b, "conv2", _norm(b, f"bn2.{number}", h, shown[0]), sizes, shown, 3, "xavier_relu")
-        return b.add(h, _conv(b, "conv_sc", doubled(b, x, side), sizes, shown, 1, "xavier"), out="h")  # type: ignore[no-any-return]
+        return b.add(h, _conv(b, "conv_sc", doubled(b, x, side), sizes, shown, 1, "xavier"), out="h")
 
     return forward

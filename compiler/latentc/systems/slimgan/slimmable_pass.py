@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.samplers.one_pass import OnePass
 from latentc.systems.slimgan.slimmable_generator import SlimmableGenerator, width_method
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class SlimmablePass(OnePass):
@@ -21,10 +17,8 @@ class SlimmablePass(OnePass):
 
     kind: Literal["slimmable_pass"]  # type: ignore[assignment]
     width: float | None = Field(None, gt=0, le=1, description="one of the generator's `widths`; null: the last")
+    NEEDS = "generate_at_widths"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "slimmable_pass"}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "generate_at_widths"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -38,6 +32,3 @@ class SlimmablePass(OnePass):
         if self.width is None or not isinstance(main, SlimmableGenerator):
             return super().method(spec)
         return width_method(main.widths.index(self.width), len(main.widths))
-
-
-__all__ = ["SlimmablePass"]

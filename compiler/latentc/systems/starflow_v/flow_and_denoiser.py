@@ -6,7 +6,7 @@ Symbols: B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,11 +15,8 @@ from latentc.components.kit import Operands, call, per_sample_mean
 from latentc.components.kit.flows import log_density
 from latentc.components.objective import not_frozen
 from latentc.components.objectives.log_likelihood import LogLikelihood
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class FlowAndDenoiser(LogLikelihood):
@@ -57,6 +54,3 @@ class FlowAndDenoiser(LogLikelihood):
         noise = call(b, networks[self.denoiser], "forward", cond, state=x, out="noise")
         error = b.op("sub", noise * (1 / self.std), wanted, out="error")
         return {"denoising": per_sample_mean(b, error * error, out="denoising")}
-
-
-__all__ = ["FlowAndDenoiser"]

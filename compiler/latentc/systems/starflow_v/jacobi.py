@@ -73,7 +73,7 @@ def _shifted(b: Builder, known: Var, block: Var) -> Var:
     size = int(block.shape[1])
     if size == 1:
         return known
-    return b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")  # type: ignore[no-any-return]
+    return b.concat(known, b.slice(block, axis=1, start=0, stop=size - 1), axis=1, out="seen")
 
 
 class Blocks(Rest):
@@ -85,12 +85,12 @@ class Blocks(Rest):
         inputs = b.concat(start, b.slice(rows, axis=1, start=0, stop=given, out="given"), axis=1, out="inputs")
         caches = replace(self, decode=decode_block(self.parts))._remembered(b, start, given, given, inputs, caches)
         known = b.slice(self.z, axis=0, start=0, stop=given, out="given")
-        return b.concat(known, self.one_by_one(b, entry(b, known, given - 1, "token"), caches, given), axis=0)  # type: ignore[no-any-return]
+        return b.concat(known, self.one_by_one(b, entry(b, known, given - 1, "token"), caches, given), axis=0)
 
     def _rows(self, b: Builder) -> Var:
         """z f32[B, T, C]."""
         count, batch, _, features = self.z.shape
-        return b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")  # type: ignore[no-any-return]
+        return b.reshape(b.transpose(self.z, perm=(1, 0, 2, 3)), shape=(batch, count, features), out="z")
 
     def by_blocks(self, b: Builder, start: Var, caches: Sequence[Var], by: FixedPoint) -> Var:
         """All of them by Jacobi iterations, from the first input. The last block begins early enough to be whole."""
@@ -128,7 +128,7 @@ class Blocks(Rest):
                 [np.arange(members.size - size), np.arange(members.size - 1 - before[-1], members.size)]
             )
             found = b.take(found, b.constant(kept), axis=0, out="found")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _solved(self, b: Builder, seen: Var, operands: Sequence[Var], caches: Sequence[Var]) -> list[Var]:
         """The tokens of a block that follow from inputs `seen`, and the grown caches."""
@@ -166,7 +166,7 @@ class Blocks(Rest):
                     inputs, *caches = self._segment(b, begin, end, own, back, offset, inputs, caches, by)
         found = b.slice(inputs, axis=1, start=1, stop=count + 1, out="found")
         found = b.transpose(found, perm=(1, 0, 2), out="found")
-        return b.reshape(found, shape=(count, batch, 1, features), out="found")  # type: ignore[no-any-return]
+        return b.reshape(found, shape=(count, batch, 1, features), out="found")
 
     def _remembered(
         self, b: Builder, start: Var, stop: int, count: int, inputs: Var, caches: Sequence[Var]
@@ -238,7 +238,7 @@ class Blocks(Rest):
         if frames == 1:
             return x
         mean = b.mean(b.reshape(x, shape=(B, frames)), axes=(1,), keepdims=True)
-        return b.reshape(b.broadcast_to(mean, shape=(B, frames)), shape=(rows,), out="mean")  # type: ignore[no-any-return]
+        return b.reshape(b.broadcast_to(mean, shape=(B, frames)), shape=(rows,), out="mean")
 
     def _improved(
         self, b: Builder, operands: Sequence[Var], seen: Var, caches: Sequence[Var], by: FixedPoint
@@ -349,6 +349,3 @@ def decode_block(parts: Flow) -> BlockBody:
     decode = decoding(parts, "decode_block", "B K features", _of_several, last=False)
     decode.body.__doc__ = "Predicted scales and shifts of the next tokens, and the extended KV caches."
     return decode
-
-
-__all__ = ["AfterGiven", "FixedPoint", "Jacobi", "decode_block"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -23,14 +23,11 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import BlockForm
-from latentc.components.parts import Positions, Problem, TokenNorm, Weights, a_divisor, dense
+from latentc.components.parts import Positions, Problem, Spec, TokenNorm, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 from latentc.systems.tarflow.flow_methods import OF_NETWORK
 from latentc.systems.tarflow.frames import Layout, layout_of, patches, rotary_tables, sample_of
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class NoiseEstimator(Backbone):
@@ -59,12 +56,7 @@ class NoiseEstimator(Backbone):
         "depth": 2,
         "patch": 2,
         "positions": {"kind": "rope_prefix", "pairs": 2},
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp", "approximate": "none"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
-        },
+        "block": {**Block.EXAMPLE, "feed_forward": {"kind": "gelu_mlp", "approximate": "none"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"estimate_noise"})
@@ -177,4 +169,4 @@ def _seen(b: Builder, config: NoiseEstimator, layout: Layout, tokens: Any, frame
         terms.append(b.less(b.add(query, -config.before - 0.5, out="first"), key))
     near = terms[0] if len(terms) == 1 else b.logical_and(*terms, out="near")
     seen = b.logical_or(near, b.less(key, -0.5), out="seen")
-    return b.reshape(seen, shape=(1, 1, count, count), out="mask")  # type: ignore[no-any-return]
+    return b.reshape(seen, shape=(1, 1, count, count), out="mask")

@@ -6,22 +6,19 @@ Symbols: B batch, K given frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Operands, call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.starflow_v.jacobi import FixedPoint, Jacobi
 from latentc.systems.tarflow.flow_inverse import FlowInverse, Further
 from latentc.systems.tarflow.transformer_flow import TransformerFlow
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class GivenFrames(Closed):
@@ -120,11 +117,8 @@ class StarflowInverse(FlowInverse):
         if self.denoiser is None:
             return super().denoised(b, mb, networks, cond, x)
         noise = call(b, networks[self.denoiser], "forward", cond, state=x, out="noise")
-        return b.op("sub", x, noise, out="x")  # type: ignore[no-any-return]
+        return b.op("sub", x, noise, out="x")
 
     @property
     def denoises(self) -> bool:
         return super().denoises or self.denoiser is not None
-
-
-__all__ = ["GivenFrames", "StarflowInverse"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,16 +15,13 @@ from latentc.components.backbone import asked
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry
 from latentc.components.contract import Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 from latentc.ir.types import B
 from latentc.systems.starflow_v.jacobi import AfterGiven, Jacobi
 from latentc.systems.tarflow.flow_methods import METHODS, Inversion, Method, inverted, normalised
 from latentc.systems.tarflow.frames import Layout, rotary_tables
 from latentc.systems.tarflow.transformer_flow import Signature, TransformerFlow
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class VideoFlow(TransformerFlow):

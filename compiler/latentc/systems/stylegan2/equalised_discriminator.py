@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import blurred, problems_of_class, with_averages
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 from latentc.systems.stylegan2.style_blocks import (
@@ -31,9 +31,6 @@ from latentc.systems.stylegan2.style_blocks import (
     fully_connected,
     mapping_layer,
 )
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 LAST = 4
 """Side of the feature map that linear layers read."""
@@ -64,10 +61,8 @@ class EqualisedDiscriminator(Backbone):
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     TRAINING_ONLY: ClassVar[bool] = True
+    OUTPUTS = ("score",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "equalised_discriminator", "channel_base": 64, "channel_max": 8}
-
-    def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -125,10 +120,10 @@ def _forward(config: EqualisedDiscriminator, widths: tuple[int, ...]) -> BlockBo
         sizes_of = {"in_features": widths[-1], "out_features": widths[-1] if y else 1}
         score = b.sub("score", fully_connected, h, out="h" if y else "score", **sizes_of)
         if not y:
-            return score  # type: ignore[no-any-return]
+            return score
         embedded = b.sub("mapping", _mapping(config.mapping_layers, config.mapping_rate), *y, dim=widths[-1], **sizes)
         product = b.sum(score * embedded, axes=(1,), keepdims=True, out="product")
-        return b.mul(product, 1 / math.sqrt(widths[-1]), out="score")  # type: ignore[no-any-return]
+        return b.mul(product, 1 / math.sqrt(widths[-1]), out="score")
 
     return forward
 
@@ -158,7 +153,7 @@ def _block(residual: bool, first: bool) -> BlockBody:
         if not residual:
             return h
         shortcut = conv(b, "skip", blurred(b, x, 4, "shortcut"), features, 1, active=False)
-        return b.mul(b.add(shortcut, h), math.sqrt(0.5), out="h")  # type: ignore[no-any-return]
+        return b.mul(b.add(shortcut, h), math.sqrt(0.5), out="h")
 
     return forward
 
@@ -176,4 +171,4 @@ def _deviation(b: Builder, h: Var, group: int) -> Var:
     variance = b.matmul(share, difference * difference, out="variance")
     deviation = b.mean(b.sqrt(variance + 1e-8), axes=(1,), keepdims=True, out="deviation")
     shape = (batch, 1, *h.shape[2:])
-    return b.broadcast_to(column(b, deviation), h, shape=shape, out="deviation")  # type: ignore[no-any-return]
+    return b.broadcast_to(column(b, deviation), h, shape=shape, out="deviation")

@@ -86,6 +86,3 @@ def projection(mb: ModuleBuilder, generator: Network) -> str:
     axes = tuple(range(1, image.type.rank))
     b.output(b.sum(image * direction, axes=axes, keepdims=False, out="projection"))
     return b.finish("The projection of images on directions, one value per sample.")
-
-
-__all__ = ["PathLengths"]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, Program
+from latentc.components.contract import Network, Program
 from latentc.components.kit import Conditions, call
+from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class StyleBased(Sampler):
@@ -37,13 +35,8 @@ class StyleBased(Sampler):
     guidance: None = Field(
         None, description="always null: generators are not guided; `psi` trades diversity for quality"
     )
+    NEEDS = "generate_by_style"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "style_based", "psi": 0.7}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "generate_by_style"),)
-
-    def with_steps(self, steps: int) -> StyleBased:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.1`: z f32[B, Z], the conditions, psi f32[B] and noise images -> one sample each."""

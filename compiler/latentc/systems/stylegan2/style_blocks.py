@@ -30,8 +30,8 @@ def normalized(b: Builder, x: Var, out: str) -> Var:
 def fan_gain(b: Builder, like: Var, fan_in: Any, rate: float = 1.0) -> Var:
     """rate / sqrt(fan_in): what a weight is multiplied by at run time."""
     if rate == 1.0:
-        return b.rsqrt(b.scalar(fan_in, like), out="gain")  # type: ignore[no-any-return]
-    return b.mul(b.rsqrt(b.scalar(fan_in, like)), rate, out="gain")  # type: ignore[no-any-return]
+        return b.rsqrt(b.scalar(fan_in, like), out="gain")
+    return b.mul(b.rsqrt(b.scalar(fan_in, like)), rate, out="gain")
 
 
 @module_class("FullyConnectedLayer", x="B in_features")
@@ -39,7 +39,7 @@ def fully_connected(b: Builder, x: Var, *, in_features: int, out_features: int) 
     """A linear layer with equalised learning rate."""
     weight = b.param("weight", f32(out_features, in_features), "normal")
     bias = b.param("bias", f32(out_features), "zeros")
-    return b.linear(x, b.mul(weight, fan_gain(b, x, in_features), out="w"), bias, out="h")  # type: ignore[no-any-return]
+    return b.linear(x, b.mul(weight, fan_gain(b, x, in_features), out="w"), bias, out="h")
 
 
 @module_class("StyleAffine", style="B style_dim")
@@ -47,9 +47,7 @@ def style_affine(b: Builder, style: Var, *, style_dim: int, channels: int) -> Va
     """The scale of each channel, from a style: a linear layer with equalised learning rate that starts around 1."""
     weight = b.param("weight", f32(channels, style_dim), "normal")
     bias = b.param("bias", f32(channels), "ones")
-    return b.linear(  # type: ignore[no-any-return]
-        style, b.mul(weight, fan_gain(b, style, style_dim), out="w"), bias, out="scale"
-    )
+    return b.linear(style, b.mul(weight, fan_gain(b, style, style_dim), out="w"), bias, out="scale")
 
 
 @cache
@@ -92,7 +90,7 @@ def conv(b: Builder, name: str, x: Var, features: Any, kernel: int, stride: int 
     """A convolution of x [B, C, H, W] with equalised learning rate and its activation; padded if `stride` is 1."""
     sizes = {"channels": x.shape[1], "features": features, "kernel": kernel}
     padding = kernel // 2 if stride == 1 else 0
-    return b.sub(name, equalised_conv(active), x, out="h", **sizes, stride=stride, padding=padding)  # type: ignore[no-any-return]
+    return b.sub(name, equalised_conv(active), x, out="h", **sizes, stride=stride, padding=padding)
 
 
 def column(b: Builder, x: Var) -> Var:
@@ -132,12 +130,12 @@ def to_rgb(b: Builder, x: Var, style: Var, *, channels: int, image_channels: int
     scale = b.mul(scale, fan_gain(b, x, channels), out="scale")
     weight = b.param("weight", f32(image_channels, channels, 1, 1), "normal")
     bias = b.param("bias", f32(image_channels), "zeros")
-    return b.conv(x * column(b, scale), weight, bias, out="rgb")  # type: ignore[no-any-return]
+    return b.conv(x * column(b, scale), weight, bias, out="rgb")
 
 
 def _layer(b: Builder, name: str, x: Var, style: Var, noise: Var, features: Any, upsample: bool = False) -> Var:
     sizes = {"channels": x.shape[1], "features": features, "style_dim": style.shape[1]}
-    return b.sub(name, synthesis_layer(upsample), x, style, noise, out="h", **sizes)  # type: ignore[no-any-return]
+    return b.sub(name, synthesis_layer(upsample), x, style, noise, out="h", **sizes)
 
 
 @module_class("FirstSynthesisBlock", x="B channels H W", style="B style_dim", rgb_style="B style_dim")
@@ -188,16 +186,3 @@ def synthesis_block(
     sizes = {"channels": features, "image_channels": image_channels, "style_dim": style_dim}
     rgb = b.sub("torgb", to_rgb, h, rgb_style, out="rgb", **sizes)
     return h, b.add(resampled(b, image, "up", "binomial", out="image"), rgb, out="image")
-
-
-__all__ = [
-    "activated",
-    "class_embedding",
-    "column",
-    "conv",
-    "first_block",
-    "fully_connected",
-    "mapping_layer",
-    "normalized",
-    "synthesis_block",
-]

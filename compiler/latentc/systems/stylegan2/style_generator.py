@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,7 +17,7 @@ from latentc.components.capabilities import TRAINING, Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_of_class
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 from latentc.systems.stylegan2.style_blocks import (
@@ -27,9 +27,6 @@ from latentc.systems.stylegan2.style_blocks import (
     normalized,
     synthesis_block,
 )
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 FIRST_SIDE = 4
 SYNTHESIS = ("ws", "noise")
@@ -180,7 +177,7 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
 
     def mapped(b: Builder, z: Var, y: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, Var]:
         cond = {name: size for name, size in sizes.items() if name != "channels"}
-        return b.sub("mapping", mapping, z, *y, out="w w_avg", **cond)  # type: ignore[no-any-return]
+        return b.sub("mapping", mapping, z, *y, out="w w_avg", **cond)
 
     def synthesized(b: Builder, ws: Var, noises: tuple[Var, ...], channels: int) -> Var:
         styles = b.unbind(ws, axis=1, out=" ".join(f"w{i}" for i in range(2 * len(sides))))
@@ -223,7 +220,7 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
 
     def spread(b: Builder, w: Var) -> Var:
         row = b.reshape(w, shape=(w.shape[0], 1, w.shape[1]))
-        return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]), out="ws")  # type: ignore[no-any-return]
+        return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]), out="ws")
 
     def mixed(b: Builder, noise: tuple[Var, ...], y: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
         """Styles f32[B, L, W] of the latents z; from a random layer on perhaps those of other latents."""
@@ -239,7 +236,7 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
         after = b.less(cutoff, b.constant(np.arange(float(layers))[:, None], out="layer"), out="after")
         chosen = b.where(after, other, own, out="chosen")
         mixes = b.less(b.reshape(which, shape=(mix.shape[0], 1, 1)), config.mixing, out="mixes")
-        return b.where(mixes, chosen, own, out="ws")  # type: ignore[no-any-return]
+        return b.where(mixes, chosen, own, out="ws")
 
     count = 3 if config.mixing else 1
 

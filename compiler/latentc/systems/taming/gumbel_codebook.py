@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,9 @@ from latentc.components import layers
 from latentc.components.blocks.autoencoder import INIT
 from latentc.components.blocks.bottleneck import SelectedRows
 from latentc.components.contract import Port
-from latentc.components.parts import Problem, Refusal
+from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 LEAST = 1e-10
 """Added to a ratio of probabilities whose logarithm is taken."""
@@ -73,20 +70,20 @@ class GumbelCodebook(SelectedRows):
         return {"codes": self.size}
 
     def table(self, b: Builder, static: dict[str, Any]) -> Var:
-        return b.param("codebook.weight", f32(static["codes"], static["latent"]), "normal", std=1.0)  # type: ignore[no-any-return]
+        return b.param("codebook.weight", f32(static["codes"], static["latent"]), "normal", std=1.0)
 
     def _logits(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         """f32[B, h w, K]: the logits of the rows for each position of h [B, Z, h, w]."""
         logits = layers.conv(b, "to_logits", h, static["codes"], 1, INIT, out="logits")
         logits = b.reshape(logits, shape=(h.shape[0], static["codes"], h.shape[2] * h.shape[3]))
-        return b.transpose(logits, perm=(0, 2, 1), out="logits")  # type: ignore[no-any-return]
+        return b.transpose(logits, perm=(0, 2, 1), out="logits")
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         return self.tokens_of(b, self._likeliest(b, h, static))
 
     def _likeliest(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         """i64[B, h w]: the number of the likeliest row for each position."""
-        return b.argmax(self._logits(b, h, static), axis=2, out="index")  # type: ignore[no-any-return]
+        return b.argmax(self._logits(b, h, static), axis=2, out="index")
 
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
         rows = b.embedding(self.table(b, static), self.rows_of(b, codes), out="z")
@@ -136,4 +133,4 @@ class GumbelCodebook(SelectedRows):
 def _grid(b: Builder, rows: Var, height: Any, width: Any) -> Var:
     """Rows [B, h w, Z] as latents [B, Z, h, w]."""
     batch, _, latent = rows.shape
-    return b.transpose(b.reshape(rows, shape=(batch, height, width, latent)), perm=(0, 3, 1, 2), out="z")  # type: ignore[no-any-return]
+    return b.transpose(b.reshape(rows, shape=(batch, height, width, latent)), perm=(0, 3, 1, 2), out="z")

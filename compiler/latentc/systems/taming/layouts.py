@@ -140,6 +140,3 @@ def _within(box: NDArray[np.float64], crop: Box, flip: bool) -> Box:
     y = min(max((box[1] - crop[1]) / crop[3], 0.0), 1.0)
     width, height = min(box[2] / crop[2], 1 - x), min(box[3] / crop[3], 1 - y)
     return float(1 - (x + width) if flip else x), float(y), float(width), float(height)
-
-
-__all__ = ["WHOLE", "Box", "Layouts"]

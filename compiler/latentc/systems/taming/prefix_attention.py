@@ -6,18 +6,15 @@ Symbols: T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.mixers.attention import Attention, Call
 from latentc.components.decoding import UNSEEN
 from latentc.components.networks.token_transformer import TokenTransformer, prefix_length
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PrefixAttention(Attention):
@@ -49,7 +46,7 @@ class PrefixAttention(Attention):
         drop = {"dropout": self.weight_dropout} if self.weight_dropout else {}
         return call.b.attention(
             q, k, v, self._seen(call, k.shape[2]), causal=False, scale=self.scale(q), **drop, out="x"
-        )  # type: ignore[no-any-return]
+        )
 
     def _seen(self, call: Call, tokens: Any) -> Var:
         """bool[1 or B, 1, T, T]: the visible tokens of each, those before it and the first; or a bias of the scores."""
@@ -59,7 +56,7 @@ class PrefixAttention(Attention):
         seen = b.less_equal(column, b.reshape(place, shape=(tokens, 1)), out="before")
         seen = b.reshape(b.logical_or(seen, b.less(column, self.unmasked)), shape=(1, 1, tokens, tokens), out="seen")
         if mask is None:
-            return seen  # type: ignore[no-any-return]
+            return seen
         if mask.type.dtype == "bool":
-            return b.logical_and(mask, seen, out="seen")  # type: ignore[no-any-return]
-        return b.where(seen, mask, UNSEEN, out="bias")  # type: ignore[no-any-return]
+            return b.logical_and(mask, seen, out="seen")
+        return b.where(seen, mask, UNSEEN, out="bias")

@@ -7,24 +7,21 @@ of a sample, W tokens of a window, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, Program
+from latentc.components.contract import Network, Program
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.windows import cells, cut
 from latentc.components.networks.token_transformer import TokenTransformer
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Sliding(TokenSampler):
@@ -33,19 +30,14 @@ class Sliding(TokenSampler):
     kind: Literal["sliding"]
     temperature: float = Field(1.0, gt=0, description="temperature of the logits")
     guidance: None = Field(None, description="always null: there is no guidance")
+    NEEDS = "next_token"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sliding", "top_k": 8}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is not None and len(spec.data.tokens.grid) != 2:
             yield Problem(
                 (), "a sliding window needs a grid of tokens, but these are a sequence", "use `autoregressive`"
             )
-
-    def with_steps(self, steps: int) -> Sliding:
-        return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: the conditions, u f32[T, B] -> i64[B, T]."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, with_operands
 from latentc.components.parts import Norm, Weights, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 
 _SOFTPLUS_OF_ONE = 0.541324854612918
@@ -70,7 +71,7 @@ class Flow:
         ]
         if not vectors:
             return []
-        total = reduce(lambda a, v: b.add(a, v, out="c"), vectors)
+        total = summed(b, "c", vectors)
         return [b.reshape(total, shape=(total.shape[0], 1, dim), out="c")]
 
     def prefix_tokens(self, b: Builder, operands: Sequence[Var], dim: Any, sizes: Mapping[str, Any]) -> list[Var]:
@@ -94,7 +95,7 @@ class Flow:
     def start_token(self, b: Builder, like: Var, features: Any) -> Var:
         """f32[B, 1, C]: the input from which the first token is predicted."""
         start = b.param("start", f32(1, 1, features), "normal", std=1.0)
-        return b.broadcast_to(start, like, shape=(like.shape[0], 1, features), out="start")  # type: ignore[no-any-return]
+        return b.broadcast_to(start, like, shape=(like.shape[0], 1, features), out="start")
 
     def predictions(self, b: Builder, h: Var, features: Any) -> Var:
         """f32[B, N, 2 C or C] of what comes out of the blocks: `outputs` side by side."""
@@ -103,7 +104,7 @@ class Flow:
         h = dense(b, "proj_out", h, 2 * features if self.scales else features, True, "zeros", out="h")
         if self.soft_clip is None:
             return h
-        return b.mul(b.tanh(h * (1 / self.soft_clip)), self.soft_clip, out="h")  # type: ignore[no-any-return]
+        return b.mul(b.tanh(h * (1 / self.soft_clip)), self.soft_clip, out="h")
 
     def separate(self, b: Builder, h: Var, features: Any) -> list[Var]:
         """The `outputs` in `predictions` h, each f32[B, N, C]."""
@@ -114,8 +115,8 @@ class Flow:
     def scale(self, b: Builder, raw: Var) -> Var:
         """The positive scale f32[B, N, C] for the network's output `raw`."""
         if self.scale_by == "exp":
-            return b.exp(raw, out="scale")  # type: ignore[no-any-return]
-        return b.softplus(raw + _SOFTPLUS_OF_ONE, out="scale")  # type: ignore[no-any-return]
+            return b.exp(raw, out="scale")
+        return b.softplus(raw + _SOFTPLUS_OF_ONE, out="scale")
 
 
 @cache
@@ -186,7 +187,4 @@ def prior_variance(b: Builder, tokens: Any, features: Any) -> Var:
 def variances(b: Builder, z: Var, **static: Any) -> Var:
     """The variances of the prior [T, C], which training then moves towards those of latents z."""
     kept = prior_variance(b, (static["size"] // static["patch"]) ** 2, static["channels"] * static["patch"] ** 2)
-    return b.running_mean(z * z, kept, momentum=_MOMENTUM, out="variances")  # type: ignore[no-any-return]
-
-
-__all__ = ["Flow", "flow", "prior_variance", "variances"]
+    return b.running_mean(z * z, kept, momentum=_MOMENTUM, out="variances")

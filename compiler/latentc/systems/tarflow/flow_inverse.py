@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.contract import Network, OutputField, Program
 from latentc.components.guidance.guidance import Guidance, guidance_problems
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.flows import log_density
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,8 @@ class FlowInverse(Sampler):
         description="standard deviation of the noise removed by a final step along the gradient of the log-density, "
         "as in training; 0: none",
     )
+    NEEDS = "flow"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_inverse", "guidance": {"scale": 2.0}, "denoise": 0.05}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "flow"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.guidance is None:
@@ -76,9 +71,6 @@ class FlowInverse(Sampler):
                 yield Problem(
                     ("guidance", name), f"guidance of a flow applies to its whole inverse, so `{name}` has no effect"
                 )
-
-    def with_steps(self, steps: int) -> FlowInverse:
-        return self
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         return self.build(mb, networks, spec), self._log_likelihood(mb, networks, spec)
@@ -131,7 +123,7 @@ class FlowInverse(Sampler):
         given = [x if port.role == "state" else cond[port.name] for port in ports]
         at = next(i for i, port in enumerate(ports) if port.role == "state")
         _, score = b.gradient(log_density(mb, network), "", given, wrt=(at,), out="log_p score")
-        return b.add(x, score * float(f"{self.denoise**2:.12g}"), out="x")  # type: ignore[no-any-return]  # no digits of rounding in the code
+        return b.add(x, score * float(f"{self.denoise**2:.12g}"), out="x")  # no digits of rounding in the code
 
     def _guided(
         self,
@@ -148,11 +140,11 @@ class FlowInverse(Sampler):
         weight = self.scales(b, scale, guided)
         temperature = b.full(z, shape=(), value=self.attention_temperature, dtype="f32", out="temperature")
         null = {f"null_{name}": x for name, x in conditions.null(b, cond).items()}
-        return call(b, network, method, {**cond, **null}, **operands, scale=[temperature, weight])  # type: ignore[no-any-return]
+        return call(b, network, method, {**cond, **null}, **operands, scale=[temperature, weight])
 
     def scales(self, b: Builder, scale: Var, count: int) -> Var:
         """f32[N, B]: the guidance scale of each of `count` predicted tokens; `scale` f32[1, B]."""
-        return b.broadcast_to(scale, shape=(count, B), out="weight")  # type: ignore[no-any-return]
+        return b.broadcast_to(scale, shape=(count, B), out="weight")
 
     def _log_likelihood(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `log_likelihood`: a sample x, conditions -> log p(x) in nats f32[B], latent."""
@@ -187,4 +179,4 @@ class AnnealedInverse(FlowInverse):
 
     def scales(self, b: Builder, scale: Var, count: int) -> Var:
         ramp = b.constant(np.arange(1, count + 1)[:, None] / count, out="ramp")
-        return b.add((scale - 1.0) * ramp, 1.0, out="weight")  # type: ignore[no-any-return]
+        return b.add((scale - 1.0) * ramp, 1.0, out="weight")

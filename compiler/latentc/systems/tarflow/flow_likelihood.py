@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
 from latentc.components.kit import Operands, call, training_method
 from latentc.components.objectives.log_likelihood import LogLikelihood
-from latentc.components.parts import Refusal
+from latentc.components.parts import Refusal, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class FlowLikelihood(LogLikelihood):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from latentc.components.capabilities import TRAINING
 from latentc.components.condition import Entry, ports_of
 from latentc.components.decoding import BlockForm
 from latentc.components.kit.stacks import entry
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, Var, as_tuple, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
 from latentc.systems.tarflow.flow_block import Flow, flow, prior_variance, variances
@@ -91,7 +92,7 @@ class Solver:
     def _own(self, b: Builder, x: Var, z: Var) -> Var:
         """The half of x [2 * B, 1, C] of the branch with the conditions."""
         own, _ = b.split(x, axis=0, sizes=(z.shape[0], z.shape[0]), out=f"{x.value.name} other")
-        return own  # type: ignore[no-any-return]
+        return own
 
     def _guided(self, b: Builder, raw: Var, shift: Var, z: Var, scale: Var) -> Var:
         """The token that z means under p_c (p_c / p_u)^(scale - 1), of the normal densities of both branches.
@@ -107,7 +108,7 @@ class Solver:
         ws = b.mul(w, ratio * ratio, out="ws")
         total = b.op("sub", w + 1.0, ws, out="total")
         mu = b.div(b.op("sub", (w + 1.0) * mu, ws * other_mu), total, out="mu")
-        return b.add(b.mul(z, b.div(sigma, b.sqrt(total), out="sigma")), mu, out="token")  # type: ignore[no-any-return]
+        return b.add(b.mul(z, b.div(sigma, b.sqrt(total), out="sigma")), mu, out="token")
 
     def _of_one_branch(self, x: Var, z: Var) -> TensorType:
         """Caches hold both branches; a method is of one."""
@@ -120,7 +121,7 @@ class Solver:
 
 def stacked(b: Builder, x: Var) -> Var:
     """x with a leading axis of size 1."""
-    return b.reshape(x, shape=(1, *x.shape), out="x")  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(1, *x.shape), out="x")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Rest:
 
         trip = int(tokens) - done
         *_, found = b.loop("inverse", trip, step, invariants=self.invariants, carried=[token, *caches], tables=tables)
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,7 @@ def flow_inverse(parts: Flow, guidance: Guidance, inversion: Inversion) -> Block
         found += inversion.found(b, rest, start, token, caches)
         x = b.concat(*found, axis=0) if len(found) > 1 else found[0]
         x = b.reshape(x, shape=(tokens, z.shape[1], features), out="x")
-        return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")  # type: ignore[no-any-return]
+        return b.take(b.transpose(x, perm=(1, 0, 2)), order, axis=1, out="x")
 
     inverse.body.__doc__ = f"Finds the tokens that the flow maps to z{inversion.words}."
     return inverse
@@ -354,19 +355,19 @@ OF_NETWORK = ("size", "rows", "columns", "frames", "patch", "channels", "width",
 
 
 def _reversed(b: Builder, order: Var, tokens: Any) -> Var:
-    return b.op("sub", b.scalar(tokens - 1, order), order, out="order")  # type: ignore[no-any-return]
+    return b.op("sub", b.scalar(tokens - 1, order), order, out="order")
 
 
 def _in_frames(b: Builder, order: Var, frames: Any, tokens: Any) -> Var:
     """i64[T]: the order i64[S] of the tokens of a frame, frame after frame."""
     first = b.reshape(b.op("mul", b.arange(frames), tokens), shape=(frames, 1), out="first")
     wide = b.add(b.reshape(order, shape=(1, tokens)), first)
-    return b.reshape(wide, shape=(frames * tokens,), out="order")  # type: ignore[no-any-return]
+    return b.reshape(wide, shape=(frames * tokens,), out="order")
 
 
 def _of_sample(b: Builder, x: Var, frames: Any) -> Var:
     """f32[B]: the mean over the frames of x f32[B F]."""
-    return b.mean(b.reshape(x, shape=(B, frames)), axes=(1,), keepdims=False, out=x.value.name)  # type: ignore[no-any-return]
+    return b.mean(b.reshape(x, shape=(B, frames)), axes=(1,), keepdims=False, out=x.value.name)
 
 
 def normalised(
@@ -440,7 +441,7 @@ def _forward_of(norms: bool) -> Method:
             x, total, squares = normalised(b, config, entries, layout, x, conditions, static, tables, norms=norms)
             if not norms:
                 return x, total
-            return x, total, reduce(lambda a, s: b.add(a, s, out="penalty"), squares)
+            return x, total, summed(b, "penalty", squares)
 
         if norms:
             forward.body.__doc__ = "The same, and the sum of the mean squares of the flows' inputs."
@@ -522,7 +523,7 @@ def _of_frames(b: Builder, layout: Layout, temperature: Var, static: Mapping[str
     if not layout.frames:
         return temperature
     wide = b.broadcast_to(b.reshape(temperature, shape=(B, 1)), shape=(B, static["frames"]))
-    return b.reshape(wide, shape=(B * static["frames"],), out="temperature")  # type: ignore[no-any-return]
+    return b.reshape(wide, shape=(B * static["frames"],), out="temperature")
 
 
 METHODS: dict[str, Method] = {

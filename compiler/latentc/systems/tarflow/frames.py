@@ -98,11 +98,8 @@ def sample_of(b: Builder, config: Any, layout: Layout, x: Var, static: Mapping[s
     x = b.reshape(x, shape=(B, frames, rows, columns, *_parts(config, patch, channels)))
     x = b.transpose(x, perm=(0, 6, 1, 2, 4, 3, 5) if config.channels_last else (0, 4, 1, 2, 5, 3, 6))
     shape = (channels, *([frames] if layout.frames else []), rows * patch, columns * patch)
-    return b.reshape(x, shape=(B, *shape), out="x")  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(B, *shape), out="x")
 
 
 def _parts(config: Any, patch: Any, channels: Any) -> tuple[Any, Any, Any]:
     return (patch, patch, channels) if config.channels_last else (channels, patch, patch)
-
-
-__all__ = ["Layout", "layout_of", "patches", "rotary_tables", "sample_of"]

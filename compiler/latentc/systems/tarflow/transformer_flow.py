@@ -7,7 +7,7 @@ conditions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,15 +17,12 @@ from latentc.components.blocks.block import Block
 from latentc.components.capabilities import TRAINING, Capability, Role
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Positions, Problem, TokenNorm, Weights
+from latentc.components.parts import Positions, Problem, Spec, TokenNorm, Weights
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.types import B
 from latentc.systems.tarflow.flow_block import Flow
 from latentc.systems.tarflow.flow_methods import METHODS, OF_NETWORK, Inversion, Method
 from latentc.systems.tarflow.frames import Layout, layout_of
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 Depth = Annotated[int, Field(ge=0, le=64)]
 Signature = tuple[tuple[Port, ...], tuple[Role, ...]]
@@ -100,10 +97,9 @@ class TransformerFlow(Backbone):
         "depth": 2,
         "patch": 2,
         "block": {
+            **Block.EXAMPLE,
             "mixer": {"kind": "attention", "heads": 2, "causal": True},
             "feed_forward": {"kind": "gelu_mlp", "approximate": "none"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "in_context"},
         },
     }
 

@@ -6,7 +6,7 @@ Symbols: B batch, E size of the condition, M Gaussians, N steps, Z dimension of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,15 +14,12 @@ from pydantic import Field
 from latentc.components import Steps
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.tr0n.latents import energy, observer_need, observer_problems
 from latentc_runtime.sources import RandomSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 BETAS, EPS, TINY = (0.9, 0.999), 1e-8, 1e-6
 """Adam's, and what clipping adds to the norm that it divides by."""
@@ -53,9 +50,6 @@ class LatentLangevin(Sampler):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from observer_problems(self.observer, spec)
-
-    def with_steps(self, steps: int) -> LatentLangevin:
-        return self.model_copy(update={"steps": steps})
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.N`: the condition and noise [N, B, M, Z] -> one sample each."""
@@ -125,12 +119,9 @@ class LatentLangevin(Sampler):
         """The gradient f32[B, M, Z] of each sample, of at most the norm `max_norm`."""
         norm = b.sqrt(b.sum(gradient * gradient, axes=(1, 2), keepdims=True))
         factor = b.minimum(b.div(self.max_norm, norm + TINY), 1.0, out="factor")
-        return b.mul(gradient, factor, out=gradient.value.name)  # type: ignore[no-any-return]
+        return b.mul(gradient, factor, out=gradient.value.name)
 
 
 def _latent(b: Builder, means: Var, logits: Var) -> Var:
     """f32[B, Z]: the mean of Gaussians f32[B, M, Z] under the softmax of logits f32[B, M, Z] over M."""
-    return b.sum(b.softmax(logits, axis=1) * means, axes=(1,), keepdims=False, out="z")  # type: ignore[no-any-return]
-
-
-__all__ = ["LatentLangevin"]
+    return b.sum(b.softmax(logits, axis=1) * means, axes=(1,), keepdims=False, out="z")

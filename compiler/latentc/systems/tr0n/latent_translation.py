@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder
 from latentc.systems.tr0n.latents import observed, observer_need, observer_problems
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class LatentTranslation(Objective):
@@ -61,6 +58,3 @@ class LatentTranslation(Objective):
         b.finish("The negative log-likelihood of latents, given the features of their samples.")
         mb.entries["loss"] = "loss"
         return (Update("loss", ("translator",), (), tuple(draws), ("loss",)),)
-
-
-__all__ = ["LatentTranslation"]

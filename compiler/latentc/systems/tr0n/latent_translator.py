@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.networks.resnet_generator import ResnetGenerator
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 INIT, LEAST, FIRST = "linear_default", 1e-6, 0.01
 """`LEAST`: added to standard deviations, which start at `FIRST`."""
@@ -112,6 +109,6 @@ def _methods(bound: float | None) -> tuple[BlockBody, BlockBody]:
         away = b.div(apart, std, out="away")
         each = b.add(away * away * -0.5, b.neg(b.log(std)) - 0.5 * math.log(2 * math.pi), out="log_densities")
         density = b.sum(each, axes=(2,), keepdims=False, out="density")
-        return b.logsumexp(b.add(b.log_softmax(logits, axis=1), density), axis=1, out="log_prob")  # type: ignore[no-any-return]
+        return b.logsumexp(b.add(b.log_softmax(logits, axis=1), density), axis=1, out="log_prob")
 
     return forward, log_prob

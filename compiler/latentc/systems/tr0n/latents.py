@@ -6,16 +6,12 @@ Symbols: B batch, E size of the condition, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from latentc.components.backbone import Backbone, provided
 from latentc.components.contract import Need, Network
 from latentc.components.kit.calls import call
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 def classifies(network: Network) -> bool:
@@ -55,23 +51,20 @@ def observer_problems(name: str, spec: Spec) -> Iterator[Problem]:
 def observed(b: Builder, network: Network, images: Var, out: str) -> Var:
     """Its encoding f32[B, E], or the class that it predicts, one-hot f32[B, K]."""
     if not classifies(network):
-        return call(b, network, "encode", {}, state=images, out=out)  # type: ignore[no-any-return]
+        return call(b, network, "encode", {}, state=images, out=out)
     logits = call(b, network, "forward", {}, state=images, out="logits")
     most = b.reshape(b.argmax(logits, axis=1), shape=(logits.shape[0], 1), out="most")
-    return b.cast(b.equal(most, b.arange(logits.shape[1])), to="f32", out=out)  # type: ignore[no-any-return]
+    return b.cast(b.equal(most, b.arange(logits.shape[1])), to="f32", out=out)
 
 
 def energy(b: Builder, network: Network, images: Var, wanted: Var) -> Var:
     """f32[B]: how far images are from a condition: the cross-entropy, or minus the cosine of the encodings."""
     if classifies(network):
         logits = call(b, network, "forward", {}, state=images, out="logits")
-        return b.neg(b.sum(b.log_softmax(logits, axis=1) * wanted, axes=(1,), keepdims=False), out="energy")  # type: ignore[no-any-return]
+        return b.neg(b.sum(b.log_softmax(logits, axis=1) * wanted, axes=(1,), keepdims=False), out="energy")
     seen = call(b, network, "encode", {}, state=images, out="seen")
     along, *squares = (
         b.sum(x * y, axes=(1,), keepdims=False) for x, y in ((seen, wanted), (seen, seen), (wanted,) * 2)
     )
     lengths = b.mul(*(b.maximum(b.sqrt(s), 1e-8) for s in squares), out="lengths")
-    return b.neg(b.div(along, lengths), out="energy")  # type: ignore[no-any-return]
-
-
-__all__ = ["classifies", "energy", "observed", "observer_need", "observer_problems"]
+    return b.neg(b.div(along, lengths), out="energy")

@@ -9,25 +9,16 @@ from pydantic import Field
 
 from latentc.components.capabilities import routed_method
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import (
-    Contrast,
-    GuidanceTerm,
-    Noise,
-    ScheduledGuidance,
-    Skips,
-    left_out_problems,
-    settings_problems,
-)
-from latentc.components.parts import Problem
+from latentc.components.guidance.guidance import Contrast, ContrastTerm, Noise, Skips, left_out_problems
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import wrappers
 from latentc.ir.builder import ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.components.samplers.guided import Predictions
-    from latentc.spec.schema import Spec
 
 
-class SkippedTokens(ScheduledGuidance, GuidanceTerm):
+class SkippedTokens(ContrastTerm):
     """Adds (scale - 1) (p - q), where in q a random share of the tokens skips the blocks of the network's `routes`.
 
     Guidance of TREAD (Krause et al. 2025, arXiv:2501.04765): it costs fewer FLOPs than a second full evaluation and
@@ -44,12 +35,7 @@ class SkippedTokens(ScheduledGuidance, GuidanceTerm):
     )
     network: str = Field("main", description="one of `networks`, with `routes`, which predicts q")
     without: tuple[str, ...] = Field((), description="conditions left out of q only")
-    absent: tuple[str, ...] = Field((), description="conditions left out of both p and q (in the authors' code, all)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "skipped_tokens", "scale": 1.5, "share": 0.7}
-
-    @property
-    def runs(self) -> int:
-        return 2 if self.absent else 1
 
     def needs(self) -> tuple[Need, ...]:
         names = dict.fromkeys(("main", self.network) if self.better_share else (self.network,))
@@ -60,9 +46,8 @@ class SkippedTokens(ScheduledGuidance, GuidanceTerm):
         return (*better, *((self.share,) if network == self.network else ()))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from settings_problems(self, spec)
+        yield from super().problems(spec)
         yield from left_out_problems(self.without, "without", spec)
-        yield from left_out_problems(self.absent, "absent", spec)
         if spec.optimize.stitch is not None or any(wrapper.around for wrapper in wrappers(spec)):
             message = (
                 "this guidance skips blocks of `main`, but in some steps another network or only "

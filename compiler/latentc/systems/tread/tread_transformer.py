@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,13 +16,10 @@ from latentc.components.capabilities import Capability, routed_method
 from latentc.components.contract import Method, Port
 from latentc.components.kit.tokens import rows
 from latentc.components.networks.patch_transformer import Passage, PatchTransformer
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Route(Closed):
@@ -134,6 +131,6 @@ def _routed(
             place = b.argsort(order, out="place")
             returned = rows(b, x, b.minimum(place, kept - 1), "returned")
             went = b.reshape(b.less(place, kept), shape=(*place.shape, 1), out="went")
-            return b.where(went, returned, before, out="x")  # type: ignore[no-any-return]
+            return b.where(went, returned, before, out="x")
 
     return Routed

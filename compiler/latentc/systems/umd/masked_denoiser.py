@@ -7,8 +7,8 @@ Symbols: B batch, C channels, T tokens (patches), K tokens that are seen, P patc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,10 @@ from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, wi
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, problems_of_square
 from latentc.components.kit.tokens import rows
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Spec, Weights, dense
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MaskedDenoiser(Backbone):
@@ -52,12 +50,7 @@ class MaskedDenoiser(Backbone):
         "depth": 1,
         "decoder_depth": 1,
         "patch": 2,
-        "block": {
-            "mixer": {"kind": "attention", "heads": 2},
-            "feed_forward": {"kind": "gelu_mlp"},
-            "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "adaln_zero"},
-        },
+        "block": {**Block.EXAMPLE, "condition": {"kind": "adaln_zero"}},
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise", "denoise_hidden"})
@@ -147,9 +140,9 @@ def _method(
         vectors = [b.sub("t_trunk", _trunk, time.features(b, t, **{**time.static(), "frequencies": width}), dim=width)]
         for entry, operands in with_operands(entries, conditions):
             name = entry.ports[0].name
-            vector = entry.vector(b, f"{name}_embedder", operands, width, static)
+            vector = entry.vector(b, entry.prefix, operands, width, static)
             vectors.append(b.sub(f"{name}_trunk", _trunk, vector, dim=width))
-        return reduce(lambda total, vector: b.op("add", total, vector, out="c"), vectors)
+        return summed(b, "c", vectors)
 
     @module_class("MaskedDenoiser", method, x="B channels size size")
     def body(b: Builder, x: Var, t: Var, *others: Var, size: int, patch: int, channels: int, **static: Any) -> Any:

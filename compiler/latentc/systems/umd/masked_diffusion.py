@@ -7,7 +7,7 @@ Symbols: B batch, C channels, T patches, P patch side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,15 +17,12 @@ from latentc.components.kit import Conditions, Operands, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import noised
-from latentc.components.parts import Fraction
+from latentc.components.parts import Fraction, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MaskedDiffusion(Objective):
@@ -111,7 +108,4 @@ def _error(b: Builder, made: Var, wanted: Var, where: Var | None) -> Var:
     squares = b.mul(error, error, out="squares")
     if where is None:
         return per_sample_mean(b, squares, out="mse")
-    return b.div(per_sample_mean(b, squares * where), per_sample_mean(b, where), out="mse")  # type: ignore[no-any-return]
-
-
-__all__ = ["MaskedDiffusion"]
+    return b.div(per_sample_mean(b, squares * where), per_sample_mean(b, where), out="mse")

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import FeedForward, Problem
+from latentc.components.parts import FeedForward, Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.systems.uni_perceiver.merged_experts import ExpertRouter
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class AttributeExperts(FeedForward, ExpertRouter):
@@ -50,7 +47,7 @@ class AttributeExperts(FeedForward, ExpertRouter):
 
     def apply(self, b: Builder, name: str, x: Var, init: str, c: Var | None = None, **static: Any) -> Var:
         cond = () if c is None else (c,)
-        return b.sub(name, _forward(self, init), x, *cond, **static)  # type: ignore[no-any-return]
+        return b.sub(name, _forward(self, init), x, *cond, **static)
 
 
 @cache

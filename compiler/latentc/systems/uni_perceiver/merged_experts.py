@@ -101,7 +101,7 @@ class ExpertRouter(Closed):
         gates = b.sum(of_chosen, axes=(1,), keepdims=False, out="gates")
         if self.chosen > 1:
             gates = b.div(gates, b.sum(gates, axes=(1,), keepdims=True), out="gates")
-        return gates  # type: ignore[no-any-return]
+        return gates
 
 
 def routes(part: Part) -> bool:
@@ -131,7 +131,7 @@ class Merged:
         parts = b.split(x, axis=1, sizes=(self.lead, x.shape[1] - self.lead), out="first rest")
         gates = b.split(self.gates, axis=0, sizes=(1, 1), out="first_gates gates")
         done = [merged_linear(b, *part, weight, biases) for part in zip(parts, gates, strict=True)]
-        return b.concat(*done, axis=1, out="y")  # type: ignore[no-any-return]
+        return b.concat(*done, axis=1, out="y")
 
 
 def merged_linear(b: Builder, x: Var, gates: Var, weight: Var, bias: Var | None) -> Var:
@@ -145,8 +145,5 @@ def merged_linear(b: Builder, x: Var, gates: Var, weight: Var, bias: Var | None)
     merged = b.reshape(rows, shape=(batch, features, size), out="merged")
     y = b.matmul(x, b.transpose(merged, perm=(0, 2, 1)), out="y")
     if bias is None:
-        return y  # type: ignore[no-any-return]
-    return b.add(y, b.reshape(b.matmul(gates, bias), shape=(batch, 1, features)), out="y")  # type: ignore[no-any-return]
-
-
-__all__ = ["ExpertRouter", "Merged", "merged_linear", "routes"]
+        return y
+    return b.add(y, b.reshape(b.matmul(gates, bias), shape=(batch, 1, features)), out="y")

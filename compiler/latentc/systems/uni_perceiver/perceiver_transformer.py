@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.networks.patch_transformer import PatchTransformer
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.systems.uni_perceiver.merged_experts import routes
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class PerceiverTransformer(PatchTransformer):

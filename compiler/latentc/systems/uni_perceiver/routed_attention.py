@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.mixers.attention import Attention, Call
 from latentc.components.decoding import Given
-from latentc.components.parts import Problem, Refusal, condition_of, under
+from latentc.components.parts import Problem, Refusal, Spec, condition_of, under
 from latentc.ir.builder import Var
 from latentc.systems.uni_perceiver.merged_experts import ExpertRouter
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class RoutedAttention(Attention):
@@ -62,4 +59,4 @@ class RoutedAttention(Attention):
         return super().attended(replace(call, sizes={**sizes, "merged": experts}), x)
 
     def layer(self, call: Call, name: str, x: Var, features: Any, bias: bool, out: str) -> Var:
-        return call.sizes["merged"].dense(call.b, name, x, features, bias, call.init)  # type: ignore[no-any-return]
+        return call.sizes["merged"].dense(call.b, name, x, features, bias, call.init)

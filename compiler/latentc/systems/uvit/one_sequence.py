@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -17,12 +17,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches, problems_of_square
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class OneSequence(Backbone):
@@ -106,7 +103,7 @@ class OneSequence(Backbone):
             c = dense(b, "t_embedder.fc2", c, width, True, self.INIT, out="c")
         last = b.reshape(c, shape=(t.shape[0], 1, width), out="time")
         cond = [
-            entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)[0]
+            entry.tokens(b, entry.prefix, operands, width, static)[0]
             for entry, operands in with_operands(entries, conditions)
         ]
         return [*cond, last]
@@ -134,7 +131,4 @@ def _network(config: OneSequence, time: TimeFeatures, entries: tuple[Entry, ...]
 def without_prefix(b: Builder, x: Var, prefix: list[Var], patches: Any) -> Var:
     """f32[B, T, ...]: the T = `patches` tokens of x after those of the prefix."""
     extras = sum(token.shape[1] for token in prefix)
-    return b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")  # type: ignore[no-any-return]
-
-
-__all__ = ["OneSequence", "without_prefix"]
+    return b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")

@@ -49,4 +49,4 @@ class CosineAttention(Attention):
 def _unit(b: Builder, x: Var, out: str) -> Var:
     """x [..., d] divided by its length along the last axis."""
     length = b.sqrt(b.sum(x * x, axes=(3,), keepdims=True), out="length")
-    return b.div(x, b.maximum(length, _EPS), out=out)  # type: ignore[no-any-return]
+    return b.div(x, b.maximum(length, _EPS), out=out)

@@ -6,7 +6,7 @@ Symbols: B batch, K scales, L tokens of all scales.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,13 +16,10 @@ from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish, smoothed, step_of, token_losses
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Fraction, Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 from latentc.systems.var.scale_transformer import ScaleTransformer
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Progression(Closed):
@@ -58,7 +55,7 @@ class Progression(Closed):
         risen = b.clamp(risen, low=0.01, high=1.0, out="risen")
         settled = b.cast(b.less_equal(b.constant(np.array(whole, np.float32), out="whole"), at), to="f32")
         begun = b.cast(b.less_equal(first, at), to="f32", out="begun")
-        return b.mul(begun, b.maximum(risen, settled), out="weights")  # type: ignore[no-any-return]
+        return b.mul(begun, b.maximum(risen, settled), out="weights")
 
 
 class NextScale(Objective):

@@ -9,26 +9,22 @@ Symbols: B batch, K scales, n the side of a scale's map, L tokens of all scales.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.fields import Field as DataField
-from latentc.components.guidance.guidance import ScheduledGuidance, token_guidance_problems
+from latentc.components.guidance.guidance import ScheduledGuidance, asked_scale, token_guidance_problems
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.tokens import filtered
-from latentc.components.parts import Problem, under
+from latentc.components.parts import Problem, Spec, under
 from latentc.components.sampler import TokenSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, f32
 from latentc.systems.var.scale_quantizer import ScaleQuantizer
 from latentc.systems.var.scale_transformer import ScaleTransformer
-from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
+from latentc_runtime.sources import RandomSource, Source
 
 HARDENING, HARDEST = 0.27, 0.005
 """Temperature of the first scale's Gumbel softmax, which falls by 95 % to the last's, and its least."""
@@ -73,9 +69,6 @@ class NextScaleSampler(TokenSampler):
             )
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
-    def with_steps(self, steps: int) -> NextScaleSampler:
-        return self
-
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.K`: the conditions, scale f32[B] with guidance, u f32[B, L] unless greedy -> i64[B, L].
 
@@ -89,7 +82,8 @@ class NextScaleSampler(TokenSampler):
         entry = f"sample.{count}"
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
-        scale = b.input("scale", f32(B)) if self.guidance else None
+        sources: dict[str, Source] = conditions.sources()
+        scale, settings = asked_scale(b, self.guidance, sources)
         u: Var | None
         if self.smooth:
             codes = int(network.methods["scale_0"].output("logits").type.shape[2])  # type: ignore[arg-type]
@@ -105,13 +99,10 @@ class NextScaleSampler(TokenSampler):
             method = network.methods[f"scale_{k}"]
             names = " ".join("cache" if port.role == "cache" else "logits" for port in method.outputs)
             operands: dict[str, Any] = {"cache": caches} | ({} if inputs is None else {"state": inputs})
-            if scale is None:
-                made = call(b, network, f"scale_{k}", cond, out=names, **operands)
-            else:
-                strength = b.add((scale - 1.0) * float(weights[k]), 1.0, out="strength")
-                null = conditions.null(b, cond)
-                made = guided_call(b, network, f"scale_{k}", cond, null, strength, out=names, **operands)
-            logits, *caches = made if isinstance(made, tuple) else (made,)
+            strength = None if scale is None else b.add((scale - 1.0) * float(weights[k]), 1.0, out="strength")
+            null = {} if scale is None else conditions.null(b, cond)
+            made = guided_call(b, network, f"scale_{k}", cond, null, strength, out=names, **operands)
+            logits, *caches = as_tuple(made)
             before: dict[str, Any] = {} if latents is None else {"state": latents}
             names = "latents inputs" if k < count - 1 else "latents"
             if self.smooth:
@@ -124,9 +115,6 @@ class NextScaleSampler(TokenSampler):
                 latents, inputs = call(b, quantizer, f"add_{k}", {}, token=tokens[-1], out=names, **before)
         b.output(latents if self.smooth else b.concat(*tokens, axis=1, out="tokens"))
         mb.entries[entry] = b.finish(doc=f"Draws the tokens of {count} scales one after the other.")
-        sources: dict[str, Source] = conditions.sources()
-        if scale is not None:
-            sources["scale"] = SettingSource("guidance")
         if self.smooth:
             sources["gumbel"] = RandomSource("gumbel", "token")
             assert latents is not None
@@ -137,7 +125,6 @@ class NextScaleSampler(TokenSampler):
             made = OutputField("samples", "tokens")
             if u is not None:
                 sources["u"] = RandomSource("uniform", "token")
-        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         return Program(entry, self.kind, count, count, sources, settings, outputs=(made,))
 
     def _shares(self, b: Builder, logits: Var, gumbel: Var, progress: float) -> Var:
@@ -147,4 +134,4 @@ class NextScaleSampler(TokenSampler):
         kept = filtered(b, logits, self.top_k, self.top_p)
         softness = max(HARDENING * (1 - 0.95 * progress), HARDEST)
         noisy = b.add(b.op("mul", kept, 1 + progress), gumbel, out="noisy")
-        return b.softmax(b.op("mul", noisy, 1 / softness), axis=2, out="shares")  # type: ignore[no-any-return]
+        return b.softmax(b.op("mul", noisy, 1 / softness), axis=2, out="shares")

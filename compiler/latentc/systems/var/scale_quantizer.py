@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,13 +18,10 @@ from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 from latentc.systems.var.multi_scale_codebook import MultiScaleCodebook
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ScaleQuantizer(Backbone):
@@ -92,7 +89,7 @@ def _inputs(codebook: MultiScaleCodebook) -> BlockBody:
             added = scales.added(b, part, k)
             latents = added if latents is None else b.add(latents, added, out="latents")
             inputs.append(scales.next_input(b, latents, k + 1))
-        return b.concat(*inputs, axis=1, out="inputs") if len(inputs) > 1 else inputs[0]  # type: ignore[no-any-return]
+        return b.concat(*inputs, axis=1, out="inputs") if len(inputs) > 1 else inputs[0]
 
     return scale_inputs
 

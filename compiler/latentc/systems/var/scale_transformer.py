@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,12 +25,9 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import BEGIN, EXTEND, MASKED
-from latentc.components.parts import Norm, Problem, Weights, dense
+from latentc.components.parts import Norm, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class ScaleTransformer(Backbone):

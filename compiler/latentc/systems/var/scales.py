@@ -14,6 +14,7 @@ import numpy as np
 
 from latentc.components import layers
 from latentc.components.blocks.bottlenecks.codebook import unit
+from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
@@ -64,7 +65,7 @@ class Scales:
         if k < len(self.sides) - 1:
             rest = b.resize(rest, size=self.sides[k], mode="area", out="x")
         body = codebook_nearest(self.normalize)
-        return b.sub("codebook", body, rest, out=f"tokens_{k}", codes=self.codes, latent=self.channels)  # type: ignore[no-any-return]
+        return b.sub("codebook", body, rest, out=f"tokens_{k}", codes=self.codes, latent=self.channels)
 
     def added(self, b: Builder, tokens: Var, k: int) -> Var:
         """f32[B, Z, h, h]: what codes i64[B, n n] of scale k, or mixtures f32[B, n n, K] of them, add to latents."""
@@ -110,9 +111,7 @@ class Scales:
             terms.append(b.mean(pull * pull + commit * commit * commitment, axes=(1, 2, 3), keepdims=False))
 
         _, found = self.quantized(b, latents, compare)
-        penalty = terms[0]
-        for term in terms[1:]:
-            penalty = b.add(penalty, term, out="penalty")
+        penalty = summed(b, "penalty", terms)
         return latents + b.stop_gradient(found - latents), b.mul(penalty, 1 / len(terms), out="penalty")
 
     def split(self, b: Builder, tokens: Var) -> tuple[Var, ...]:
@@ -145,9 +144,9 @@ def codebook_table(b: Builder, codes: Any, latent: Any) -> Var:
 def closeness(b: Builder, x: Var, table: Var, normalize: bool) -> Var:
     """f32[N, K]: cosines of x f32[N, Z] and rows of the table f32[K, Z], or what falls with their squared distances."""
     if normalize:
-        return b.linear(unit(b, x), unit(b, table), out="closeness")  # type: ignore[no-any-return]
+        return b.linear(unit(b, x), unit(b, table), out="closeness")
     product = b.linear(x, table) * 2.0
-    return b.op("sub", product, b.sum(table * table, axes=(1,), keepdims=False), out="closeness")  # type: ignore[no-any-return]
+    return b.op("sub", product, b.sum(table * table, axes=(1,), keepdims=False), out="closeness")
 
 
 @cache
@@ -159,7 +158,7 @@ def codebook_nearest(normalize: bool) -> BlockBody:
         x = b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch * rows * columns, latent), out="x")
         return b.reshape(
             b.argmax(closeness(b, x, table, normalize), axis=1), shape=(batch, rows * columns), out="tokens"
-        )  # type: ignore[no-any-return]
+        )
 
     return nearest
 
@@ -173,7 +172,7 @@ def codebook_rows(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
 @module_class("ScaleCodebook", "mixtures", shares="B N codes")
 def codebook_mixtures(b: Builder, shares: Var, *, codes: int, latent: int) -> Var:
     """Sums of the rows of the codebook, each times its share."""
-    return b.matmul(shares, codebook_table(b, codes, latent), out="x")  # type: ignore[no-any-return]
+    return b.matmul(shares, codebook_table(b, codes, latent), out="x")
 
 
 @cache
@@ -185,14 +184,3 @@ def smoothed(kept: float, share: float) -> BlockBody:
         return (x if kept == 1.0 else x * kept) + convolved
 
     return mixture
-
-
-__all__ = [
-    "Scales",
-    "closeness",
-    "codebook_mixtures",
-    "codebook_nearest",
-    "codebook_rows",
-    "codebook_table",
-    "smoothed",
-]

@@ -32,10 +32,10 @@ def pixel_weights(b: Builder, points: Var, weights: Var, rows: Any, columns: Any
 
     def hat(at: Var, size: Any, out: str) -> Var:
         cells = b.reshape(b.cast(b.arange(size), to="f32"), shape=(1, 1, 1, size), out="cells")
-        return b.relu(1.0 - b.abs(at - cells), out=out)  # type: ignore[no-any-return]
+        return b.relu(1.0 - b.abs(at - cells), out=out)
 
     along = hat(y, rows, "of_row") * b.reshape(weights, shape=(batch, count, each, 1))
-    return b.matmul(b.transpose(along, perm=(0, 1, 3, 2)), hat(x, columns, "of_column"), out="pixels")  # type: ignore[no-any-return]
+    return b.matmul(b.transpose(along, perm=(0, 1, 3, 2)), hat(x, columns, "of_column"), out="pixels")
 
 
 def read_points(
@@ -56,7 +56,7 @@ def read_points(
         total = (maps[0] if maps else 1) * rows * columns
         seen.append(b.reshape(pixels, shape=(batch, queries, heads, total), out="seen"))
     each_pixel = seen[0] if len(seen) == 1 else b.concat(*seen, axis=3, out="seen")
-    return b.matmul(b.transpose(each_pixel, perm=(0, 2, 1, 3)), values, out="read")  # type: ignore[no-any-return]
+    return b.matmul(b.transpose(each_pixel, perm=(0, 2, 1, 3)), values, out="read")
 
 
 @module_class("DeformableAttention", x="B T dim", values="B S dim")
@@ -94,7 +94,7 @@ def region_block(mixer: Mixer, dropout: float = 0.0) -> BlockBody:
     norm = LayerNorm(kind="layer_norm", eps=1e-5, affine=True)
 
     def dropped(b: Builder, h: Var) -> Var:
-        return b.dropout(h, p=dropout, out="h") if dropout else h  # type: ignore[no-any-return]
+        return b.dropout(h, p=dropout, out="h") if dropout else h
 
     @module_class("RegionBlock", x="B T dim", places="1 T dim", values="B S dim")
     def block(
@@ -121,6 +121,3 @@ def region_block(mixer: Mixer, dropout: float = 0.0) -> BlockBody:
         return norm.apply(b, "norm3", x + dropped(b, dense(b, "fc2", h, dim, True, "xavier")))
 
     return block
-
-
-__all__ = ["deformable_attention", "pixel_weights", "read_points", "region_block"]

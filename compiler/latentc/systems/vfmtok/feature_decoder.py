@@ -44,7 +44,7 @@ def feature_decoder(config: Block, registers: int, weights: Weights, both: bool)
         for item in items("blocks", sizes["depth"]):
             h = b.sub(item, block, h, dim=dim, **config.own(dim, sizes))
         start = int(regions) + 1
-        return b.slice(h, axis=1, start=start, stop=start + int(cells), out="cells")  # type: ignore[no-any-return]
+        return b.slice(h, axis=1, start=start, stop=start + int(cells), out="cells")
 
     def decoded(b: Builder, x: Var, grid: Any, side: Any, features: Any, sizes: Mapping[str, Any]) -> tuple[Var, ...]:
         _, regions, dim = x.shape
@@ -79,6 +79,3 @@ def feature_decoder(config: Block, registers: int, weights: Weights, both: bool)
         return decoded(b, x, grid, side, features, sizes)[0]
 
     return forward
-
-
-__all__ = ["feature_decoder"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,12 +23,9 @@ from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.networks._gan import with_averages
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 RATIO, EPS, SLOPE, INIT = 4, 1e-6, 0.2, "linear_default"
 
@@ -63,6 +60,7 @@ class FeatureDiscriminator(Backbone):
     kernel: int = Field(9, gt=0, le=255, description="kernel size of a head's second convolution, in patches, odd")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
+    OUTPUTS = ("score",)
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "feature_discriminator",
         "width": 8,
@@ -73,9 +71,6 @@ class FeatureDiscriminator(Backbone):
         "levels": [0],
         "kernel": 3,
     }
-
-    def outputs(self, spec: Spec) -> tuple[str, ...]:
-        return ("score",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -126,7 +121,7 @@ def _forward(config: FeatureDiscriminator) -> BlockBody:
         names = " ".join(f"level_{i}" for i in range(len(config.levels) + 1))
         seen = b.sub("vision", vision, x, out=names, width=width, heads=config.heads, hidden=RATIO * config.width)
         scores = [b.sub(f"heads.{i}", head, h, out="scores", width=width) for i, h in enumerate(seen)]
-        return b.concat(*scores, axis=1, out="score")  # type: ignore[no-any-return]
+        return b.concat(*scores, axis=1, out="score")
 
     return forward
 
@@ -145,7 +140,7 @@ def _cropped(b: Builder, x: Var, resized: Var, u: Var, share: float) -> Var:
         picks.append(b.cast(b.equal(place, b.reshape(b.arange(int(length)), shape=(1, 1, 1, length))), to="f32"))
     rows, columns = picks
     part = b.matmul(b.matmul(rows, x), b.transpose(columns, perm=(0, 1, 3, 2)), out="part")
-    return b.where(b.less(b.reshape(which, shape=(batch, 1, 1, 1)), share), part, resized, out="x")  # type: ignore[no-any-return]
+    return b.where(b.less(b.reshape(which, shape=(batch, 1, 1, 1)), share), part, resized, out="x")
 
 
 @cache
@@ -177,7 +172,7 @@ def _vision(config: FeatureDiscriminator) -> BlockBody:
 def _read(b: Builder, x: Var, tokens: int) -> Var:
     """The patches of tokens x f32[B, 1 + T, D], each plus the class token: f32[B, D, T]."""
     first, patches = b.split(x, axis=1, sizes=(1, tokens), out="first patches")
-    return b.transpose(patches + first, perm=(0, 2, 1), out="level")  # type: ignore[no-any-return]
+    return b.transpose(patches + first, perm=(0, 2, 1), out="level")
 
 
 @cache
@@ -193,7 +188,7 @@ def _part(kernel: int) -> BlockBody:
         centred = b.op("sub", h, b.mean(h, axes=(0, 2), keepdims=True), out="centred")
         variance = b.mean(centred * centred, axes=(0, 2), keepdims=True, out="variance")
         weight, bias = b.param("norm_weight", f32(width, 1), "ones"), b.param("norm_bias", f32(width, 1), "zeros")
-        return b.leaky_relu(centred / b.sqrt(variance + EPS) * weight + bias, slope=SLOPE, out="h")  # type: ignore[no-any-return]
+        return b.leaky_relu(centred / b.sqrt(variance + EPS) * weight + bias, slope=SLOPE, out="h")
 
     return forward
 
@@ -206,6 +201,6 @@ def _head(kernel: int) -> BlockBody:
         h = b.sub("enter", _part(1), x, out="h", width=width)
         h = b.mul(b.sub("ring", _part(kernel), h, out="around", width=width) + h, 1 / math.sqrt(2), out="h")
         scores = layers.conv(b, "score", h, 1, 1, INIT, spectral=True, padded=False, out="scores")
-        return b.reshape(scores, shape=(x.shape[0], x.shape[2]), out="scores")  # type: ignore[no-any-return]
+        return b.reshape(scores, shape=(x.shape[0], x.shape[2]), out="scores")
 
     return forward

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,16 +28,13 @@ from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.fields import Codes
-from latentc.components.parts import Problem, Weights, dense, under
+from latentc.components.parts import Problem, Spec, Weights, dense, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
 from latentc.systems.vfmtok.deformable import region_block
 from latentc.systems.vfmtok.feature_decoder import feature_decoder
 from latentc.systems.vfmtok.resizing import resized_image
 from latentc.systems.vfmtok.vision import Vision, vision_transformer
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 VISION = "vision.*"
 """The weights of the vision model."""
@@ -345,7 +342,7 @@ def _methods(config: RegionAutoencoder) -> dict[str, BlockBody]:
     @module_class("RegionAutoencoder", "decode_features")
     def decode_features(b: Builder, z: Var, **static: Any) -> tuple[Var, ...]:
         """The map [B, D, h, h] that an image is decoded from, and features [B, S, F] like the vision model's."""
-        return feature_maps(b, bottleneck.latents(b, z, static), static, True)  # type: ignore[no-any-return]
+        return feature_maps(b, bottleneck.latents(b, z, static), static, True)
 
     @module_class("RegionAutoencoder", "regularized", x=picture)
     def regularized(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, ...]:
@@ -365,6 +362,6 @@ def _cosine(b: Builder, x: Var, y: Var) -> Var:
     """f32[B, S]: the cosines of features f32[B, S, F], their lengths at least 1e-6."""
 
     def length(v: Var) -> Var:
-        return b.maximum(b.sqrt(b.sum(v * v, axes=(2,), keepdims=False)), 1e-6)  # type: ignore[no-any-return]
+        return b.maximum(b.sqrt(b.sum(v * v, axes=(2,), keepdims=False)), 1e-6)
 
-    return b.div(b.sum(x * y, axes=(2,), keepdims=False), length(x) * length(y), out="cosine")  # type: ignore[no-any-return]
+    return b.div(b.sum(x * y, axes=(2,), keepdims=False), length(x) * length(y), out="cosine")

@@ -22,7 +22,7 @@ def resized_positions(
     rows = b.matmul(matrix, b.reshape(table, shape=(side, side * width)), out="rows")
     rows = b.reshape(rows, shape=(wanted, side, width), out="rows")
     cells = b.matmul(b.reshape(matrix, shape=(1, wanted, side)), rows, out="cells")
-    return b.reshape(cells, shape=(1, wanted * wanted, width), out=out)  # type: ignore[no-any-return]
+    return b.reshape(cells, shape=(1, wanted * wanted, width), out=out)
 
 
 def image_matrix(side: int, wanted: int) -> Matrix:
@@ -61,4 +61,4 @@ def resized_image(b: Builder, x: Var, wanted: int) -> Var:
         return x
     matrix = b.constant(image_matrix(side, int(wanted)), out="resizing")
     rows = b.matmul(matrix, x, out="rows")
-    return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="seen")  # type: ignore[no-any-return]
+    return b.matmul(rows, b.transpose(matrix, perm=(1, 0)), out="seen")

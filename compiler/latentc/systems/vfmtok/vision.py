@@ -122,6 +122,3 @@ def vision_transformer(config: Vision) -> BlockBody:
         return *found, b.slice(x, axis=1, start=before, stop=before + int(grid) ** 2, out="level")
 
     return forward
-
-
-__all__ = ["Vision", "vision_transformer"]

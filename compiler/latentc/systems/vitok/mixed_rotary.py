@@ -42,7 +42,7 @@ def mixed_rotary(b: Builder, q: Var, k: Var, grid: Any, base: float) -> tuple[Va
     Pairs of a head rotate with column * f_x + row * f_y. At first the (f_x, f_y) of a head have two directions at right
     angles, the same drawn angle apart from the axes, and lengths from 1 down to about 1 / `base`.
     """
-    return b.sub("rotate", _forward(base), q, k, heads=q.shape[1], head_dim=q.shape[3], grid=grid, out="q k")  # type: ignore[no-any-return]
+    return b.sub("rotate", _forward(base), q, k, heads=q.shape[1], head_dim=q.shape[3], grid=grid, out="q k")
 
 
 @cache
@@ -68,7 +68,7 @@ def _forward(base: float) -> BlockBody:
         def turned(x: Var, name: str) -> Var:
             """Heads are rows of one long sequence, as each has angles of its own."""
             x = b.reshape(x, shape=(batch, 1, heads * tokens, head_dim))
-            return b.reshape(b.rotary(x, cos, sin, interleaved=True), shape=q.shape, out=name)  # type: ignore[no-any-return]
+            return b.reshape(b.rotary(x, cos, sin, interleaved=True), shape=q.shape, out=name)
 
         return turned(q, "q"), turned(k, "k")
 

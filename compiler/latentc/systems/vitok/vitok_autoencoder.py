@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,11 +16,8 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.networks._query_parts import Grid
 from latentc.components.networks.query_autoencoder import QueryAutoencoder
-from latentc.components.parts import Positions, Problem
+from latentc.components.parts import Positions, Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class VitokAutoencoder(QueryAutoencoder):

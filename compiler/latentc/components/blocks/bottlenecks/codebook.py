@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import SelectedRows
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 LEAST = 1e-5
 """Added to a probability whose logarithm is taken."""
@@ -89,7 +86,7 @@ class Codebook(SelectedRows):
         padded = b.add(counts, self.smoothing, out="padded")
         smoothed = padded / b.sum(padded, axes=(0,), keepdims=True) * total
         smoothed = b.where(b.greater(total, 0.0), smoothed, b.scalar(1.0, smoothed), out="smoothed")
-        return b.div(sums, b.reshape(smoothed, shape=(sums.shape[0], 1)), out="table")  # type: ignore[no-any-return]
+        return b.div(sums, b.reshape(smoothed, shape=(sums.shape[0], 1)), out="table")
 
     def _moved(self, b: Builder, averages: tuple[Var, Var], rows: Var, index: Var) -> Var:
         """The rows before this pass of training, which moves their averages towards the latents that chose them."""
@@ -117,7 +114,7 @@ class Codebook(SelectedRows):
         closeness = b.linear(rows, table, out="closeness")
         if not self.normalize:
             closeness = closeness * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
-        return b.argmax(closeness, axis=1, out="index")  # type: ignore[no-any-return]
+        return b.argmax(closeness, axis=1, out="index")
 
     def chosen(self, b: Builder, rows: Var, table: Var, noise: Var | None) -> Var:
         """i64[B h w]: the row of the table that training chooses for each row of latents."""
@@ -191,4 +188,4 @@ class Codebook(SelectedRows):
 def unit(b: Builder, x: Var) -> Var:
     """Rows of x f32[K, Z] divided by their length."""
     length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
-    return b.div(x, b.maximum(length, EPS), out="unit")  # type: ignore[no-any-return]
+    return b.div(x, b.maximum(length, EPS), out="unit")

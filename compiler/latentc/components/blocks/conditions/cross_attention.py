@@ -33,7 +33,7 @@ class CrossAttention(BlockCondition):
 
     def looked_up(self, b: Builder, h: Var, given: Given, init: str, sizes: Mapping[str, Any]) -> Var:
         """Attention of h [B, T, D] to the context."""
-        return b.sub("cross_attn", context_attention(init, False, True), h, given.values["context"], out="h", **sizes)  # type: ignore[no-any-return]
+        return b.sub("cross_attn", context_attention(init, False, True), h, given.values["context"], out="h", **sizes)
 
     def branches(
         self, b: Builder, x: Var, given: Given, mix: Mix, parts: BlockParts, dim: int, static: Mapping[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,11 +11,8 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.mixing import apart
 from latentc.components.blocks.stochastic_depth import dropped
 from latentc.components.decoding import Given
-from latentc.components.parts import BlockCondition, BlockInput, BlockParts, Mix, Mixer, Norm, Problem, TokenNorm
+from latentc.components.parts import BlockCondition, BlockInput, BlockParts, Mix, Mixer, Norm, Problem, Spec, TokenNorm
 from latentc.ir.builder import Builder, Var, f32
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class InContext(BlockCondition):

@@ -38,7 +38,7 @@ class RoutedExperts(FeedForward):
         return {**sizes, **({"shared": int(dim * self.shared)} if self.shared else {})}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        return b.sub(name, self.body(init), x, **static)  # type: ignore[no-any-return]
+        return b.sub(name, self.body(init), x, **static)
 
     def routed(self, b: Builder, x: Var, gates: Var, hidden: Any, init: str, per_token: float) -> Var:
         """Sum of gates f32[B, T, E] times the experts of x f32[B, T, D]: f32[B, T, D]. `per_token`: see the op."""

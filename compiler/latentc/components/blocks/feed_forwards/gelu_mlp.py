@@ -30,7 +30,7 @@ class GeluMlp(FeedForward):
         return {"hidden": portion(dim, self.ratio)}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+        return b.sub(name, _forward(self, init), x, **static)
 
 
 @cache

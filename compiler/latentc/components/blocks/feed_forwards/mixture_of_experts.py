@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.feed_forwards._experts import Activation, RoutedExperts
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class MixtureOfExperts(RoutedExperts):

@@ -23,7 +23,7 @@ class ReluMlp(FeedForward):
         return {"hidden": int(self.ratio) * dim if self.ratio == int(self.ratio) else portion(dim, self.ratio)}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+        return b.sub(name, _forward(self, init), x, **static)
 
 
 @cache

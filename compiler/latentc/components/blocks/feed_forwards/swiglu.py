@@ -39,7 +39,7 @@ class Swiglu(FeedForward):
         return {"hidden": self.hidden or -(-wanted // self.multiple_of) * self.multiple_of}
 
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+        return b.sub(name, _forward(self, init), x, **static)
 
 
 @cache

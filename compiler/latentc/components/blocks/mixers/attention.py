@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,11 +17,8 @@ from latentc.components import Component, OneOf
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.mixing import apart
 from latentc.components.decoding import BlockForm, Given
-from latentc.components.parts import Applies, Mixer, Problem, Refusal, TokenNorm, a_divisor, dense
+from latentc.components.parts import Applies, Mixer, Problem, Refusal, Spec, TokenNorm, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Attention(Mixer):
         out = f"{x.value.name} keys values" if form.cached else ""
         body = _module(self, init, form, len(further))
         made = b.sub(name, body, x, *further, *given.operands, *given.rotary, out=out, **static)
-        return made if form.cached else (made,)  # type: ignore[no-any-return]
+        return made if form.cached else (made,)
 
     def further(self, given: Given) -> tuple[Var, ...]:
         """Operands after x, called c: the condition, if weights depend on it. Refusal: there is none."""
@@ -166,7 +163,7 @@ class Attention(Mixer):
         """Attention of q to k and v: f32[B, H, N, d]."""
         mask, causal = self.mask(call, q, k), self.causal and call.given.form.method != "decode"
         drop = {"dropout": self.weight_dropout} if self.weight_dropout else {}
-        return call.b.attention(  # type: ignore[no-any-return]
+        return call.b.attention(
             q, k, v, *(() if mask is None else (mask,)), causal=causal, scale=self.scale(q), **drop, out="x"
         )
 
@@ -185,7 +182,7 @@ class Attention(Mixer):
 
     def dropped(self, call: Call, x: Var) -> Var:
         """The output after dropout."""
-        return call.b.dropout(x, p=self.dropout, out="x") if self.dropout else x  # type: ignore[no-any-return]
+        return call.b.dropout(x, p=self.dropout, out="x") if self.dropout else x
 
     def linear(self, call: Call, name: str, x: Var, features: Any, bias: bool, out: str) -> Var:
         """The linear layer `name` of x [B, N, ...]; leading tokens may have one of their own."""

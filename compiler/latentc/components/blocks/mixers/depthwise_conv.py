@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.layers import depthwise
-from latentc.components.parts import PlainMixer, Problem, dense
+from latentc.components.parts import PlainMixer, Problem, Spec, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class DepthwiseConv(PlainMixer):

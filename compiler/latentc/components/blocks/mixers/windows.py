@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import OneOf
 from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.decoding import Given
-from latentc.components.parts import Mixer, Problem, Refusal, a_divisor, square_side, whole_sequences
+from latentc.components.parts import Mixer, Problem, Refusal, Spec, a_divisor, square_side, whole_sequences
 from latentc.ir.builder import BlockBody, Builder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Windows(Mixer):
@@ -70,7 +67,7 @@ class Windows(Mixer):
         for axis in self.AXES:
             sizes[axis - 1] = count
         h = b.reshape(x, shape=(batch, *sizes, dim))
-        return b.reshape(  # type: ignore[no-any-return]
+        return b.reshape(
             b.transpose(h, perm=self._order()), shape=(batch * count * count, window * window, dim), out="h"
         )
 
@@ -80,7 +77,7 @@ class Windows(Mixer):
         order = self._order()
         h = b.reshape(h, shape=(batch, count, count, window, window, dim))
         h = b.transpose(h, perm=tuple(order.index(axis) for axis in range(6)))
-        return b.reshape(h, shape=(batch, tokens, dim), out="h")  # type: ignore[no-any-return]
+        return b.reshape(h, shape=(batch, tokens, dim), out="h")
 
     def _order(self) -> tuple[int, ...]:
         return (0, *self.AXES, *(axis for axis in (1, 2, 3, 4) if axis not in self.AXES), 5)
@@ -116,4 +113,4 @@ def _for_each_window(b: Builder, c: Var, count: int) -> Var:
     """The condition f32[B, E] repeated for the windows of each sample."""
     batch, size = c.shape
     c = b.broadcast_to(b.reshape(c, shape=(batch, 1, size)), c, shape=(batch, count * count, size))
-    return b.reshape(c, shape=(batch * count * count, size), out="c")  # type: ignore[no-any-return]
+    return b.reshape(c, shape=(batch * count * count, size), out="c")

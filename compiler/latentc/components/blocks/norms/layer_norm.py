@@ -22,10 +22,10 @@ class LayerNorm(TokenNorm):
 
     def apply(self, b: Builder, name: str, x: Var) -> Var:
         if not self.affine:
-            return b.layer_norm(x, eps=self.eps)  # type: ignore[no-any-return]
+            return b.layer_norm(x, eps=self.eps)
         width = TensorType(x.type.dtype, (x.shape[-1],))
         scale = b.param(f"{name}.weight", width, "ones")
         if not self.bias:
-            return b.mul(b.layer_norm(x, eps=self.eps), scale, out=x.value.name)  # type: ignore[no-any-return]
+            return b.mul(b.layer_norm(x, eps=self.eps), scale, out=x.value.name)
         shift = b.param(f"{name}.bias", width, "zeros")
-        return b.layer_norm(x, scale, shift, eps=self.eps)  # type: ignore[no-any-return]
+        return b.layer_norm(x, scale, shift, eps=self.eps)

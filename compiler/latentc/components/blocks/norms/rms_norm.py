@@ -22,6 +22,6 @@ class RmsNorm(TokenNorm):
 
     def apply(self, b: Builder, name: str, x: Var) -> Var:
         if not self.affine:
-            return b.rms_norm(x, eps=self.eps)  # type: ignore[no-any-return]
+            return b.rms_norm(x, eps=self.eps)
         scale = b.param(f"{name}.weight", TensorType(x.type.dtype, (x.shape[-1],)), "ones")
-        return b.rms_norm(x, scale, eps=self.eps)  # type: ignore[no-any-return]
+        return b.rms_norm(x, scale, eps=self.eps)

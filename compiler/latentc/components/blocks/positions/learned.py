@@ -28,7 +28,7 @@ class Learned(Positions):
 
     def _table(self, b: Builder, length: Any, dim: int) -> Var:
         """f32[1, length, dim]"""
-        return b.param("pos_embed", f32(1, length, dim), "normal", std=0.02)  # type: ignore[no-any-return]
+        return b.param("pos_embed", f32(1, length, dim), "normal", std=0.02)
 
     def vectors(self, b: Builder, start: int, stop: Any, length: Any, dim: int) -> Var:
         """f32[1, stop - start, dim]: those of the places from `start` to `stop` of a sequence of this length."""
@@ -39,4 +39,4 @@ class Learned(Positions):
     def vector_at(self, b: Builder, position: Var, length: Any, dim: int) -> Var:
         """f32[1, 1, dim]: that of one place, i64[], of a sequence of this length."""
         table = self._table(b, length + self.spare if self.spare else length, dim)
-        return b.reshape(b.take(table, position, axis=1), shape=(1, 1, dim))  # type: ignore[no-any-return]
+        return b.reshape(b.take(table, position, axis=1), shape=(1, 1, dim))

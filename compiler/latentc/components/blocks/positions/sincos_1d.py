@@ -21,4 +21,4 @@ class Sincos1d(Learned):
     def _table(self, b: Builder, length: Any, dim: int) -> Var:
         of = {"width": dim, "length": length, "base": self.base}
         kind = "state" if self.stored else "buffer"
-        return b.param("pos_embed", f32(1, length, dim), "sincos_1d", kind, **of)  # type: ignore[no-any-return]
+        return b.param("pos_embed", f32(1, length, dim), "sincos_1d", kind, **of)

@@ -137,7 +137,7 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
 def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weights: Weights, out: str = "h") -> Var:
     """A 3-wide convolution of x, then halving by the filter, without padding between them."""
     body = _strided(by, weights, x.type.rank - 2)
-    return b.sub(name, body, x, channels=x.shape[1], features=features, out=out)  # type: ignore[no-any-return]
+    return b.sub(name, body, x, channels=x.shape[1], features=features, out=out)
 
 
 @cache

@@ -100,7 +100,7 @@ class ResidualBlock(Closed):
             static["context_dim"] = context[0].shape[-1]
         shortcut = int(x.shape[1]) != int(features) or (self.project and way != "same")
         body = _block(self, x.type.rank - 2, way, attends, shortcut, bool(cond))
-        return b.sub(name, body, x, *cond, *context, out="x", **static)  # type: ignore[no-any-return]
+        return b.sub(name, body, x, *cond, *context, out="x", **static)
 
     def joined(self, b: Builder, h: Var, x: Var) -> Var:
         """The sum with the shortcut."""
@@ -141,7 +141,7 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
             return x
         if config.transformer is not None and context:
             return config.transformer.apply(b, "attention", x, context, heads, config.groups, config.weights)
-        return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads)  # type: ignore[no-any-return]
+        return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads)
 
     if not embeds:
 
@@ -189,7 +189,7 @@ def _convolutions_first(b: Builder, config: ResidualBlock, x: Var, c: Var | None
 def _shift(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> Var:
     """The summand of h: a linear map of the embedding c [B, E]."""
     shift = linear(b, "affine", c, features, config.weights)
-    return b.reshape(shift, shape=(c.shape[0], features, *(1,) * (h.type.rank - 2)), out="shift")  # type: ignore[no-any-return]
+    return b.reshape(shift, shape=(c.shape[0], features, *(1,) * (h.type.rank - 2)), out="shift")
 
 
 def _modulated(b: Builder, config: ResidualBlock, norm: str, h: Var, c: Var, features: Any) -> Var:

@@ -32,7 +32,7 @@ class MapTransformer(Closed):
         """x [B, C, ...] under context (tokens [B, L, D], perhaps which of them count, bool[B, L]) -> x's shape."""
         static = {"channels": x.shape[1], "context_dim": context[0].shape[-1], "heads": heads, "depth": self.depth}
         body = _transformer(self, x.type.rank - 2, groups, weights)
-        return b.sub(name, body, x, *context, out="x", **static)  # type: ignore[no-any-return]
+        return b.sub(name, body, x, *context, out="x", **static)
 
 
 @cache
@@ -51,7 +51,7 @@ def _transformer(config: MapTransformer, axes: int, groups: int, weights: Weight
         for name in items("blocks", depth):
             h = b.sub(name, block, h, context, *mask, out="h", **sizes)
         h = b.transpose(linear(b, "proj_out", h, channels, weights, "last"), perm=(0, 2, 1))
-        return b.add(x, b.reshape(h, shape=x.shape, out="h"), out="x")  # type: ignore[no-any-return]
+        return b.add(x, b.reshape(h, shape=x.shape, out="h"), out="x")
 
     return forward
 
@@ -68,7 +68,7 @@ def _block(config: MapTransformer) -> BlockBody:
         h = b.sub(
             "feed_forward", _feed_forward, _normalised(b, "norm3", x), out="h", dim=dim, hidden=config.ratio * dim
         )
-        return b.add(x, h, out="x")  # type: ignore[no-any-return]
+        return b.add(x, h, out="x")
 
     return forward
 
@@ -92,12 +92,12 @@ def _cross_attention(b: Builder, x: Var, context: Var, *mask: Var, dim: int, con
 def _feed_forward(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
     """fc2(h * gelu(gate)), h and gate of one layer (Shazeer 2020, arXiv:2002.05202)."""
     h, gate = b.split(b.dense("fc1", x, 2 * hidden, out="h"), axis=2, sizes=(hidden, hidden), out="h gate")
-    return b.dense("fc2", h * b.gelu(gate, approximate="none"), dim, out="h")  # type: ignore[no-any-return]
+    return b.dense("fc2", h * b.gelu(gate, approximate="none"), dim, out="h")
 
 
 def _normalised(b: Builder, name: str, x: Var) -> Var:
     params = [b.param(f"{name}.weight", f32(x.shape[-1]), "ones"), b.param(f"{name}.bias", f32(x.shape[-1]), "zeros")]
-    return b.layer_norm(x, *params, eps=1e-5, out="h")  # type: ignore[no-any-return]
+    return b.layer_norm(x, *params, eps=1e-5, out="h")
 
 
 def _attended(b: Builder, q: Var, k: Var, v: Var, mask: tuple[Var, ...], heads: Any) -> Var:
@@ -107,4 +107,4 @@ def _attended(b: Builder, q: Var, k: Var, v: Var, mask: tuple[Var, ...], heads: 
     parts = (split_heads(b, x, heads, channels // heads, label) for x, label in zip((q, k, v), "qkv", strict=True))
     h = b.attention(*parts, *seen, causal=False, scale=None, out="h")
     h = joined_heads(b, h, channels, out="h")
-    return b.dense("proj", h, channels, out="h")  # type: ignore[no-any-return]
+    return b.dense("proj", h, channels, out="h")

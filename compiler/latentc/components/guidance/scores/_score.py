@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Noise, Slope
+from latentc.components.guidance.guidance import Noise, Slope, Values
 from latentc.components.kit import Operands, call, first_channels
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
@@ -120,19 +120,9 @@ class DataSlope(Slope):
         """Operands of the score beside those of conditions; `given` are those of the estimate."""
         return []
 
-    def __call__(
-        self,
-        b: Builder,
-        x: Var,
-        time: Var,
-        operands: Mapping[str, Var],
-        scale: Var,
-        coefficients: Mapping[str, Var],
-    ) -> Var:
+    def arguments(self, b: Builder, x: Var, time: Var, operands: Values, coefficients: Values) -> list[Var]:
         given = self.estimate.operands(x, time, operands, coefficients)
-        extra = [*(operands[name] for name in self.given), *self.further(b, given, coefficients)]
-        _, slope = b.gradient(self.function, "", [*given, *extra], out="score slope")
-        return self.scaled(b, slope, scale)
+        return [*given, *(operands[name] for name in self.given), *self.further(b, given, coefficients)]
 
 
 def score_of_data(
@@ -159,15 +149,7 @@ class StateSlope(Slope):
     function: str
     noise: tuple[Noise, ...] = ()
 
-    def __call__(
-        self,
-        b: Builder,
-        x: Var,
-        time: Var,
-        operands: Mapping[str, Var],
-        scale: Var,
-        coefficients: Mapping[str, Var],
-    ) -> Var:
+    def arguments(self, b: Builder, x: Var, time: Var, operands: Values, coefficients: Values) -> list[Var]:
         # The network's input is z_scale data + deviation noise; z_cov is deviation^2 / z_scale.
         alpha = coefficients["z_scale"]
         deviation = b.sqrt(b.mul(coefficients["z_cov"], alpha), out="deviation")
@@ -175,8 +157,7 @@ class StateSlope(Slope):
         for name, noise in zip(self.noised, self.noise, strict=True):
             parts = b.mul(alpha, given[name], out="part"), b.mul(deviation, coefficients[noise.name], out="part")
             given[name] = b.add(*parts, out="noised")
-        _, slope = b.gradient(self.function, "", [x, time, *given.values()], out="score slope")
-        return self.scaled(b, slope, scale)
+        return [x, time, *given.values()]
 
 
 def state_slope(

@@ -8,16 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from latentc.components.contract import Draw
 from latentc.components.objectives.terms._term import Side
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, Spec
 from latentc.ir.builder import Builder, Var
 from latentc.ir.types import B, f32, i64
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
 
 
 class Augmentation(Part):
@@ -45,12 +42,12 @@ class Augmentation(Part):
 
 def column(b: Builder, value: Var, rank: int) -> Var:
     """f32[B] as [B, 1, …] of this rank."""
-    return b.reshape(value, shape=(value.shape[0], *(1,) * (rank - 1)))  # type: ignore[no-any-return]
+    return b.reshape(value, shape=(value.shape[0], *(1,) * (rank - 1)))
 
 
 def one_hot(b: Builder, at: Var, size: int) -> Var:
     """f32[..., size] of indices i64[..., 1]: 1 at the index, 0 elsewhere and of indices outside."""
-    return b.cast(b.equal(at, b.arange(size)), to="f32")  # type: ignore[no-any-return]
+    return b.cast(b.equal(at, b.arange(size)), to="f32")
 
 
 def drawn_for(augment: Sequence[Augmentation], shape: Sequence[int], of: str) -> tuple[Draw, ...]:
@@ -70,6 +67,3 @@ def augment_side(b: Builder, augment: Sequence[Augmentation], side: Side, of: st
         columns = [b.reshape(x, shape=(x.shape[0], 1)) for x in augmentation.scaled(b, side.images, given)]
         side.parameters[augmentation.kind] = b.concat(*columns, axis=1, out=f"{augmentation.kind}_of_{of}")
         side.images = augmentation.changed(b, side.images, given)
-
-
-__all__ = ["Augmentation", "augment_side", "column", "drawn_for", "one_hot"]

@@ -31,10 +31,7 @@ class Color(Augmentation):
         grey = b.mean(x, axes=(1,), keepdims=True, out="grey")
         x = b.add((x - grey) * ((saturation * 2.0 - 1.0) * self.saturation + 1.0), grey, out="saturated")
         grey = b.mean(x, axes=(1, 2, 3), keepdims=True, out="grey")
-        return b.add((x - grey) * ((contrast - 0.5) * self.contrast + 1.0), grey, out="contrasted")  # type: ignore[no-any-return]
+        return b.add((x - grey) * ((contrast - 0.5) * self.contrast + 1.0), grey, out="contrasted")
 
     def scaled(self, b: Builder, x: Var, drawn: Mapping[str, Var]) -> tuple[Var, ...]:
         return tuple(drawn[name] for name in self.PARAMETERS)
-
-
-__all__ = ["Color"]

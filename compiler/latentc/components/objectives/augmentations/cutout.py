@@ -37,18 +37,15 @@ class Cutout(Augmentation):
             b.reshape(width, shape=(x.shape[0], 1, 1, x.shape[3])),
             out="hole",
         )
-        return b.mul(x, 1.0 - hole, out="cut")  # type: ignore[no-any-return]
+        return b.mul(x, 1.0 - hole, out="cut")
 
     def _covered(self, b: Builder, drawn: Var, side: int) -> Var:
         """f32[B, side]: 1 where the rectangle covers a place."""
         size = self.size(side)
         place = b.arange(side) - (column(b, drawn, 2) - size // 2)
         inside = b.cast(b.less(place, size), to="f32") * b.cast(b.less(-1, place), to="f32")
-        return b.mul(inside, 1.0, out="covered")  # type: ignore[no-any-return]
+        return b.mul(inside, 1.0, out="covered")
 
     def scaled(self, b: Builder, x: Var, drawn: Mapping[str, Var]) -> tuple[Var, ...]:
         sides = ((n, int(side)) for n, side in zip(self.PARAMETERS, x.shape[2:], strict=True))
         return tuple(b.cast(drawn[n], to="f32") * (1.0 / (side - self.size(side) % 2)) for n, side in sides)
-
-
-__all__ = ["Cutout"]

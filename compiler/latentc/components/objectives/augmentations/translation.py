@@ -32,17 +32,14 @@ class Translation(Augmentation):
         rows, columns = (
             self._moved(b, drawn[n], int(side)) for n, side in zip(self.PARAMETERS, x.shape[2:], strict=True)
         )
-        return b.matmul(b.matmul(rows, x), b.transpose(columns, perm=(0, 1, 3, 2)), out="shifted")  # type: ignore[no-any-return]
+        return b.matmul(b.matmul(rows, x), b.transpose(columns, perm=(0, 1, 3, 2)), out="shifted")
 
     def _moved(self, b: Builder, drawn: Var, side: int) -> Var:
         """f32[B, 1, side, side], the matrix by which a side is shifted: output i is input i + shift."""
         shift = column(b, drawn, 3) - self.most(side)
         places = b.reshape(b.arange(side), shape=(1, side, 1)) + shift
-        return b.reshape(one_hot(b, places, side), shape=(drawn.shape[0], 1, side, side), out="shift")  # type: ignore[no-any-return]
+        return b.reshape(one_hot(b, places, side), shape=(drawn.shape[0], 1, side, side), out="shift")
 
     def scaled(self, b: Builder, x: Var, drawn: Mapping[str, Var]) -> tuple[Var, ...]:
         sides = zip(self.PARAMETERS, x.shape[2:], strict=True)
         return tuple(b.cast(drawn[n], to="f32") * (0.5 / max(self.most(int(side)), 1)) for n, side in sides)
-
-
-__all__ = ["Translation"]

@@ -78,6 +78,3 @@ class DenoisingTerm(Part):
     @abstractmethod
     def value(self, denoised: Denoised) -> Var:
         """f32[B]: the term, before the factor."""
-
-
-__all__ = ["Denoised", "DenoisingTerm"]

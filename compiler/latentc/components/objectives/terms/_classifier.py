@@ -27,6 +27,3 @@ def cross_entropy(b: Builder, logits: Var, labels: Var | None, out: str = "") ->
     """f32[]: the mean cross-entropy of logits f32[B, K] with labels i64[B]."""
     assert labels is not None
     return mean(b, b.cross_entropy(logits, labels), out)
-
-
-__all__ = ["ClassifierTerm", "cross_entropy"]

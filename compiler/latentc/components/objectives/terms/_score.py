@@ -36,7 +36,7 @@ class ScoreTerm(Term):
     def of_discriminator(self, round: Round) -> Var | None:
         b = round.b
         of_real, of_fake = self.costs(round)
-        return b.add(mean(b, of_real), mean(b, of_fake), out=self.kind)  # type: ignore[no-any-return]
+        return b.add(mean(b, of_real), mean(b, of_fake), out=self.kind)
 
     def of_generator(self, round: Round) -> Var | None:
         return mean(round.b, self.of_made(round.b, round.fake.outputs["score"]), self.kind)
@@ -48,6 +48,3 @@ class ScoreTerm(Term):
         b, real, fake = round.b, round.real.outputs["score"], round.fake.outputs["score"]
         right = {"real": b.greater(real, self.THRESHOLD), "fake": b.less(fake, self.THRESHOLD)}
         return {f"accuracy_{name}": mean(b, b.cast(x, to="f32"), f"accuracy_{name}") for name, x in right.items()}
-
-
-__all__ = ["ScoreTerm"]

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Operands
-from latentc.components.parts import Part, Problem
-from latentc.components.sums import names_of_terms
+from latentc.components.parts import Part, Problem, Spec
+from latentc.components.sums import names_of_terms, summed
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.components.objectives.adversarial import Game
-    from latentc.spec.schema import Spec
 
 
 DISCRIMINATOR = "discriminator"
@@ -128,19 +126,16 @@ class Term(Part):
 
 def mean(b: Builder, x: Var, out: str = "") -> Var:
     """f32[]: the mean over all axes."""
-    return b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
+    return b.mean(x, axes=tuple(range(x.type.rank)), keepdims=False, out=out)
 
 
 def weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[str, Var]:
     """`loss`, the weighted sum of the terms that are there, then each term by itself if there are several."""
     there = [(term, value, weight) for term, value, weight in terms if value is not None and weight]
     scaled = [value if weight == 1 else value * weight for _, value, weight in there]
-    loss = reduce(lambda total, value: b.add(total, value, out="loss"), scaled)
+    loss = summed(b, "loss", scaled)
     found = {"loss": loss}
     if len(there) > 1:
         names = names_of_terms(term.kind for term, *_ in there)
         found |= {name: value for name, (_, value, _) in zip(names, there, strict=True)}
     return found
-
-
-__all__ = ["DISCRIMINATOR", "Round", "Side", "Term", "mean", "weighted"]

@@ -35,13 +35,10 @@ class AuxiliaryClassifier(ClassifierTerm):
         )
         if not self.learns_from_samples:
             return loss
-        return round.b.add(loss, self._of_samples(round, "of_samples"), out=self.kind)  # type: ignore[no-any-return]
+        return round.b.add(loss, self._of_samples(round, "of_samples"), out=self.kind)
 
     def of_generator(self, round: Round) -> Var | None:
         return self._of_samples(round, self.kind)
 
     def _of_samples(self, round: Round, out: str) -> Var:
         return cross_entropy(round.b, round.fake.outputs["classes"], round.fake.labels, out)
-
-
-__all__ = ["AuxiliaryClassifier"]

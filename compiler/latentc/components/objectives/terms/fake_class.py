@@ -25,10 +25,7 @@ class FakeClass(ClassifierTerm):
         fake = b.fill_like(round.fake.labels, round.classes)
         of_data = cross_entropy(b, round.real.outputs[output], round.real.labels, "of_data")
         of_samples = cross_entropy(b, round.fake.outputs[output], fake, "of_samples")
-        return b.add(of_data, of_samples, out=self.kind)  # type: ignore[no-any-return]
+        return b.add(of_data, of_samples, out=self.kind)
 
     def of_generator(self, round: Round) -> Var | None:
         return cross_entropy(round.b, round.fake.outputs["classes_and_fake"], round.fake.labels, self.kind)
-
-
-__all__ = ["FakeClass"]

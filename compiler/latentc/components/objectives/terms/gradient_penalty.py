@@ -71,6 +71,3 @@ class GradientPenalty(Term):
         mix = b.reshape(mix, shape=(mix.shape[0], *(1 for _ in real.images.shape[1:])), out="mix")
         between = b.add(real.images, mix * (fake.images - real.images), out="between")
         return real.conditions, between
-
-
-__all__ = ["GradientPenalty"]

@@ -15,13 +15,10 @@ class Hinge(ScoreTerm):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "hinge"}
 
     def of_real(self, b: Builder, score: Var) -> Var:
-        return b.relu(1.0 - score)  # type: ignore[no-any-return]
+        return b.relu(1.0 - score)
 
     def of_fake(self, b: Builder, score: Var) -> Var:
-        return b.relu(1.0 + score)  # type: ignore[no-any-return]
+        return b.relu(1.0 + score)
 
     def of_made(self, b: Builder, score: Var) -> Var:
         return -score
-
-
-__all__ = ["Hinge"]

@@ -23,6 +23,3 @@ class LeastSquares(ScoreTerm):
 
     def of_made(self, b: Builder, score: Var) -> Var:
         return 0.5 * (score - 1.0) * (score - 1.0)
-
-
-__all__ = ["LeastSquares"]

@@ -43,7 +43,4 @@ class LeCam(Term):
             b.relu(b.op("sub", scores[0], averages[1]), out="above"),
             b.relu(b.op("sub", averages[0], scores[1]), out="below"),
         )
-        return b.add(*(mean(b, part * part) for part in excess), out=self.kind)  # type: ignore[no-any-return]
-
-
-__all__ = ["LeCam"]
+        return b.add(*(mean(b, part * part) for part in excess), out=self.kind)

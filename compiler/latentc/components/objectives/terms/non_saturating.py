@@ -44,13 +44,10 @@ class NonSaturating(ScoreTerm):
         return b.add(of_real, moved[0], out="of_data"), b.op("sub", of_fake, moved[1], out="of_samples")
 
     def of_real(self, b: Builder, score: Var) -> Var:
-        return b.softplus(-score)  # type: ignore[no-any-return]
+        return b.softplus(-score)
 
     def of_fake(self, b: Builder, score: Var) -> Var:
-        return b.softplus(score)  # type: ignore[no-any-return]
+        return b.softplus(score)
 
     def of_made(self, b: Builder, score: Var) -> Var:
-        return b.softplus(-score)  # type: ignore[no-any-return]
-
-
-__all__ = ["NonSaturating"]
+        return b.softplus(-score)

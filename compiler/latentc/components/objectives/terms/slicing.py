@@ -24,6 +24,3 @@ class Slicing(Term):
         assert round.real is not None
         b, real, fake = round.b, round.real.outputs["sliced"], round.fake.outputs["sliced"]
         return b.op("sub", mean(b, fake, "of_samples"), mean(b, real, "of_data"), out=self.kind)
-
-
-__all__ = ["Slicing"]

@@ -25,12 +25,9 @@ class TwinAuxiliaryClassifier(ClassifierTerm):
         b, real, fake = round.b, round.real, round.fake
         of_data = cross_entropy(b, real.outputs["classes"], real.labels, "of_data")
         of_samples = cross_entropy(b, fake.outputs["twin_classes"], fake.labels, "of_samples")
-        return b.add(of_data, of_samples, out=self.kind)  # type: ignore[no-any-return]
+        return b.add(of_data, of_samples, out=self.kind)
 
     def of_generator(self, round: Round) -> Var | None:
         b, fake = round.b, round.fake
         first, twin = (cross_entropy(b, fake.outputs[name], fake.labels, f"of_{name}") for name in self.READS)
-        return b.op("sub", first, twin, out=self.kind)  # type: ignore[no-any-return]
-
-
-__all__ = ["TwinAuxiliaryClassifier"]
+        return b.op("sub", first, twin, out=self.kind)

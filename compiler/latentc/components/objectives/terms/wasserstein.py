@@ -23,6 +23,3 @@ class Wasserstein(ScoreTerm):
 
     def of_made(self, b: Builder, score: Var) -> Var:
         return -score
-
-
-__all__ = ["Wasserstein"]

@@ -171,6 +171,3 @@ def iddpm_levels(sigma_min: float, sigma_max: float, timesteps: int, count: int)
     if len(within) < count:
         raise ValueError(f"{count} levels, but there are only {len(within)} between {sigma_max:g} and {sigma_min:g}")
     return np.array(within[places])
-
-
-__all__ = ["IddpmLevels", "Karras", "LogSnr", "OfLevels", "VpLevels"]

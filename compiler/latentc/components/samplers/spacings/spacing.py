@@ -68,6 +68,3 @@ class Spacing(Component):
     def write(self, script: Script, steps: int, interval: Interval) -> None:
         """Writes the line of the times `t` f64[N + 1], in the argument `steps`. NoSourceError: there is none."""
         raise NoSourceError(f"spacing `{self.kind}` has no formulas")
-
-
-__all__ = ["Interval", "Spacing"]

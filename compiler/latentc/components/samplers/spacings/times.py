@@ -104,6 +104,3 @@ class Shifted(Spacing):
         script.line(f"s = np.linspace(0.0, 1.0, {interval.count_text})")
         script.line(f"s = {shift} * s / (1.0 + ({shift} - 1.0) * s)")
         script.line(f"t = {interval.closed_text(f'{start} + ({stop} - {start}) * s')}")
-
-
-__all__ = ["Even", "Quadratic", "Shifted", "Uniform"]

@@ -181,6 +181,3 @@ def counted(text: str, whole: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(f"respacing {whole!r}: give a count, counts separated by commas, or `ddim` and a count")
     return int(text)
-
-
-__all__ = ["Descending", "Leading", "Linspace", "OfTimesteps", "Trailing", "evenly_spaced", "respaced"]
