@@ -29,7 +29,7 @@ from latentc.emit.names import MODULE, TAKEN, public
 from latentc.emit.numbered import FEWEST, families, joined, runs
 from latentc.emit.shared import Method, without_shared
 from latentc.emit.specialise import specialised
-from latentc.emit.text import Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
+from latentc.emit.text import Call, Text, call, code_key, commas, docstring, free_name, identifier, layout, size_text
 from latentc.emit.variants import Condition, Joined, flattened, join
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value, reachable
 
@@ -273,21 +273,21 @@ class _ClassPrinter:
         name = attribute_name(method)
         return name if name == "forward" else free_name(name, self.members.heads | MODULE)
 
-    def _free_norms(self, heads: set[str]) -> dict[Value, tuple[str, str]]:
+    def _free_norms(self, heads: set[str]) -> dict[Value, tuple[str, Call]]:
         """Norms without weights, which become modules as well: {output: (name, constructor)}."""
         per_function = [[n for n in fn.nodes if n.op in NORMS and len(n.inputs) == 1] for fn in self.own]
         most = max((len(nodes) for nodes in per_function), default=0)
-        result: dict[Value, tuple[str, str]] = {}
-        texts: dict[str, str] = {}
+        result: dict[Value, tuple[str, Call]] = {}
+        calls: dict[str, Call] = {}
         if most > 4:
             return {}
         for nodes in per_function:
             for i, node in enumerate(nodes):
                 name = "norm" if most == 1 else f"norm{i + 1}"
                 width, eps = self._size(node.inputs[0].type.shape[-1]), node.attrs["eps"]
-                text = call(NORMS[node.op], [width], elementwise_affine=False, eps=eps).code
-                if name not in heads and texts.setdefault(name, text) == text:
-                    result[node.outputs[0]] = (name, text)
+                made = Call.of(NORMS[node.op], [width], elementwise_affine=False, eps=eps)
+                if name not in heads and calls.setdefault(name, made) == made:
+                    result[node.outputs[0]] = (name, made)
         return result
 
     def _size(self, value: Any, indices: Mapping[str, int] | None = None) -> Text:

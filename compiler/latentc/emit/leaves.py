@@ -12,7 +12,7 @@ from typing import Any
 
 from latentc.emit.helpers import HELPERS
 from latentc.emit.ops import conv_keywords, per_axis
-from latentc.emit.text import Text, call, commas, layout, literal
+from latentc.emit.text import Call, Text, call, commas, layout, literal
 from latentc.ir.core import Function, Init, Module, Node, Param, Value, reachable
 from latentc.ir.types import TensorType
 
@@ -178,7 +178,7 @@ def same_leaf(a: Leaf, b: Leaf) -> bool:
     return a.op == b.op and a.attrs == b.attrs and names
 
 
-def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
+def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> Call:
     """`nn.Linear(dim, 3 * dim)`. `helper` records a class that the emitted file has to define."""
     attrs = dict(leaf.attrs)
     norm, options = NORMED.get(attrs.pop(NORM, "")), dict(attrs.pop(OPTIONS, ()))
@@ -190,20 +190,22 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
             helper(name)
     match leaf.op:
         case "linear":
-            text = call(f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **options)
+            return Call.of(
+                f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **options
+            )
         case "embedding":
-            text = call(f"{library}Embedding", [size(weight[0]), size(weight[1])], **options)
+            return Call.of(f"{library}Embedding", [size(weight[0]), size(weight[1])], **options)
         case "batch_norm":
             momentum = None if attrs["momentum"] == 0.1 else attrs["momentum"]
             affine = None if len(leaf.params) > 2 else False
             name = f"nn.BatchNorm{attrs['axes'] or 1}d"
-            text = call(name, [size(weight[0])], eps=attrs["eps"], momentum=momentum, affine=affine)
+            return Call.of(name, [size(weight[0])], eps=attrs["eps"], momentum=momentum, affine=affine)
         case "layer_norm":
-            text = call("nn.LayerNorm", [size(weight[0])], eps=attrs["eps"], bias=None if bias else False)
+            return Call.of("nn.LayerNorm", [size(weight[0])], eps=attrs["eps"], bias=None if bias else False)
         case "rms_norm":
-            text = call("nn.RMSNorm", [size(weight[0])], eps=attrs["eps"])
+            return Call.of("nn.RMSNorm", [size(weight[0])], eps=attrs["eps"])
         case "group_norm":
-            text = call("nn.GroupNorm", [size(attrs["groups"]), size(weight[0])], eps=attrs["eps"])
+            return Call.of("nn.GroupNorm", [size(attrs["groups"]), size(weight[0])], eps=attrs["eps"])
         case _:
             groups = attrs.get("groups", 1)
             whole, grouped = size(weight[0]), size(weight[1] if groups == 1 else weight[1] * groups)
@@ -211,8 +213,7 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
             kernel = per_axis(size, weight[2:])
             keywords = conv_keywords(attrs, size) | {"bias": None if bias else False}
             name = f"{'Conv' if leaf.op == 'conv' else 'ConvTranspose'}{len(weight) - 2}d"
-            text = call(f"{library}{name}", channels, kernel_size=kernel, **keywords, **options)
-    return text.code
+            return Call.of(f"{library}{name}", channels, kernel_size=kernel, **keywords, **options)
 
 
 def init_calls(param: Param, target: str, size: Size) -> list[str]:

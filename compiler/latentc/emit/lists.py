@@ -6,46 +6,62 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from latentc.emit.text import commas, free_name, layout, split_commas
+from latentc.emit.text import Call, commas, free_name, layout
 
-Calls = Sequence[Sequence[str]]
+Calls = Sequence[Sequence[Call]]
 """The constructor calls of each list of a list."""
 
+_NAME = re.compile(r"[A-Za-z_]\w*")
 
-def nested(lists: Calls, count: str, last: str, classes: Collection[str]) -> str | None:
-    """Lists of `count` modules each, where arguments vary by the list, and the first or the last module has others.
 
-    `last` is the index of the last module; calls of `classes` may leave out arguments. None for other lists.
+def nested(lists: Calls, counts: Sequence[tuple[str, str]], classes: Collection[str]) -> str | None:
+    """Lists of two or more modules, where arguments vary by the list, and the first or the last module has others.
+
+    `counts` are the number of modules of each list and the index of its last; calls of `classes` may leave out
+    arguments. None for other lists.
     """
     try:
-        table = _Table(lists, count, classes)
-        call = table.call(lists, last)
-        index = "i" if re.search(r"\bi\b", call) else "_"
-        return table.text(f"nn.ModuleList({call} for {index} in range({count}))")
+        table = _Table(lists, classes, [count for count, _ in counts])
+        count, last = counts[0]
+        if len(set(counts)) > 1:
+            count = table.column([count for count, _ in counts], _common([count for count, _ in counts]))
+            last = f"{count} - 1"
+        made = table.call(lists, last)
+        index = "i" if re.search(r"\bi\b", made) else "_"
+        return table.text(f"nn.ModuleList({made} for {index} in range({count}))")
     except _Unlike:
         return None
 
 
-def flat(modules: Sequence[str | Sequence[str]], classes: Collection[str]) -> str | None:
+def flat(modules: Sequence[Call | Sequence[Call]], classes: Collection[str]) -> str | None:
     """Modules, or lists of equally many, as rows of arguments; None if that would not be shorter.
 
     Modules in the same place are of one class.
     """
-    lists = [[each] if isinstance(each, str) else each for each in modules]
+    lists = [[each] if isinstance(each, Call) else each for each in modules]
     try:
-        table = _Table(lists, "", classes)
+        if len({len(calls) for calls in lists}) > 1:
+            raise _Unlike
+        table = _Table(lists, classes)
         places = [table.call([[calls[i]] for calls in lists], "") for i in range(len(lists[0]))]
     except _Unlike:
         return None
-    if len({isinstance(each, str) for each in modules}) > 1:
+    if len({isinstance(each, Call) for each in modules}) > 1:
         return None
-    text = table.text(places[0] if isinstance(modules[0], str) else _listed(places))
-    explicit = _listed([each if isinstance(each, str) else _listed(each) for each in modules])
+    text = table.text(places[0] if isinstance(modules[0], Call) else _listed(places))
+    made = (each.code if isinstance(each, Call) else _listed([inner.code for inner in each]) for each in modules)
+    explicit = _listed([*made])
     return text if len(lists) > 2 and len(layout("", text, "", 16)) < len(layout("", explicit, "", 16)) else None
 
 
 def _listed(calls: Sequence[str]) -> str:
     return f"nn.ModuleList([{commas(calls)}])"
+
+
+def _common(sizes: Sequence[str]) -> str:
+    """The last word of all names of sizes (`depth` of `stage_0_depth` and `stage_1_depth`), or `count`."""
+    word, *others = {size.rpartition("_")[2] for size in sizes}
+    return "count" if others or not word.isidentifier() else word
 
 
 class _Unlike(Exception):
@@ -55,12 +71,13 @@ class _Unlike(Exception):
 class _Table:
     """Arguments that vary by the list: {values in each list: variable}."""
 
-    def __init__(self, lists: Calls, count: str, classes: Collection[str]) -> None:
-        if len(lists) < 2 or len({len(calls) for calls in lists}) > 1:
+    def __init__(self, lists: Calls, classes: Collection[str], counts: Sequence[str] = ()) -> None:
+        if len(lists) < 2:
             raise _Unlike
         self.rows, self.classes = len(lists), classes
-        words = (re.findall(r"[A-Za-z_]\w*\b(?!=)", text) for text in (count, *(c for calls in lists for c in calls)))
-        self.taken = {"i", *(word for found in words for word in found)}
+        calls = [made for calls in lists for made in calls]
+        texts = (*counts, *(text for made in calls for text in (made.function, *made.given.values())))
+        self.taken = {"i", *(word for text in texts for word in _NAME.findall(text))}
         self.columns: dict[tuple[str, ...], str] = {}
 
     def text(self, element: str) -> str:
@@ -74,14 +91,14 @@ class _Table:
 
     def call(self, lists: Calls, last: str) -> str:
         """The call that makes each module `i` of each list."""
-        parsed = [[_parsed(text) for text in calls] for calls in lists]
-        keys: list[str] = []
-        for given in (given for calls in parsed for _, given in calls):
-            for before, key in pairwise(["", *given]):
-                if key not in keys:  # after the argument that it follows here
-                    keys.insert(keys.index(before) + 1 if before else 0, key)
-        cells = {key: [[given.get(key, "") for _, given in calls] for calls in parsed] for key in keys}
-        (function, *others) = {function for calls in parsed for function, _ in calls}
+        calls = [made for each in lists for made in each]
+        keys: list[int | str] = []
+        for made in calls:
+            for before, key in pairwise([None, *made.given]):
+                if key is not None and key not in keys:  # after the argument that it follows here
+                    keys.insert(0 if before is None else keys.index(before) + 1, key)
+        cells = {key: [[made.given.get(key, "") for made in each] for each in lists] for key in keys}
+        (function, *others) = {made.function for made in calls}
         missing = any("" in row for rows in cells.values() for row in rows)
         if others or (missing and function not in self.classes):
             raise _Unlike
@@ -89,46 +106,44 @@ class _Table:
             default = "False" if any("True" in row for row in rows) else "None"
             rows[:] = [[text or default for text in row] for row in rows]
         plain = {key for key, rows in cells.items() if all(len(set(row)) == 1 for row in rows)}
-        texts = {key: self._column([row[0] for row in cells[key]], key) for key in keys if key in plain}
-        texts |= {key: self._varying(cells[key], key, last) for key in keys if key not in plain}
-        return f"{function}({commas(texts[key] if key.isdigit() else f'{key}={texts[key]}' for key in keys)})"
+        texts = {key: self.column([row[0] for row in cells[key]], _word(key)) for key in keys if key in plain}
+        texts |= {key: self._varying(cells[key], _word(key), last) for key in keys if key not in plain}
+        return Call(function, {key: texts[key] for key in keys}).code
 
-    def _column(self, values: Sequence[str], key: str) -> str:
-        """The text of what varies by the list."""
+    def column(self, values: Sequence[str], name: str) -> str:
+        """The text of what varies by the list, as a variable of this name or like one."""
         column = tuple(values)
         if len(set(column)) == 1:
             return column[0]
         if column not in self.columns:
-            for other, name in self.columns.items():
+            for other, known in self.columns.items():
                 ratio, *others = {_ratio(one, two) for one, two in zip(column, other, strict=True)}
                 if ratio and not others:
-                    return f"{ratio} * {name}"
-            self.columns[column] = free_name("n" if key.isdigit() else key, self.taken)
+                    return f"{ratio} * {known}"
+            self.columns[column] = free_name(name, self.taken)
             self.taken.add(self.columns[column])
         return self.columns[column]
 
-    def _varying(self, rows: Calls, key: str, last: str) -> str:
+    def _varying(self, rows: Sequence[Sequence[str]], name: str, last: str) -> str:
         """The text of what also varies within a list, by its first or last module."""
         start, end = [row[0] for row in rows], [row[-1] for row in rows]
         if all(len(set(row[1:])) == 1 for row in rows):
             if all(text == "False" for text in end):
-                return "i == 0" if set(start) == {"True"} else f"{self._column(start, key)} and i == 0"
-            rest = self._column(end, key)
-            return f"{self._column(start, key)} if i == 0 else {rest}"
+                return "i == 0" if set(start) == {"True"} else f"{self.column(start, name)} and i == 0"
+            rest = self.column(end, name)
+            return f"{self.column(start, name)} if i == 0 else {rest}"
         if all(len(set(row[:-1])) == 1 for row in rows):
-            return f"{self._column(start, key)} if i < {last} else {self._column(end, key)}"
+            return f"{self.column(start, name)} if i < {last} else {self.column(end, name)}"
         if any(len(set(row[1:-1])) > 1 for row in rows):
             raise _Unlike
-        rest = self._column([row[1] for row in rows], key)
-        first, final = self._column(start, f"first_{key}"), self._column(end, f"last_{key}")
+        rest = self.column([row[1] for row in rows], name)
+        first, final = self.column(start, f"first_{name}"), self.column(end, f"last_{name}")
         return f"{first} if i == 0 else {rest} if i < {last} else {final}"
 
 
-def _parsed(text: str) -> tuple[str, dict[str, str]]:
-    """(function, {keyword or position: argument}) of a call."""
-    function, _, inner = text.removesuffix(")").partition("(")
-    parts = [re.match(r"(?:(\w+)=(?!=))?(.*)", argument) for argument in split_commas(inner)]
-    return function, {part[1] or str(i): part[2] for i, part in enumerate(parts) if part}
+def _word(key: int | str) -> str:
+    """The name of a variable for an argument."""
+    return key if isinstance(key, str) else "n"
 
 
 def _ratio(one: str, other: str) -> int:

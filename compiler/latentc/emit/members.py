@@ -12,7 +12,7 @@ from latentc.emit.constants import LARGE, Constants
 from latentc.emit.leaves import Leaf, buffer_value, constructor
 from latentc.emit.lists import flat, nested
 from latentc.emit.names import CONTAINER, LAYER, MODULE, is_plain, public
-from latentc.emit.text import Text, call, commas, layout, literal
+from latentc.emit.text import Call, Text, call, commas, layout, literal
 from latentc.ir.core import Node, Param
 from latentc.ir.inits import DETERMINISTIC
 from latentc.ir.types import Named
@@ -37,7 +37,7 @@ class Members:
         leaves: Mapping[str, Leaf],
         children: Mapping[str, Node],
         params: Mapping[str, Param],
-        norms: Mapping[str, str],
+        norms: Mapping[str, Call],
         size: Callable[..., Text],
         optional: Mapping[str, str] | None = None,
     ) -> None:
@@ -72,13 +72,13 @@ class Members:
             holder = name.rpartition(".")[0]
             held = any(f"{m}.".startswith(f"{holder}.") for m in modules)
             if holder and self._child_above(holder) is None and not held:
-                modules[holder] = "nn.Module()"
+                modules[holder] = Call("nn.Module", {})
         tree: dict[str, Any] = {}
-        late: dict[str, str] = {}  # members below a module that a single call creates
-        for path, text in sorted(modules.items(), key=lambda item: item[0].count(".")):
+        late: dict[str, Call] = {}  # members below a module that a single call creates
+        for path, made in sorted(modules.items(), key=lambda item: item[0].count(".")):
             inner = [path[:at] for at in range(len(path)) if path[at] == "."][1:] + [path] * ("." in path)
-            if any(map(self._hidden, inner)) or not _insert(tree, path.split("."), text):
-                late[path] = text
+            if any(map(self._hidden, inner)) or not _insert(tree, path.split("."), made):
+                late[path] = made
         tops = [*tree.items(), *((name, p) for name, p in self.plain.items() if "." not in name)]
         lines: list[str] = []
         for name, entry in sorted(tops, key=lambda item: order.get(item[0], len(order))):
@@ -89,11 +89,11 @@ class Members:
                 text = self._entry(entry, self.access[name], name)
                 wanted = self.optional.get(name)
                 lines += self._assigned("self", name, f"{text} if {wanted} else None" if wanted else text)
-        for path, text in late.items():
+        for path, made in late.items():
             known = self.inside(path)
             if known is None:
                 base = self._base(path.rpartition(".")[0], lines)
-                lines += self._assigned(base, path, text)
+                lines += self._assigned(base, path, made.code)
                 known = self._member(base, path)
             self.access[path] = known
         for path, leaf in self.leaves.items():
@@ -139,7 +139,7 @@ class Members:
         self.owner.helpers[name] = None
         return name
 
-    def _child(self, path: str, node: Node) -> str:
+    def _child(self, path: str, node: Node) -> Call:
         """`Attention(dim=width, heads=heads)`."""
         printed, written = self.printed(path), node.attrs.get("args") or {}
         self.fixed |= {name for a in printed.fixed if a in written for name in _names(written[a])}
@@ -150,16 +150,16 @@ class Members:
         return literal(value) if isinstance(value, bool) else self.size(value, indices)
 
     @staticmethod
-    def _made(printed: Printed, values: Mapping[str, Text]) -> str:
+    def _made(printed: Printed, values: Mapping[str, Text]) -> Call:
         if len(values) == 1 and list(values) == list(printed.arguments)[:1]:
-            return call(printed.name, [v.code for v in values.values()]).code
-        return call(printed.name, [f"{printed.arguments[k]}={v.code}" for k, v in values.items()]).code
+            return Call.of(printed.name, [*values.values()])
+        return Call.of(printed.name, [], **{printed.arguments[k]: v for k, v in values.items()})
 
     def _entry(self, entry: Any, access: str, path: str) -> str:
         """Text of a subtree; records the expression of each module in it."""
         self.access[path] = access
-        if isinstance(entry, str):
-            return entry
+        if isinstance(entry, Call):
+            return entry.code
         keys = list(entry)
         numbered = sorted(keys) == sorted(str(i) for i in range(len(keys)))
         keys = [str(i) for i in range(len(keys))] if numbered else keys
@@ -184,19 +184,19 @@ class Members:
             return f"nn.ModuleList(block for _ in range({rounds}) for block in ({commas(parts[:period])}))"
         if numbered:
             self.fixed |= {name for size in self.declared(path) for name in _names(size)}
-            modules = [each if isinstance(each, str) else _calls(each) for each in map(entry.get, keys)]
+            modules = [each if isinstance(each, Call) else _calls(each) for each in map(entry.get, keys)]
             text = flat([each for each in modules if each], self._classes()) if all(modules) else None
             return text or f"nn.ModuleList([{commas(parts)}])"
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
 
     def _nested(self, path: str, lists: Sequence[Any]) -> str | None:
-        """The text of a list of equally long lists, whose modules differ in arguments; None if they are others."""
-        calls = [[] if isinstance(each, str) else _calls(each) for each in lists]
-        counts = {size for i in range(len(lists)) for size in self.declared(f"{path}.{i}")}
-        if len(counts) != 1 or any(len(each) < 2 or len(each) not in counts for each in calls):
+        """The text of a list of lists whose modules differ in arguments; None if they are others."""
+        calls = [[] if isinstance(each, Call) else _calls(each) for each in lists]
+        counts = [self.declared(f"{path}.{i}") for i in range(len(lists))]
+        if any(len(each) < 2 or [len(each)] != count for each, count in zip(calls, counts, strict=True)):
             return None
-        (count,) = counts
-        return nested(calls, self.size(count).code, self.size(count - 1).code, self._classes())
+        sizes = [(self.size(count).code, self.size(count - 1).code) for (count,) in counts]
+        return nested(calls, sizes, self._classes())
 
     def _classes(self) -> set[str]:
         """The classes of the children."""
@@ -211,7 +211,7 @@ class Members:
                 return None
             printed, written = self.printed(f"{path}.{i}"), node.attrs.get("args") or {}
             given = _arguments(printed, written).items()
-            texts.append(self._made(printed, {a: self._given(value, {"i": i}) for a, value in given}))
+            texts.append(self._made(printed, {a: self._given(value, {"i": i}) for a, value in given}).code)
         return texts[0] if len(set(texts)) == 1 else None
 
     def _count(self, path: str, count: int) -> str:
@@ -292,10 +292,10 @@ class Members:
         return lines
 
 
-def _calls(modules: Mapping[str, Any]) -> list[str]:
+def _calls(modules: Mapping[str, Any]) -> list[Call]:
     """The calls that make the modules of a list, in order; empty if it holds others."""
     calls = [modules.get(str(i)) for i in range(len(modules))]
-    return [text for text in calls if isinstance(text, str)] if all(isinstance(text, str) for text in calls) else []
+    return [made for made in calls if isinstance(made, Call)] if all(isinstance(made, Call) for made in calls) else []
 
 
 def _arguments(printed: Printed, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,13 +325,13 @@ def _period(parts: list[str]) -> int | None:
     return next((n for n in periods if parts == parts[:n] * (len(parts) // n)), None)
 
 
-def _insert(tree: dict[str, Any], path: list[str], text: str) -> bool:
+def _insert(tree: dict[str, Any], path: list[str], made: Call) -> bool:
     """Puts a module into the tree; False if a call creates one of its parents."""
     *heads, last = path
     for part in heads:
         inner = tree.setdefault(part, {})
-        if isinstance(inner, str):
+        if isinstance(inner, Call):
             return False
         tree = inner
-    tree[last] = text
+    tree[last] = made
     return True

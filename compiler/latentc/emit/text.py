@@ -213,11 +213,29 @@ def split_commas(text: str) -> list[str]:
     return [part for low, high in bounds if (part := text[low + 1 : high].strip())]
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call, with the texts of its arguments by position or keyword."""
+
+    function: str
+    given: Mapping[int | str, str]
+
+    @classmethod
+    def of(cls, function: str, args: Sequence[str | Text], **keywords: Any) -> Call:
+        """`function(args, keyword=literal)`; a keyword that is None is left out."""
+        given: dict[int | str, str] = {i: a.code if isinstance(a, Text) else a for i, a in enumerate(args)}
+        given |= {k: v.code if isinstance(v, Text) else literal(v).code for k, v in keywords.items() if v is not None}
+        return cls(function, given)
+
+    @property
+    def code(self) -> str:
+        words = (text if isinstance(key, int) else f"{key}={text}" for key, text in self.given.items())
+        return f"{self.function}({', '.join(words)})"
+
+
 def call(function: str, args: Sequence[str | Text], **keywords: Any) -> Text:
-    """`function(args, keyword=literal)`; a keyword that is None is left out."""
-    words = [a.code if isinstance(a, Text) else a for a in args]
-    words += [f"{k}={v.code if isinstance(v, Text) else literal(v).code}" for k, v in keywords.items() if v is not None]
-    return Text(f"{function}({', '.join(words)})")
+    """The text of `Call.of`."""
+    return Text(Call.of(function, args, **keywords).code)
 
 
 def commas(items: Iterable[str]) -> str:
