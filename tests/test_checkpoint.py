@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from parity_data import SIZES, load
+from tiny_systems import SYSTEMS
 
 from latentc import api
-from latentc.checkpoint import buffer, network_params, network_types, network_weights
+from latentc.checkpoint import buffer, fitted, network_params, network_types, network_weights
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
 from latentc.spec import load_spec, spec_from_text
@@ -294,3 +296,29 @@ def test_unused_tensors_that_are_not_kept_are_noted(tmp_path: Path) -> None:
     warned: list[str] = []
     api.compile(spec, file, tmp_path / "out.latentc", names="theirs", warn=warned.append, run=False)
     assert [line for line in warned if "not kept" in line] == noted
+
+
+@pytest.mark.parametrize("system", ["edm-ve", "dico"])
+def test_weights_that_an_earlier_version_saved(system: str) -> None:
+    tiny = SYSTEMS[system]
+    levels = ("backbone.multipliers=[1, 1, 1]",) if system.startswith("edm-") else ()
+    spec = load_spec(tiny.spec, tiny.variant, [*tiny.sizes, *levels])
+    lowered = lower(spec)
+    own = {name: Array(array) for name, array in tensors(network_types(lowered, "main")).items()}
+    first = int(any(name.startswith("enc.") for name in own))  # of the levels with a step down, in U-Nets
+
+    def former(name: str) -> str:
+        found = re.match(r"(enc|dec|encoder|decoder|down|up|aux|out_up|merge|[ty]_embedder)\.(\d+)\.(.*)", name)
+        if not found:
+            return name
+        base, number, rest = found.groups()
+        rest = rest.removeprefix("conv.") if base == "aux" else rest
+        return f"{base}_{int(number) + first * (base in ('down', 'aux'))}.{rest}"
+
+    saved = {former(name): tensor for name, tensor in own.items()}
+    assert saved.keys() != own.keys()
+    notes: list[str] = []
+    read = fitted(spec, lowered, "main", saved, None, notes)
+    assert all(read[name] is tensor for name, tensor in own.items())
+    assert len(notes) == 1 and "`latentc weights`" in notes[0]
+    assert not fitted(spec, lowered, "main", own, None, notes).keys() - read.keys() and len(notes) == 1

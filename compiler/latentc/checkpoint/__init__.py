@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentc.checkpoint.fitting import with_suggestion
+from latentc.checkpoint.former import renamed
 from latentc.components.contract import Lowered, Network
 from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError, did_you_mean
@@ -74,11 +75,11 @@ def network_weights(
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. If several networks
     share a file, their names begin with the network's (`refiner.blocks.0…`), or the name map tells them apart. `key`
     selects a state dict of the checkpoint (`ema`); the default is the one that fits the network, and if that is not the
-    whole file, a line about it is added to `taken`. `unused` collects a line per network about tensors that nothing
-    reads and whose values would not be written again. `networks` are all by default. A network without a file has the
-    spec's default weights (`checkpoints`), under their own name map and key; without any file, `names` and `key`
-    replace these. The weights of the first stage come from the file that the spec names. Raises DiagnosticError: E0401
-    to E0411, E0415, E0420, E0421, E0703.
+    whole file, a line about it is added to `taken`. `unused` collects lines about tensors that nothing reads and whose
+    values would not be written again, and about names of an earlier version. `networks` are all by default. A network
+    without a file has the spec's default weights (`checkpoints`), under their own name map and key; without any file,
+    `names` and `key` replace these. The weights of the first stage come from the file that the spec names. Raises
+    DiagnosticError: E0401 to E0411, E0415, E0420, E0421, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
     found = {}
@@ -169,7 +170,8 @@ def fitted(
 ) -> dict[str, Expr]:
     """A network's tensors from those of a file, including computed buffers.
 
-    Lines about unused tensors that are not kept are added to `notes`. Raises DiagnosticError E0410, E0420, E0703.
+    Lines about unused tensors that are not kept and about names of an earlier version are added to `notes`. Raises
+    DiagnosticError E0410, E0420, E0703.
     """
     params = network_params(lowered, lowered.networks[network])
     rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
@@ -178,6 +180,11 @@ def fitted(
         # Checkpoints of an emitted project lack computed buffers, and those in other files are redundant. The batch
         # counts of PyTorch's batch norms are not used.
         tensors = {n: e for n, e in tensors.items() if not n.endswith(".num_batches_tracked")}
+        former = renamed(tensors, params)
+        tensors = {former.get(n, n): e for n, e in tensors.items()}
+        if notes is not None and former:
+            old, new = next(iter(former.items()))
+            notes.append(f"names of an earlier version: `{old}` is now `{new}`; `latentc weights` converts the file")
         rules = [*({"ignore": n} for n in tensors if n in buffers), *rules]
     own = import_weights(tensors, rules, network_types(lowered, network), sizes, buffers, notes)
     return {n: own[n] if n in own else buffers[n] for n in params if n in own or n in buffers}
