@@ -185,14 +185,14 @@ def diffit_image(w: Weights, x: Array, t: Array, *, depths: tuple[int, ...], hea
 
     h, skips = conv3(w, "x_embedder", x.transpose(0, 2, 3, 1)), []
     for i in range(lowest):
-        h = cells(f"encoder_{i}", h, depths[i])
+        h = cells(f"encoder.{i}", h, depths[i])
         skips.append(h)
-        h = conv3(w, f"down_{i}.conv", h, stride=2)
+        h = conv3(w, f"down.{i}.conv", h, stride=2)
     h = cells("middle", h, depths[lowest])
     for i in reversed(range(lowest)):
-        h = conv3(w, f"up_{i}.conv", h.repeat(2, axis=1).repeat(2, axis=2))
-        h = linear(w, f"merge_{i}", np.concatenate([h, skips.pop()], axis=-1))
-        h = cells(f"decoder_{i}", h, depths[2 * lowest - i])
+        h = conv3(w, f"up.{i}.conv", h.repeat(2, axis=1).repeat(2, axis=2))
+        h = linear(w, f"merge.{i}", np.concatenate([h, skips.pop()], axis=-1))
+        h = cells(f"decoder.{i}", h, depths[2 * lowest - i])
     return conv3(w, "final_layer.conv", silu(affine_norm(w, "final_layer.norm_final", h))).transpose(0, 3, 1, 2)
 
 
@@ -242,7 +242,7 @@ def dico(w: Weights, x: Array, t: Array, y: Array, *, multipliers: tuple[int, ..
     lowest = len(multipliers) // 2
     kinds = list(dict.fromkeys(multipliers))
     told = [
-        embedded_time(under(w, f"t_embedder_{i}"), t, 256) + w[f"y_embedder_{i}.weight"][y] for i, _ in enumerate(kinds)
+        embedded_time(under(w, f"t_embedder.{i}"), t, 256) + w[f"y_embedder.{i}.weight"][y] for i, _ in enumerate(kinds)
     ]
 
     def block(own: Weights, h: Array, c: Array) -> Array:
@@ -260,17 +260,17 @@ def dico(w: Weights, x: Array, t: Array, y: Array, *, multipliers: tuple[int, ..
         level = min(i, 2 * lowest - i)
         if 0 < i <= lowest:
             skips.append(h)
-            h = conv3(w, f"down_{i - 1}.conv", h)
+            h = conv3(w, f"down.{i - 1}.conv", h)
             batch, rows, columns, channels = h.shape
             h = h.reshape(batch, rows // 2, 2, columns // 2, 2, channels).transpose(0, 1, 3, 5, 2, 4)
             h = h.reshape(batch, rows // 2, columns // 2, 4 * channels)
         elif i > lowest:
-            h = conv3(w, f"up_{level}.conv", h)
+            h = conv3(w, f"up.{level}.conv", h)
             batch, rows, columns, channels = h.shape
             h = h.reshape(batch, rows, columns, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
             h = h.reshape(batch, 2 * rows, 2 * columns, channels // 4)
-            h = linear(w, f"merge_{level}", np.concatenate([h, skips.pop()], axis=-1))
-        name = f"encoder_{i}" if i < lowest else "middle" if i == lowest else f"decoder_{level}"
+            h = linear(w, f"merge.{level}", np.concatenate([h, skips.pop()], axis=-1))
+        name = f"encoder.{i}" if i < lowest else "middle" if i == lowest else f"decoder.{level}"
         assert h.shape[-1] == multiplier * width
         h = block(under(w, f"{name}.0"), h, told[kinds.index(multiplier)])
     shift, scale = np.split(linear(w, "final_layer.adaLN", silu(told[0]))[:, None, None], 2, axis=-1)

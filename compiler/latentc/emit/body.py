@@ -30,9 +30,8 @@ class Body(Loops):
         nodes = alive(nodes, self.outputs)
         self.constants = {n.outputs[0]: n for n in nodes if n.op == "constant"}
         self._find_numbers(nodes)
-        items, self.pushed = with_stack(self._repeats(nodes, self.outputs))
-        items = [self._layer(item) for item in items]
-        items = fold_levels(items, self.pushed, self.outputs, self._method, self._whole)
+        items, self.pushed = with_stack(self._repeats([self._layer(node) for node in nodes], self.outputs))
+        items, self.pushed = fold_levels(items, self.pushed, self.outputs, self._method, self._whole)
         items = [item.attrs["node"] if isinstance(item, Node) and item.op == "leaf" else item for item in items]
         self.star = _starred_inputs(fn, items)
         self.unpackable = _unpackable(fn, self.star[0] if self.star else len(fn.inputs))
@@ -43,10 +42,10 @@ class Body(Loops):
     def _whole(self, run: Repeat) -> bool:
         return all(self.context.modules(path, range(at, at + run.count), "all") == "all" for path, at in run.lists)
 
-    def _layer(self, item: Node | Repeat) -> Node | Repeat:
+    def _layer(self, item: Node) -> Node:
         """A node that a module of a list computes as a call of the module, which can be part of a loop."""
-        path = "" if isinstance(item, Repeat) else self.context.leaf_path(item)
-        if isinstance(item, Repeat) or not path.rpartition(".")[2].isdigit():
+        path = self.context.leaf_path(item)
+        if not path.rpartition(".")[2].isdigit():
             return item
         inputs = tuple(v for v in item.inputs if v not in self.params)
         return Node("leaf", inputs, item.outputs, {"name": path, "node": item}, item.loc)

@@ -27,18 +27,22 @@ class Loops(Statements):
         targets: Mapping[Value, str],
         depth: int,
         final: bool = False,
+        push: Value | None = None,
     ) -> tuple[list[str], Scope]:
         """Statements of `items`, not indented, and their scope.
 
         `wanted` values keep their names to the end, if possible those in `targets`. `depth` is the indentation level
-        that the block will get, for line lengths.
+        that the block will get, for line lengths. `push` is put on the stack of skips as soon as it is there.
         """
         outer = self._scope
         self._reserve = self.context.indent + 4 * (depth - 1)
         scope = self._scope = Scope(dict(env), dict(hold))
-        self._fold(items, wanted if final else (), wanted)
+        self._fold(items, wanted if final else (), [*wanted, *([push] if push else [])])
         for i, leaves in enumerate([self._leaves(item) for item in items]):
             scope.last |= dict.fromkeys(leaves, i)
+        if push:
+            made = next(i for i, item in enumerate(items) if push in item.outputs)
+            scope.last[push] = max(made, scope.last.get(push, made))
         for v in wanted:
             for leaf in self._leaves_of(v):
                 scope.last[leaf] = FOREVER
@@ -59,9 +63,10 @@ class Loops(Statements):
                 lines += self._guided(item, i, targets)
             else:
                 lines += self._statement(item, i, targets)
-            if isinstance(item, Node):
-                pushed = [scope.env[v].code for v in item.outputs if v in self.pushed]
-                lines += self._push(pushed) if pushed else []
+            pushed = [
+                scope.env[v].code for v in item.outputs if v is push or (isinstance(item, Node) and v in self.pushed)
+            ]
+            lines += self._push(pushed) if pushed else []
         self._reserve = self.context.indent + 4 * (depth - 2 if depth > 1 else 0)
         if not final:
             self._scope = outer
@@ -141,6 +146,7 @@ class Loops(Statements):
             modules = self.context.modules(path, range(first, first + run.count), self.element(path))
             columns.append(f"reversed({modules})" if run.backwards else modules)
             heads.append(element)
+        self.unshown |= {v for v, column in run.made if len({tuple(each.type.shape) for each in column}) > 1}
         if levels:
             self.unshown |= {v for node in plain(run.nodes) for v in node.outputs}
         for value, values in run.indexed:
@@ -160,16 +166,13 @@ class Loops(Statements):
         tails = [(v, column[-1]) for v, column in run.made if column[-1] in scope.last and v not in targets]
         tails = [(v, last) for v, last in tails if v not in dict(run.escapes)]
         wanted = [*(c.made for c in run.carried), *(v for v, _ in run.escapes), *(v for v, _ in tails)]
-        wanted += [run.pushed] if run.pushed else []
         outer, self._elements = self._elements, {**self._elements, **elements}
-        body, inner = self._block(run.nodes, env, hold, wanted, targets, depth + 1)
+        body, inner = self._block(run.nodes, env, hold, wanted, targets, depth + 1, push=run.pushed)
         self._elements = outer
         for name, members in lists.items():
             lines.append(f"{name} = []")
             texts = [inner.env[v].code for v in members]
             body.append(f"{name}.append({texts[0]})" if len(texts) == 1 else f"{name} += [{commas(texts)}]")
-        if run.pushed is not None:
-            body.append(f"{self.stack}.append({inner.env[run.pushed].code})")
         moved = {env[c.given].code for c in run.carried if inner.env[c.made].code != env[c.given].code}
         for v, last in tails:
             name = inner.env[v].code

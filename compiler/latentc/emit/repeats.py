@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -61,6 +61,11 @@ class Repeat:
     def outputs(self) -> tuple[Value, ...]:
         """The values of the last segment."""
         return tuple(column[-1] for _, column in self.made)
+
+    @property
+    def of_lists(self) -> bool:
+        """True if each segment runs over lists of its own."""
+        return any(isinstance(item, Repeat) for item in self.nodes)
 
     @property
     def pushes(self) -> bool:
@@ -137,11 +142,39 @@ def fold_levels(
     outputs: Sequence[Value],
     method: Callable[[str], str],
     whole: Callable[[Repeat], bool],
-) -> list[Node | Repeat]:
+) -> tuple[list[Node | Repeat], set[Value]]:
     """The items, with the runs over the lists of a list (`enc.0`, `enc.1`, …) and what is between them as one run.
 
     `pushed` are the values that plain nodes push on the stack. `whole(run)`: the run is over all modules of its lists.
+    Such runs may hand each other what their segments compute by the stack, if no others use it. Also returns the values
+    that plain nodes push then.
     """
+
+    order = _order(items)
+
+    def regular(run: Repeat) -> bool:
+        inner = [n for n in run.nodes if isinstance(n, Repeat)]
+        listed = run.escapes or any(n.escapes or n.indexed for n in inner)
+        return not listed and all(len({v in pushed for v in column}) == 1 for _, column in run.made)
+
+    if not _pops(items):
+        stacked, own = with_stack(_fold_levels(items, outputs, method, whole, lambda run: True))
+        if _pops(stacked) and all(regular(item) for item in stacked if isinstance(item, Repeat) and item.of_lists):
+            return stacked, own
+
+    def without_skips(run: Repeat) -> bool:
+        return regular(run) and not any(_falls(column, order) for _, column in run.indexed)
+
+    return _fold_levels(items, outputs, method, whole, without_skips), pushed
+
+
+def _fold_levels(
+    items: Sequence[Node | Repeat],
+    outputs: Sequence[Value],
+    method: Callable[[str], str],
+    whole: Callable[[Repeat], bool],
+    wanted: Callable[[Repeat], bool],
+) -> list[Node | Repeat]:
     result = list(items)
     paths = [path_of(item).rpartition(".") for item in items if isinstance(item, Repeat) and whole(item)]
     for base in dict.fromkeys(base for base, _, number in paths if base and number.isdigit()):
@@ -149,11 +182,8 @@ def fold_levels(
         numbers = range(found[0], found[-1] + (1 if found[-1] >= found[0] else -1), 1 if found[-1] >= found[0] else -1)
         for tried in (numbers, numbers[1:], numbers[:-1], numbers[1:-1]) if [*numbers] == found else ():
             run = _find(result, base, tried, outputs, method)
-            if run is None:
-                continue
-            start, stop, repeat = run
-            listed = repeat.indexed or any(isinstance(n, Repeat) and n.escapes for n in (repeat, *repeat.nodes))
-            if not listed and all(len({v in pushed for v in column}) == 1 for _, column in repeat.made):
+            if run is not None and wanted(run[2]):
+                start, stop, repeat = run
                 result[start:stop] = [repeat]
                 break
     return result
@@ -352,15 +382,44 @@ def operands(item: Node | Repeat) -> tuple[Value, ...]:
     return (*item.invariants, *firsts, *(v for _, column in item.indexed for v in column))
 
 
+def _pops(items: Sequence[Node | Repeat]) -> bool:
+    return any(isinstance(item, Repeat) and item.popped is not None for item in items)
+
+
+def _order(items: Sequence[Node | Repeat]) -> dict[Value, int]:
+    """When each value is computed."""
+    made = [v for item in items for v in (_made(item) if isinstance(item, Repeat) else item.outputs)]
+    return {v: i for i, v in enumerate(made)}
+
+
+def _made(run: Repeat) -> list[Value]:
+    """What the segments of a run compute, segment by segment."""
+    return [v for row in zip(*(column for _, column in run.made), strict=True) for v in row]
+
+
+def _falls(column: Sequence[Value], order: Mapping[Value, int]) -> bool:
+    """True if the values are read in the reverse of the order they are computed in."""
+    return all(v in order for v in column) and all(order[a] > order[b] for a, b in pairwise(column))
+
+
+def _read_once(run: Repeat, value: Value) -> bool:
+    """True if one node of each segment reads a value once, so that it can take it from the stack."""
+    reads = [v for item in run.nodes for v in (item.inputs if isinstance(item, Node) else 2 * operands(item))]
+    return reads.count(value) == 1
+
+
 def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set[Value]]:
     """The items with long skips as a stack, if runs read them in the reverse of the order they are computed in.
 
     Also returns the values that plain nodes push. In any other order, and if other nodes read the skips of a run too,
     the items are returned unchanged.
     """
-    rows = {v for item in items if isinstance(item, Node) and item.op == "unbind" for v in item.outputs}
-    wanted = {v for r in items if isinstance(r, Repeat) for _, column in r.indexed for v in column} - rows
+    order = _order(items)
+    read = [column for r in items if isinstance(r, Repeat) for _, column in r.indexed]
+    often = Counter(v for column in read for v in column)
+    wanted = {v for column in read if _falls(column, order) for v in column if often[v] == 1}
     elsewhere = {v for item in items if isinstance(item, Node) for v in item.inputs}
+    elsewhere |= {v for r in items if isinstance(r, Repeat) for v in (*r.invariants, *(c.first for c in r.carried))}
     taken: list[Node | Repeat] = []
     stack: list[Value] = []
     pushed: set[Value] = set()
@@ -376,7 +435,7 @@ def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set
             if len(columns) > 1 or len(lists) > 1 or last or (columns and lists):
                 return list(items), set()
             for value, column in columns:
-                if any(not stack or stack.pop() is not c for c in column):
+                if any(not stack or stack.pop() is not c for c in column) or not _read_once(item, value):
                     return list(items), set()
                 rest = tuple(pair for pair in item.indexed if pair[0] is not value)
                 item = replace(item, indexed=rest, popped=value)

@@ -76,7 +76,10 @@ def reshape(p: Printer, n: Node) -> Text:
 
 
 def _open(p: Printer, shape: Sequence[Dim]) -> list[str]:
-    """Sizes as text, with -1 for the longest expression if the other sizes determine it."""
+    """Sizes as text, with -1 for a multiple of the batch, else for the longest expression that others determine."""
+    batch = [i for i, d in enumerate(shape) if isinstance(d, Sym) and d.factor != 1]
+    if len(batch) == 1:  # the factor may follow from sizes of the class
+        return ["-1" if i == batch[0] else p.size(d).code for i, d in enumerate(shape)]
     texts = [p.size(d) for d in shape]
     composite = [i for i, t in enumerate(texts) if t.level < 7]
     if not composite:

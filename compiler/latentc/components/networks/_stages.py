@@ -46,8 +46,12 @@ class Staged(Backbone):
         return stage
 
     def stage(self, stage: int) -> str:
-        """The name of a stage."""
+        """The list of the blocks of a stage."""
         return f"stage_{stage}"
+
+    def depth(self, stage: int) -> str:
+        """The argument of the emitted class that is the number of blocks of a stage."""
+        return f"{self.stage(stage).replace('.', '_')}_depth"
 
     def features(self, width: Any, stage: int) -> Any:
         """Channels of a stage."""
@@ -87,7 +91,7 @@ class Staged(Backbone):
 
     def depth_sizes(self) -> dict[str, int]:
         """The number of blocks of each stage, as arguments of the emitted class."""
-        return {f"{self.stage(i)}_depth": depth for i, depth in enumerate(self.depths)}
+        return {self.depth(i): depth for i, depth in enumerate(self.depths)}
 
     def run(
         self,
@@ -101,12 +105,12 @@ class Staged(Backbone):
         rates: Sequence[tuple[Var, ...]] | None = None,
     ) -> Var:
         """The blocks of a stage, on tokens x of a square of side `grid`; `rates`: the operands of each after x."""
-        name, dim = self.stage(stage), x.shape[2]
+        dim = x.shape[2]
         own: Mapping[str, Any] = {**self.block.static(dim), "grid": grid}
         if self.heads is not None and "heads" in own:
             own = {**own, "heads": self.heads[stage]}
         own = self.block.own(dim, own)
-        named = items(name, sizes[f"{name}_depth"])
+        named = items(self.stage(stage), sizes[self.depth(stage)])
         for item, rate in zip(named, rates or [()] * len(named), strict=True):
             x = b.sub(item, block, x, *rate, *operands, dim=dim, out="x", **own)
         return x

@@ -60,6 +60,8 @@ class StagedUnet(Staged):
         },
     }
 
+    LISTS: ClassVar[str] = "."
+    """Between the name of a module and its level: a list of all levels, or (`_`) a module for each."""
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
     TIME: ClassVar[bool] = True
@@ -79,7 +81,11 @@ class StagedUnet(Staged):
     def stage(self, stage: int) -> str:
         if stage == self.lowest:
             return "middle"
-        return f"encoder_{stage}" if stage < self.lowest else f"decoder_{self.level(stage)}"
+        return self.at_level("encoder" if stage < self.lowest else "decoder", self.level(stage))
+
+    def at_level(self, name: str, level: int) -> str:
+        """The name of a module of which each level has one."""
+        return f"{name}{self.LISTS}{level}"
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -190,10 +196,11 @@ class Path:
 
     def _embeddings(self) -> list[tuple[str, Any]]:
         """Suffix and size of each embedding: of the only one, or one for each width in the order of the path."""
-        if self.config.embedding is not None:
+        config = self.config
+        if config.embedding is not None:
             return [("", self.static["embedding"])]
-        stages = [self.config.multipliers.index(m) for m in dict.fromkeys(self.config.multipliers)]
-        return [(f"_{i}", self.config.features(self.width, stage)) for i, stage in enumerate(stages)]
+        stages = [config.multipliers.index(m) for m in dict.fromkeys(config.multipliers)]
+        return [(config.at_level("", i), config.features(self.width, stage)) for i, stage in enumerate(stages)]
 
     def _embedded(
         self, time: TimeEmbedding, t: Var, pairs: list[tuple[Entry, tuple[Var, ...]]], suffix: str, size: Any
@@ -202,7 +209,7 @@ class Path:
         vectors = [time.vector(b, f"t_embedder{suffix}", t, size)]
         for entry, operands in pairs:
             vectors.append(entry.vector(b, f"{entry.prefix}{suffix}", operands, size, self.static))
-        return summed(b, f"c{suffix}", vectors)
+        return summed(b, "c", vectors)
 
     def condition(self, stage: int) -> Var:
         """The embedded condition of a stage."""
@@ -227,13 +234,13 @@ class Path:
             if 0 < stage <= config.lowest:
                 skips.append(x)
                 sizes = {"dim": x.shape[2], "features": features, "grid": self.grid(stage - 1)}
-                x = b.sub(f"down_{stage - 1}", downsample(config.resampling, config.weights), x, **sizes)
+                x = b.sub(config.at_level("down", level - 1), downsample(config.resampling, config.weights), x, **sizes)
             elif stage > config.lowest:
                 skip = skips.pop()
                 sizes = {"dim": x.shape[2], "features": skip.shape[2], "grid": self.grid(stage - 1)}
-                x = b.sub(f"up_{level}", upsample(config.resampling, config.weights), x, **sizes)
+                x = b.sub(config.at_level("up", level), upsample(config.resampling, config.weights), x, **sizes)
                 x = b.concat(x, skip, axis=2, out="x")
-                x = dense(b, f"merge_{level}", x, features, True, config.weights, out="x")
+                x = dense(b, config.at_level("merge", level), x, features, True, config.weights, out="x")
             x = self.blocks(stage, x, grid)
         return x
 

@@ -28,6 +28,7 @@ class AsymmetricUnet(StagedUnet):
     )
     convolution: ResidualBlock = Field(ResidualBlock(), description="the convolutional residual block")
     EXAMPLE: ClassVar[dict[str, Any]] = {**StagedUnet.EXAMPLE, "kind": "asymmetric_unet", "convolutions": [1, 0, 1]}
+    LISTS: ClassVar[str] = "_"  # stages have different kinds of blocks
 
     def per_stage(self) -> dict[str, int]:
         return {**super().per_stage(), "convolutions": len(self.convolutions)}
