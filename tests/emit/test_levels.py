@@ -163,3 +163,6 @@ def test_tables_of_arguments() -> None:
     words = ({"other_words": f"{k} * size", "more_words": "size", "again": "some * size"} for k in (2, 3, 4))
     table = flat([[made("A", "size"), made("C", **each)] for each in words], {"A"})
     assert table is not None and table.endswith("for other_words in (2 * size, 3 * size, 4 * size))")
+    pair = [made(input_features=f"{size} * width", other_argument="size", another_argument="width") for size in (2, 3)]
+    assert f"{flat(pair, {'A'})}".endswith("for input_features in (2 * width, 3 * width))")
+    assert flat([pair[0], made(**pair[1].given, flag="True")], {"A"}) is None  # clearer one by one

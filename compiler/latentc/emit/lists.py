@@ -20,11 +20,12 @@ def nested(lists: Calls, counts: Sequence[tuple[str, str]], classes: Collection[
     `counts` are the number of modules of each list and the index of its last; calls of `classes` may leave out
     arguments. None for other lists.
     """
+    sizes = [count for count, _ in counts]
     try:
-        table = _Table(lists, classes, [count for count, _ in counts])
+        table = _Table(lists, classes, sizes)
         count, last = counts[0]
         if len(set(counts)) > 1:
-            count = table.column([count for count, _ in counts], _common([count for count, _ in counts]))
+            count = table.column(sizes, _common(sizes))
             last = f"{count} - 1"
         made = table.call(lists, last)
         index = "i" if re.search(r"\bi\b", made) else "_"
@@ -39,19 +40,17 @@ def flat(modules: Sequence[Call | Sequence[Call]], classes: Collection[str]) -> 
     Modules in the same place are of one class.
     """
     lists = [[each] if isinstance(each, Call) else each for each in modules]
+    alike = len({(isinstance(each, Call), len(calls)) for each, calls in zip(modules, lists, strict=True)}) == 1
+    if not alike or (len(lists) == 2 and any([*a.given] != [*b.given] for a, b in zip(*lists, strict=True))):
+        return None  # two that differ in more than values are clearer one by one
     try:
-        if len({len(calls) for calls in lists}) > 1:
-            raise _Unlike
         table = _Table(lists, classes)
         places = [table.call([[calls[i]] for calls in lists], "") for i in range(len(lists[0]))]
     except _Unlike:
         return None
-    if len({isinstance(each, Call) for each in modules}) > 1:
-        return None
     text = table.text(places[0] if isinstance(modules[0], Call) else _listed(places))
-    made = (each.code if isinstance(each, Call) else _listed([inner.code for inner in each]) for each in modules)
-    explicit = _listed([*made])
-    return text if len(lists) > 2 and len(layout("", text, "", 16)) < len(layout("", explicit, "", 16)) else None
+    made = [each.code if isinstance(each, Call) else _listed([inner.code for inner in each]) for each in modules]
+    return text if len(layout("", text, "", 16)) < len(layout("", _listed(made), "", 16)) else None
 
 
 def _listed(calls: Sequence[str]) -> str:
