@@ -17,7 +17,7 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.program import Variables, variables_read
 from latentc_runtime.request_checks import MOST_SAMPLES
-from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, Retriever, input_array
+from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, Retriever, input_array, joined
 
 # Largest number of values of a per-step input that are drawn at once: small rows several at a time, because each call
 # has a fixed cost, large rows one by one, because all steps may not fit in memory.
@@ -67,6 +67,16 @@ class Request:
             self._ahead[name] = first, rows
         row: Array = rows[index - first]
         return row
+
+
+def joined_requests(requests: Sequence[Request]) -> Request:
+    """Requests to one program in one; all of them must give noise for the same inputs."""
+    entry = requests[0].entry
+    noise = {}
+    for name in requests[0].noise:
+        axis = next(0 if one.rows is None else 1 for one in entry.inputs if one.name == name)
+        noise[name] = np.concatenate([request.noise[name] for request in requests], axis)
+    return Request(entry, joined([request.given for request in requests]), noise)
 
 
 def program_entry(manifest: Manifest, name: str | None = None, steps: int | None = None) -> ProgramEntry:

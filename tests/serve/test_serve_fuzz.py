@@ -77,7 +77,7 @@ TEXTS = [
     "'",
 ]
 NAMES = [
-    *("classes", "seeds", "count", "conditions", "guidance", "truncation", "settings"),
+    *("classes", "seeds", "count", "conditions", "guidance", "truncation", "settings", "noise"),
     *("program", "steps", "columns", "format", "__class__", "", EVIL),
 ]
 KEYS = ["value", "mask", "class", "mel", "guidance", "query", "", EVIL]
@@ -105,6 +105,8 @@ def test_bodies_of_json(server, quiet) -> None:
         body = {"classes": [1], **{chance.choice(NAMES): some(chance) for _ in range(chance.randrange(4))}}
         if chance.random() < 0.2:
             body["conditions"] = {chance.choice(["mel", "class"]): some(chance)}
+        if chance.random() < 0.1:
+            body["noise"] = {chance.choice(["out", "n"]): some(chance)}
         accept = chance.choice(
             ["", "application/json", "image/png", "application/x-npz", "text/event-stream", EVIL[:4]]
         )
@@ -212,6 +214,9 @@ FILES = {
 def test_files_of_conditions(server, quiet, case: str) -> None:
     web, _ = server
     answer = web.post("/v1/models/mel/sample", data={"request": '{"seeds": 1}'}, files={"mel": FILES[case]})
+    fine(answer, case)
+    assert answer.status_code >= 400, case
+    answer = web.post("/v1/models/host/sample", data={"request": '{"classes": [1]}'}, files={"noise.out": FILES[case]})
     fine(answer, case)
     assert answer.status_code >= 400, case
 

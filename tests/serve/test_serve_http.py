@@ -174,7 +174,19 @@ def test_no_request_makes_the_server_fail(server) -> None:
     rng = random.Random(0)
     numbers = [0, 1, -1, 9, 10, 255, 1 << 63, (1 << 64) - 1, 1 << 64, 10**40, 0.5, 1e308, 1e39, True, None]
     texts = ["", "a", "zero", "all", "9-0", "0-9,0-9", "inf", "nan", "\0", "é" * 300, "[1", "{}", "\U0001f600"]
-    names = ["classes", "seeds", "count", "conditions", "guidance", "settings", "program", "steps", "columns", "format"]
+    names = [
+        "classes",
+        "seeds",
+        "count",
+        "conditions",
+        "guidance",
+        "settings",
+        "noise",
+        "program",
+        "steps",
+        "columns",
+        "format",
+    ]
 
     def value(depth: int = 0) -> object:
         kind = rng.randrange(4 if depth < 4 else 2)

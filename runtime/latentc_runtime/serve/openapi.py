@@ -9,7 +9,7 @@ from latentc_runtime.conditions import described
 from latentc_runtime.serve.answers import EVENTS, JSON, types_of
 from latentc_runtime.serve.models import Model
 from latentc_runtime.serve.options import Options
-from latentc_runtime.sources import Condition, Setting
+from latentc_runtime.sources import Condition, RandomSource, Setting
 
 Schema = dict[str, Any]
 
@@ -59,6 +59,11 @@ def request_schema(model: Model, options: Options) -> Schema:
         "format": {"type": "string", "description": "such as png, npz, json; in place of the header Accept"},
         "columns": {"type": "integer", "minimum": 1, "description": "columns of a grid of pictures"},
     }
+    drawn = {i.name for entry in manifest.programs for i in entry.inputs if isinstance(i.source, RandomSource)}
+    if drawn:
+        about = "arrays in place of the noise from the seeds: [B, …], or [N, B, …] if it is drawn in every step"
+        arrays: Schema = {name: {"type": "array"} for name in sorted(drawn)}
+        rows["noise"] = {"type": "object", "properties": arrays, "additionalProperties": False, "description": about}
     labels = [c for c in manifest.conditions if c.form == "label"]
     if len(labels) == 1:
         rows["classes"] = {"type": "array", "items": _condition(labels[0]), "description": described(labels[0])}

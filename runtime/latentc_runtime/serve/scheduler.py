@@ -22,9 +22,8 @@ from latentc_runtime.backends import Array
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.pipeline import Pipeline
-from latentc_runtime.request import Request
+from latentc_runtime.request import Request, joined_requests
 from latentc_runtime.serve.options import Options, refused
-from latentc_runtime.sources import joined
 
 _log = logging.getLogger("latentc.serve")
 
@@ -87,9 +86,9 @@ class Job:
         return len(self.request) - self.taken
 
     @property
-    def key(self) -> tuple[str, int]:
-        """Jobs of one key can share an engine call."""
-        return self.request.entry.name, self.request.entry.steps
+    def key(self) -> tuple[str, int, frozenset[str]]:
+        """Jobs of one key can share an engine call: program, steps, inputs whose noise is given."""
+        return self.request.entry.name, self.request.entry.steps, frozenset(self.request.noise)
 
 
 Piece = tuple[Job, int, int]  # rows start to stop - 1 of a job
@@ -252,18 +251,18 @@ class Scheduler:
 
     def _sample(self, pieces: list[Piece]) -> None:
         entry = pieces[0][0].request.entry
-        given = joined([job.request.part(start, stop).given for job, start, stop in pieces])
-        if self.pipeline.backend.compiles_per_batch and 1 < len(given) < (limit := self._limit(entry)):
-            given = joined([given, *[given.part(0, 1)] * (limit - len(given))])
+        request = joined_requests([job.request.part(start, stop) for job, start, stop in pieces])
+        if self.pipeline.backend.compiles_per_batch and 1 < len(request) < (limit := self._limit(entry)):
+            request = joined_requests([request, *[request.part(0, 1)] * (limit - len(request))])
         begin = time.monotonic()
         watcher = _Watcher(pieces, self.options.preview)
         watched = watcher.watch if entry.form == "host" and any(job.previews for job, _, _ in pieces) else None
         try:
-            outputs = self.pipeline.run(Request(entry, given), None, watcher.progress, watched)
+            outputs = self.pipeline.run(request, None, watcher.progress, watched)
         except _Abandoned:
             outputs = None
         except Exception as error:
-            _log.exception("engine call failed", extra={"model": self.name, "samples": len(given)})
+            _log.exception("engine call failed", extra={"model": self.name, "samples": len(request)})
             known = error if isinstance(error, BundleError) else _unknown(error)
             for job, _, _ in pieces:
                 self._fail(job, known)

@@ -1,4 +1,4 @@
-"""Conditions from uploaded files: .npy, .npz with `value` and `mask`, or JSON.
+"""Conditions from uploaded files (.npy, .npz with `value` and `mask`, or JSON), and noise (.npy).
 
 The size of every array is compared with the condition before its values are read, so that a small compressed file
 cannot fill the memory.
@@ -40,6 +40,15 @@ def value_from_bytes(content: bytes, condition: Condition, samples: int) -> Any:
             f"the file of the condition `{condition.name}` cannot be read: {reason}",
             f"send a .npy, an .npz with `value` (and `mask`) or JSON; {described(condition)}",
         ) from None
+
+
+def noise_from_bytes(content: bytes, name: str) -> Array:
+    """The array of an .npy file, for the noise input that the part `name` of a form is for. HttpError 400 (E0610)."""
+    try:
+        return array_from_bytes(content)
+    except DAMAGE as error:
+        reason = f"{error}".splitlines()[0][:120] if str(error) else type(error).__name__
+        raise refused(400, "E0610", f"the file `{name[:60]}` cannot be read: {reason}", "send a .npy file") from None
 
 
 def _npz(content: bytes, condition: Condition, samples: int) -> Any:

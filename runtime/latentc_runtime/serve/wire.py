@@ -13,7 +13,7 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest
 from latentc_runtime.request import Request, all_settings, check_request, program_entry
 from latentc_runtime.serve.options import HttpError, http_error, refused
-from latentc_runtime.serve.uploads import value_from_bytes
+from latentc_runtime.serve.uploads import noise_from_bytes, value_from_bytes
 from latentc_runtime.sources import Retriever
 
 
@@ -31,6 +31,7 @@ class Asked:
     guidance: Any = None
     truncation: Any = None
     settings: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
     program: str | None = None
     steps: int | None = None
     columns: int | None = None
@@ -49,6 +50,7 @@ class Asked:
                 self.seeds,
                 self.conditions,
                 settings,
+                self.noise,
                 count=self.count,
                 most=most,
                 indexes=indexes,
@@ -61,6 +63,8 @@ class Asked:
 
 
 FIELDS = {f.name for f in fields(Asked)}
+_OBJECTS = {"conditions", "settings", "noise"}  # fields that an address cannot hold
+NOISE = "noise."  # before the name of an input whose noise is a file of a form
 
 
 def asked_from_json(body: bytes) -> Asked:
@@ -89,11 +93,11 @@ def asked_from_query(pairs: Iterable[tuple[str, str]], manifest: Manifest) -> As
             asked["conditions"][name] = value
         elif name in settings:
             asked["settings"][name] = value
-        elif name in FIELDS - {"conditions", "settings"}:
+        elif name in FIELDS - _OBJECTS:
             # Classes may be names and ranges, which the runtime reads.
             asked[name] = text if name in ("classes", "program", "format") else value
         else:
-            known = ", ".join(sorted({*conditions, *settings, *FIELDS} - {"conditions", "settings"}))
+            known = ", ".join(sorted({*conditions, *settings, *FIELDS} - _OBJECTS))
             raise refused(400, "E0618", f"the address has an unknown field `{name}`", f"known are {known}")
     try:
         return decode(Asked, asked)
@@ -102,18 +106,24 @@ def asked_from_query(pairs: Iterable[tuple[str, str]], manifest: Manifest) -> As
 
 
 def asked_from_form(text: bytes, files: Mapping[str, bytes], manifest: Manifest, most: int) -> Asked:
-    """The request in a form: `text`, the JSON of its field `request`, and a file per condition. HttpError 400, 413."""
+    """The request in a form: `text`, the JSON of its field `request`, and a file per condition or noise input.
+
+    HttpError 400, 413.
+    """
     asked = asked_from_json(text)
     known = {c.name: c for c in manifest.conditions}
-    conditions = dict(asked.conditions)
+    conditions, noise = dict(asked.conditions), dict(asked.noise)
     for name, content in files.items():
+        if name.startswith(NOISE):
+            noise[name.removeprefix(NOISE)] = noise_from_bytes(content, name)
+            continue
         if name not in known:
             mend = "; ".join(map(described, known.values())) or "this model takes no conditions"
             raise refused(400, "E0608", f"no condition `{name}`", mend)
         if name in conditions:
             raise refused(400, "E0608", f"the condition `{name}` is given twice", "send either the file or the value")
         conditions[name] = value_from_bytes(content, known[name], most)
-    return replace(asked, conditions=conditions)
+    return replace(asked, conditions=conditions, noise=noise)
 
 
 def _value_from_text(text: str) -> Any:
