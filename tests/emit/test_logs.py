@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_files, project_from_lowered
+from latentc.files.templates import template
 from latentc.lower import lower
 from latentc.spec import load_spec
 
@@ -209,3 +212,17 @@ def test_a_log_that_cannot_be_written_ends_training_at_once(project: Path, flag:
     done = python(project, "train.py", *SHORT, "--log", flag, "--out", "none", before=f"{ALONE}; {before}")
     assert done.returncode == 1 and done.stderr.startswith(why), done.stderr
     assert not (project / "none/checkpoints").exists()
+
+
+def test_long_work_without_a_terminal_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    module: dict[str, Any] = {}
+    exec(template("project/support/progress.py"), module)
+    assert list(module["shown"](range(3), desc="first stage", unit="image")) == [0, 1, 2]
+    assert capsys.readouterr().out == ""  # of what is soon done
+    module["EVERY"] = 0.0
+    with module["shown"](total=4, desc="features", unit="sample") as bar:
+        for _ in range(2):
+            time.sleep(0.01)
+            bar.update(2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "features: 4 of 4 samples, 00:00 left" and "2 of 4 samples" in lines[-2]

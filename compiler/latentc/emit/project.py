@@ -47,7 +47,7 @@ _COPIED = ("sample.py", "ruff.toml")
 _EMITTED = ("model.py", "objective.py", "sampler.py", "schedule.py")
 _SUPPORT = (
     *("__init__.py", "parallel.py", "rounds.py", "checkpoint.py", "changes.py", "sharded.py", "storage.py"),
-    *("data.py", "evaluate.py", "logs.py", "plain_errors.py"),
+    *("data.py", "evaluate.py", "logs.py", "plain_errors.py", "progress.py"),
 )
 _LOG_PACKAGES = {"tensorboard": "tensorboard>=2.16", "wandb": "wandb>=0.18", "mlflow": "mlflow-skinny>=2.20"}
 SHARED = ("noise", "rare_distributions", "sources", "class_names", "request_checks", "conditions")

@@ -17,6 +17,7 @@ import torch
 
 from . import first_stage
 from .arrays import drawn_rows
+from .progress import shown
 from .storage import sweep_parts, write_whole
 
 
@@ -210,14 +211,12 @@ def encode(
     `skipped`: a file that lists images that cannot be read, if they are to be skipped. `small`: the side in
     pixels to which images are resized first.
     """
-    from tqdm import tqdm
-
     model = first_stage.load(stage)
     device = next(model.parameters()).device
     with open(path, "wb") as file:
         faults: list[str] = []
         others: list[tuple[int, int]] = []
-        for number, row in enumerate(tqdm(rows, desc="first stage", unit="image", disable=None)):
+        for number, row in enumerate(shown(rows, desc="first stage", unit="image")):
             try:
                 (read,), (pixels,) = images.read(np.array([row]), lambda i: views_of(images, i, flip, crops))
                 others += [(number, int(read))] if read != row else []

@@ -18,6 +18,7 @@ from torch import nn
 from model import NETWORKS
 
 from .checkpoint import load_weights
+from .progress import shown
 from .storage import sweep_parts, write_whole
 
 BATCH = 64  # samples encoded at once
@@ -192,10 +193,8 @@ def encode(model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, v
 
     `viewed`: a batch is the views of one sample.
     """
-    from tqdm import tqdm
-
     device = next(model.parameters()).device
-    with open(path, "wb") as file, tqdm(total=size, desc="features", unit="sample", disable=None) as bar:
+    with open(path, "wb") as file, shown(total=size, desc="features", unit="sample") as bar:
         for i, given in enumerate(batches):
             made = model.encode(*(x.to(device) for x in given)).cpu().numpy()
             made = made[None] if viewed else made
@@ -209,13 +208,11 @@ def encode(model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, v
 @torch.no_grad()
 def write_packed(cache: Path, model: nn.Module, batches: Iterator[list[torch.Tensor]], size: int, masked: bool) -> None:
     """Writes the features of valid tokens, and the first row of each sample."""
-    from tqdm import tqdm
-
     device = next(model.parameters()).device
     counts = [0]
 
     def write(path: Path) -> None:
-        with open(path, "wb") as file, tqdm(total=size, desc="features", unit="sample", disable=None) as bar:
+        with open(path, "wb") as file, shown(total=size, desc="features", unit="sample") as bar:
             for tokens, mask in batches:
                 given = [tokens, mask] if masked else [tokens]
                 made = model.encode(*(x.to(device) for x in given)).float().cpu()
