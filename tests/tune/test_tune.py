@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import types
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,13 @@ from latentc.spec import load_spec
 from latentc.tune import plot
 from latentc.tune import run as tune_run
 from latentc.tune.budget import Goal, Measured, front
-from latentc.tune.candidates import Candidate, grid
+from latentc.tune.candidates import COUNTS, Candidate, grid
 from latentc.tune.compiled import Compiling
 from latentc.tune.denoiser import open_denoiser
+from latentc.tune.found import Found
 from latentc.tune.quality import UserJudge
 from latentc.tune.report import Tuned
+from latentc.tune.screen import Screened, spread
 from latentc.weights import read_safetensors
 from latentc_runtime import load
 
@@ -240,6 +245,20 @@ def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "no time to compile" not in tuned(spec, weights, tmp_path / "all", **options).text()
 
 
+def test_little_time_takes_samples_before_candidates() -> None:
+    """Of 256 samples, as many as half of the time left is for: exactly, by the spec's own and by a few others."""
+    tried = tuple(Screened(row(1, 1, n).candidate, n, n, 1.0) for n in (2, 4, 8, 16))
+    own = point("ddim", 50, 1.0, 0.0).candidate.sampler
+    judged = partial(tune_run._judged, 256, own, Found(tried, (), None, None, 0.01))
+    assert [judged(left) for left in (math.inf, 1000.0, 180.0, 1.0, -5.0)] == [256, 256, 50, 4, 4]
+    assert tune_run._judged(256, own, Found((), ()), 0.0) == 256  # no evaluation was timed
+
+
+def test_a_search_begins_with_counts_of_all_sizes() -> None:
+    assert spread((2, 3, 4, 5, 6, 7, 8, 10, 12, 15))[:4] == [7, 4, 12, 3] and sorted(spread(COUNTS)) == list(COUNTS)
+    assert spread(()) == []
+
+
 @pytest.mark.parametrize(
     ("budget", "code", "said"),
     [
@@ -409,13 +428,17 @@ def test_the_front() -> None:
     assert front([]) == []
 
 
+REUSED = {"cache": {"blocks": [1, 27], "every": 3}, "stitch": {"network": "a_network_of_another_size", "until": 0.25}}
+
+
 def test_the_legend_covers_no_point(tmp_path: Path) -> None:
     """It stands below all panels and their labels, within the picture."""
     own = point("ddim", 50, 1.0, 0.0)
     several = tuple(point("dpm_solver_pp", n, n / 50, 1 / n) for n in (2, 5, 10, 20))
     for bounds in ((Bound("error", 0.2),), (Bound("error", 0.2), Bound("psnr", 20.0))):
         goal = Goal(bounds, "error", frozenset({"psnr"}))
-        found = Tuned("tiny", "cpu", tmp_path, 1, 16, (), (*several, own), own, several[2], goal, 0.01, False)
+        long = replace(several[2], candidate=Candidate(several[2].candidate.sampler, optimize=REUSED))
+        found = Tuned("tiny", "cpu", tmp_path, 1, 16, (), (*several, own, long), own, long, goal, 0.01, False)
         figure = plot.drawn(found)
         figure.draw_without_rendering()
         (legend,) = figure.legends

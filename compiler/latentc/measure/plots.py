@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from latentc.diagnostics.faults import needed
 
 INK, FRONT, CHOSEN, OWN = "#4a5568", "#1f6feb", "#d1242f", "#1a7f37"
 WIDTH, HEIGHT = 5.6, 4.8  # inches of a panel
+LETTERS = 12  # of a label in an inch
 
 
 def need_matplotlib() -> Any:
@@ -48,7 +50,8 @@ def panels(count: int, draw: Callable[[Any, int], None], title: str) -> Any:
 
 
 def _legend(figure: Any, entries: dict[str, Any]) -> None:
-    """The legend below the panels, in as many columns as fit into the figure."""
+    """The legend below the panels, in as many columns as fit into the figure; labels that do not fit are wrapped."""
+    entries = {fill(label, int(LETTERS * figure.get_figwidth())): handle for label, handle in entries.items()}
     where = {"loc": "outside lower center", "fontsize": 8, "frameon": False}
     for columns in range(len(entries), 0, -1):
         legend = figure.legend(entries.values(), entries, ncols=columns, **where)

@@ -237,9 +237,9 @@ def _measured(
 ) -> list[Measured]:
     """The first candidate, then the others, compiled and measured one after the other until the clock says `end`.
 
-    None is begun that would end later if it took as long as the one before. They are judged on seeds that the search
-    never saw, by the samples of `exact` from the same noise. The order is cheapest first, candidates that reuse work
-    last.
+    None but the cheapest is begun that would end later if it took as long as the one before. They are judged on seeds
+    that the search never saw, by the samples of `exact` from the same noise. The order is cheapest first, candidates
+    that reuse work last.
     """
     results: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="latentc-") as name:
@@ -263,7 +263,7 @@ def _measured(
         last = 0.0  # seconds of the last candidate: the next is as long at least
         for i, candidate in enumerate(candidates):
             now = time.monotonic()
-            if results and now + last > end:
+            if len(results) > 1 and now + last > end:
                 break
             tell(i, len(candidates), f"compiling and measuring {candidate.name()}, {candidate.sampler.steps} steps")
             results.append(compiling.measured(candidate, judge))

@@ -52,8 +52,8 @@ class Screen:
     tell: Tell
 
     def run(self, counts: Sequence[int]) -> list[Screened]:
-        """Every candidate of `counts` evaluations, in the order of trying."""
-        found = self._each(grid(self.own, self.denoiser.target, counts), "solvers")
+        """Every candidate of `counts` evaluations, in the order of trying: middle counts first, as time may run out."""
+        found = self._each(grid(self.own, self.denoiser.target, spread(counts)), "solvers")
         found += self._timesteps(found)
         return found + self._intervals(found)
 
@@ -128,6 +128,18 @@ def open_screen(own: ArraySampler, denoiser: Denoiser, given: Given, stop: Calla
     estimates = np.concatenate([part.estimates for part in parts], axis=1)
     fine = Trajectory(points.times[:-1], points.alpha, points.sigma, states, estimates)
     return Screen(own, denoiser, given, fine, stop, tell)
+
+
+def spread(counts: Sequence[int]) -> list[int]:
+    """The middle one, the middles of both halves, and so on: the first few are of all sizes."""
+    parts, found = [sorted(counts)], list[int]()
+    while parts:
+        part = parts.pop(0)
+        if part:
+            middle = len(part) // 2
+            found.append(part[middle])
+            parts += [part[:middle], part[middle + 1 :]]
+    return found
 
 
 def best_of_counts(found: Iterable[Screened]) -> list[Screened]:
