@@ -184,3 +184,40 @@ def test_wrong_workers(text: str) -> None:
     with pytest.raises(DiagnosticError) as caught:
         executor_of(text)
     assert caught.value.diagnostics[0].code == "E0741"
+
+
+def test_trials_of_a_sweep_run_on_ray(tmp_path: Path, cluster: None) -> None:
+    """Each in a process of its own, which writes why it failed; an interruption ends those that run."""
+    from latentc.sweep.trials import Job as Trial
+    from latentc.sweep.trials import Judging, outcome_in
+    from latentc.sweep.workers import workers_of
+
+    folders = [tmp_path / str(i) for i in range(2)]
+    trials = [Trial("nowhere.yaml", (), (), str(tmp_path / "a"), str(f), Judging(), ()) for f in folders]
+    with workers_of("ray", "cpu") as (count, submit):
+        for future in [submit(trial.text()) for trial in trials]:
+            future.result(60)
+    outcomes = [outcome_in(folder) for folder in folders]
+    assert count >= 1 and all(one is not None and "E0401" in one.message for one in outcomes)
+    assert ray.is_initialized()
+
+
+def test_an_interruption_reaches_trials_on_ray(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentc.sweep import workers
+
+    def patient(text: str, folder: Path) -> None:
+        try:
+            (tmp_path / "begun").touch()
+            for _ in range(600):  # Ray interrupts between steps of Python
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            (tmp_path / "interrupted").touch()
+            raise
+
+    monkeypatch.setattr(workers, "_task", patient)
+    with pytest.raises(KeyboardInterrupt), workers.workers_of("ray", "cpu") as (_, submit):
+        submit("")
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+    assert (tmp_path / "interrupted").exists()

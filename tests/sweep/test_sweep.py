@@ -258,12 +258,17 @@ def test_trials_share_a_training(spec: Path, tmp_path: Path, monkeypatch: pytest
         run_training(project, arguments, processes)
 
     monkeypatch.setattr("latentc.api.training.run_training", training)
-    figures = [
-        sweep_trial.judged(job_in(tmp_path, str(spec), text))
-        for text in ("sampler.guidance.scale=1", "sampler.guidance.scale=4")
-    ]
-    assert len(began) == 1 and all(list(one) == ["fd_principal"] for one in figures) and figures[0] != figures[1]
+    figures = sweep_trial.judged(job_in(tmp_path, str(spec), "sampler.guidance.scale=1"))
+    assert list(figures) == ["fd_principal"] and began == [tmp_path / "trainings/a"]
     assert {file.name for file in (tmp_path / "trials/a/report").iterdir()} == {"report.html", "metrics.json"}
+
+    def compiled(*given: Any, **options: Any) -> None:
+        raise EOFError(given[4])
+
+    monkeypatch.setattr(api, "compile", compiled)
+    with pytest.raises(EOFError, match="scale=4"):
+        sweep_trial.judged(job_in(tmp_path, str(spec), "sampler.guidance.scale=4"))
+    assert len(began) == 1
 
 
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Callable[..., None]:
