@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_datasets_people_have as people
 from PIL import Image
 from test_datasets_people_have import COUNT, KINDS, NAMES, PIXELS, SIDE, png
 
@@ -47,6 +48,21 @@ def test_every_kind_is_recognised(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.deviation, values.std(axis=(0, 1, 2)), atol=1e-4)
     assert (found.least, found.most) == (PIXELS.min(), PIXELS.max())
     api.check("digits_dit", overrides=[f"data={json.dumps(found.section)}"])  # the section reads the data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_names_and_skips_damaged_images(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = people.png
+    monkeypatch.setattr(people, "png", lambda p: own(p)[: 60 if (p == PIXELS[4]).all() else None])
+    KINDS[kind](tmp_path / "set")
+    found = api.data(tmp_path / "set")
+    assert (found.size, found.sizes.total(), len(found.damaged)) == (COUNT, COUNT - 1, 1)
+    place = people.LABELS.argsort(kind="stable").tolist().index(4) if kind == "imagenet" else 4
+    settings = people.settings_of(kind, tmp_path / "set")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        people.open_dataset(settings).rows(np.arange(COUNT))
+    rows = people.open_dataset({**settings, "damaged": "skip"}).rows(np.arange(COUNT))
+    assert (rows["x"][place] == rows["x"][place + 1]).all() and rows["y"][place] == rows["y"][place + 1]
 
 
 def bytes_of(picture: Image.Image, form: str, **how: Any) -> bytes:

@@ -26,7 +26,7 @@ def picture_from_file(source: Any, name: Any, mode: str | None = None) -> Any:
     """
     from PIL import Image
 
-    with reading(name, "an image"), Image.open(source) as file:
+    with reading(name, "an image"), _opened(source) as file:
         file.load()
         picture = _in_8_bits(_upright(file), file)
         grey = picture.mode in ("1", "L", "LA", "La")
@@ -34,6 +34,16 @@ def picture_from_file(source: Any, name: Any, mode: str | None = None) -> Any:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         return picture.convert(mode or ("L" if grey else "RGB"))
+
+
+def _opened(source: Any) -> Any:
+    """The file as Pillow opens it. Raises ValueError for content of no known kind."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:  # its message shows addresses of objects
+        raise ValueError("its content is of no kind of image that Pillow knows") from None
 
 
 def _upright(file: Any) -> Any:

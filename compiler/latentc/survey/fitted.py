@@ -114,7 +114,8 @@ def _data_lines(found: Survey, file: Path, side: int | None) -> list[str]:
     notes: dict[str, str] = {}
     if side is not None:
         section["shape"] = [found.channels, side, side]
-        notes["shape"] = f"the centre square, resized; short sides are {found.sides[0]} to {found.sides[-1]} pixels"
+        ends = dict.fromkeys([int(found.sides[0]), int(found.sides[-1])])
+        notes["shape"] = f"the centre square, resized; short sides are {' to '.join(map(str, ends))} pixels"
     elif found.shape is None:
         section.pop("shape", None)
     if found.names:

@@ -20,6 +20,7 @@ from latentc.survey.sections import HUB, from_hub, is_hub_id, section_of
 from latentc.survey.sheet import Sheet
 
 Progress = Callable[[int, int], None]
+PIXELS = 1 << 22  # of an image that statistics are computed of; larger ones are reduced
 TINY, LONG = 8, 3.0  # short sides in pixels below which images are odd, and aspect ratios above which they are
 
 
@@ -94,9 +95,11 @@ class _Sums:
 
     def add(self, picture: Any) -> None:
         """A picture of Pillow, grey or RGB: each has the same weight, whatever its size."""
-        levels = np.asarray(picture)
+        ends = np.asarray(picture.getextrema())
+        self.least, self.most = min(self.least, int(ends.min())), max(self.most, int(ends.max()))
+        factor = int(math.sqrt(picture.width * picture.height / PIXELS))
+        levels = np.asarray(picture.reduce(factor) if factor > 1 else picture)
         flat = levels.reshape(-1, levels.shape[2] if levels.ndim == 3 else 1)
-        self.least, self.most = min(self.least, int(levels.min())), max(self.most, int(levels.max()))
         self.extreme += float(((levels < 32) | (levels > 223)).mean())
         values = flat.astype(np.float32) / 255
         self.count += 1
@@ -154,7 +157,7 @@ def _oddities(source: Any, name: str) -> list[str]:
             whats.append(f"{mode}, converted to RGB")
         if (mode in TRANSPARENT or "transparency" in file.info) and _transparent(file):
             whats.append("transparent, shown on white")
-        if (frames := getattr(file, "n_frames", 1)) > 1:
+        if (frames := _frames(file)) > 1:
             whats.append(f"{frames} frames, of which the first is used")
         if _turned(file):
             whats.append("turned as its EXIF says")
@@ -167,6 +170,13 @@ def _oddities(source: Any, name: str) -> list[str]:
 def _transparent(file: Any) -> bool:
     low, _ = file.convert("RGBA").getchannel("A").getextrema()
     return bool(low < 255)
+
+
+def _frames(file: Any) -> int:
+    try:
+        return int(getattr(file, "n_frames", 1))
+    except Exception:  # of damaged frames after the first, which nothing reads
+        return 1
 
 
 def _turned(file: Any) -> bool:
