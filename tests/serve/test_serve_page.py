@@ -266,3 +266,19 @@ def test_nothing_runs_over_the_edge(server, browser, width: int, scheme: str) ->
         box = tab.query_selector(element).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width, element
     tab.close()
+
+
+def test_the_page_of_the_interface_shows_every_address_and_tries_one(page, server) -> None:
+    """From this server alone, as its content policy demands."""
+    web, _ = server
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.goto(f"{web.base_url}/docs")
+    sync_api.expect(page.locator(".opblock-summary-path").first).to_be_visible()
+    paths = page.locator(".opblock-summary-path").all_inner_texts()
+    assert {path.replace("\u200b", "") for path in paths} == set(web.get("/openapi.json").json()["paths"])
+    page.click("#operations-state-healthy_healthz_get .opblock-summary")
+    page.click("text=Try it out")
+    page.click("text=Execute")
+    sync_api.expect(page.locator(".live-responses-table")).to_contain_text(re.compile(r'"status":\s*"ok"'))
+    assert said == []

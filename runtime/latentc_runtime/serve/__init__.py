@@ -1,13 +1,14 @@
 """Serves bundles over HTTP: `python -m latentc_runtime.serve BUNDLE`, or `serve` from Python.
 
-Needs the extra `serve` (FastAPI, uvicorn, prometheus-client, python-multipart); the modules that use them are imported
-at the first call.
+Needs the extra `serve` (FastAPI, fastapi-offline, uvicorn, prometheus-client, python-multipart); the modules that use
+them are imported at the first call.
 
     options.py    settings of a server, and the errors it answers with
     run.py        the process: bundles, socket, signals
     app.py        routes          guards.py    what every request passes
     sampling.py   one request     wire.py, uploads.py: what came in     answers.py: what goes out
     scheduler.py  the queue of a model, and the thread that samples
+    openai.py: pictures as OpenAI's interface makes them
     models.py  openapi.py  metrics.py  logs.py  page/
 """
 
@@ -20,6 +21,7 @@ from latentc_runtime.serve.options import KEY_VARIABLE, Options
 
 PACKAGES = {
     "fastapi": "fastapi",
+    "fastapi_offline": "fastapi-offline",
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart",

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import fastapi_offline
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,11 +19,13 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.serve.guards import Guard, error_body
 from latentc_runtime.serve.metrics import Metrics
 from latentc_runtime.serve.models import Model
+from latentc_runtime.serve.openai import IMAGES, images_handler, images_operation
 from latentc_runtime.serve.openapi import operation
 from latentc_runtime.serve.options import HttpError, Options
 from latentc_runtime.serve.sampling import handler
 
 PAGE = Path(__file__).parent / "page"
+SWAGGER = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI
 
 
 class App(FastAPI):
@@ -35,7 +38,7 @@ class App(FastAPI):
             title="latentc",
             description="Samples from compiled generative models. A seed gives the same sample in any batch.",
             version="1",
-            # Their pages load scripts from another host.
+            # Their pages load scripts from another host; `/docs` is our own.
             docs_url=None,
             redoc_url=None,
             lifespan=_lifespan,
@@ -55,6 +58,11 @@ def _add_routes(app: App) -> None:
     async def page() -> Response:
         return FileResponse(PAGE / "index.html")
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return FileResponse(PAGE / "docs.html")
+
+    app.mount("/static/swagger", StaticFiles(directory=SWAGGER))
     app.mount("/static", StaticFiles(directory=PAGE))
 
     @app.get("/healthz", summary="Whether the server runs", tags=["state"])
@@ -77,6 +85,16 @@ def _add_routes(app: App) -> None:
 
     for model in app.models.values():
         _add_model(app, model)
+    app.add_api_route(
+        IMAGES,
+        images_handler(app.models, app.configuration, app.metrics),
+        methods=["POST"],
+        response_model=None,
+        operation_id="images_generations",
+        summary="Pictures, as OpenAI's interface makes them",
+        tags=["models"],
+        openapi_extra=images_operation(app.models, app.configuration),
+    )
 
 
 def _add_model(app: App, model: Model) -> None:
@@ -116,7 +134,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _refusal(http: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HttpError)
-    body = error_body(error.error, http.scope["state"]["id"])
+    body = error_body(error, http.url.path, http.scope["state"]["id"])
     return Response(body, error.status, error.headers, "application/json")
 
 
@@ -132,4 +150,4 @@ async def _no_route(http: HttpRequest, error: Exception) -> Response:
         fault = BundleError("E0617", f"{path[:120]} takes no {http.method}", "see /openapi.json")
     else:
         fault = BundleError("E0618", f"the request cannot be read: {error.detail}", "see /openapi.json")
-    return Response(error_body(fault, http.scope["state"]["id"]), error.status_code, media_type="application/json")
+    return await _refusal(http, HttpError(error.status_code, fault))

@@ -23,7 +23,9 @@ _log = logging.getLogger("latentc.serve")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BODIES = 16  # largest number of bodies of maximum size held at once
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_OPEN = re.compile(r"/(healthz|readyz|static/.*)?")  # paths that need no key
+OPENAI = "/v1/images/"
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPEN = re.compile(r"/(docs|healthz|readyz|static/.*)?")  # paths that need no key
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -37,10 +39,15 @@ _HEADERS = {
 }
 
 
-def error_body(error: BundleError, request_id: str) -> bytes:
-    """A diagnostic as JSON."""
-    fields = {"code": error.code, "message": error.message, "help": error.help, "request_id": request_id}
-    return json.dumps(fields).encode()
+def error_body(refusal: HttpError, path: str, request_id: str) -> bytes:
+    """A diagnostic as JSON; at addresses of OpenAI's interface in its form, with the help in the message."""
+    error = refusal.error
+    fields: dict[str, Any] = {"code": error.code, "message": error.message, "help": error.help}
+    if path.startswith(OPENAI):
+        text = f"{error.message}; {error.help}" if error.help else error.message
+        kind = "server_error" if refusal.status >= 500 else _KINDS.get(refusal.status, "invalid_request_error")
+        fields = {"error": {"message": text, "type": kind, "param": refusal.field, "code": error.code}}
+    return json.dumps({**fields, "request_id": request_id}).encode()
 
 
 class Guard:
@@ -75,7 +82,7 @@ class Guard:
             except HttpError as refusal:
                 if refusal.status == 413:
                     await _discard(receive)
-                await _send_error(answer, refusal, request_id)
+                await _send_error(answer, refusal, scope["path"], request_id)
             except ClientDisconnect:
                 status = CLOSED
             except Exception:
@@ -83,7 +90,7 @@ class Guard:
                 if status:
                     raise
                 fault = BundleError("E0901", "the server failed", "report it, together with the server's log")
-                await _send_error(answer, HttpError(500, fault), request_id)
+                await _send_error(answer, HttpError(500, fault), scope["path"], request_id)
         finally:
             self.held -= state["size"]
             if scope["path"] not in ("/healthz", "/readyz", "/metrics"):
@@ -156,8 +163,8 @@ async def _discard(receive: Receive) -> None:
                 pass
 
 
-async def _send_error(send: Send, refusal: HttpError, request_id: str) -> None:
-    body = error_body(refusal.error, request_id)
+async def _send_error(send: Send, refusal: HttpError, path: str, request_id: str) -> None:
+    body = error_body(refusal, path, request_id)
     fields: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
     headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -57,11 +57,13 @@ class Options:
 
 
 class HttpError(Exception):
-    """A request that is refused: status, diagnostic and further headers of the answer."""
+    """A request that is refused: status, diagnostic, further headers of the answer, and the field at fault if known."""
 
-    def __init__(self, status: int, error: BundleError, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, error: BundleError, headers: Mapping[str, str] | None = None, field: str | None = None
+    ) -> None:
         super().__init__(status, error)
-        self.status, self.error, self.headers = status, error, dict(headers or {})
+        self.status, self.error, self.headers, self.field = status, error, dict(headers or {}), field
 
 
 CLOSED = 499

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request as HttpRequest
@@ -40,6 +40,7 @@ KEEPALIVE = 15.0  # seconds of silence after which a stream sends a comment, for
 PATIENCE = 60.0  # seconds to wait for a body
 BACKLOG = 4  # events that may wait for a slow client before it misses intermediate pictures
 
+T = TypeVar("T")
 Handler = Callable[[HttpRequest], Awaitable[Response]]
 
 
@@ -47,44 +48,54 @@ def handler(model: Model, options: Options, metrics: Metrics) -> Handler:
     """The handler of GET and POST requests for samples of one model."""
 
     async def sample(http: HttpRequest) -> Response:
-        begin, status = time.monotonic(), 500
-        try:
-            response = await _sample(http, model, options, metrics)
-            status = response.status_code
-            return response
-        except HttpError as refusal:
-            status = refusal.status
-            raise
-        except HTTPException as refusal:  # of the framework, which parsed a form
-            status = refusal.status_code
-            raise
-        except ClientDisconnect:  # while its body was read
-            status = CLOSED
-            http.scope["state"]["log"]["cancelled"] = True
-            metrics.cancelled.labels(model.name).inc()
-            return Response(status_code=status)
-        finally:
-            metrics.requests.labels(model.name, str(status)).inc()
-            metrics.seconds.labels(model.name).observe(time.monotonic() - begin)
+        return await counted(http, model, metrics, _sample(http, model, options, metrics))
 
     return sample
 
 
-async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Metrics) -> Response:
-    model.scheduler.check_room()  # before the body is read
+async def counted(http: HttpRequest, model: Model, metrics: Metrics, answer: Awaitable[Response]) -> Response:
+    """The answer of a model to a request, which the metrics count."""
+    begin, status = time.monotonic(), 500
+    try:
+        response = await answer
+        status = response.status_code
+        return response
+    except HttpError as refusal:
+        status = refusal.status
+        raise
+    except HTTPException as refusal:  # of the framework, which parsed a form
+        status = refusal.status_code
+        raise
+    except ClientDisconnect:  # while its body was read
+        status = CLOSED
+        http.scope["state"]["log"]["cancelled"] = True
+        metrics.cancelled.labels(model.name).inc()
+        return Response(status_code=status)
+    finally:
+        metrics.requests.labels(model.name, str(status)).inc()
+        metrics.seconds.labels(model.name).observe(time.monotonic() - begin)
+
+
+async def in_time(body: Awaitable[T]) -> T:
+    """What is read of a request's body. HttpError 408 (E0618) if it takes too long."""
     try:
         async with asyncio.timeout(PATIENCE):
-            asked = await _asked(http, model, options)
+            return await body
     except TimeoutError:
         what = f"the body of the request did not arrive within {PATIENCE:.0f} s"
         raise refused(408, "E0618", what, Connection="close") from None
+
+
+async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Metrics) -> Response:
+    model.scheduler.check_room()  # before the body is read
+    asked = await in_time(_asked(http, model, options))
     # In a thread, because a large condition takes a while to check.
     request = await run_in_threadpool(asked.request, model.manifest, options.max_samples, model.pipeline.indexes)
     output = request.entry.outputs[0].output
     kind = answers.chosen_type(asked.format or http.headers.get("accept", ""), output)
     log = http.scope["state"]["log"]
     log.update(model=model.name, samples=len(request), type=kind)
-    visit = _Visit(http, model, request, metrics, previews=kind == answers.EVENTS)
+    visit = Visit(http, model, request, metrics, previews=kind == answers.EVENTS)
     if kind == answers.EVENTS:
         return StreamingResponse(visit.stream(), media_type=answers.EVENTS, headers={"X-Accel-Buffering": "no"})
     outputs = await visit.whole()
@@ -122,7 +133,7 @@ async def _asked(http: HttpRequest, model: Model, options: Options) -> Asked:
     return await run_in_threadpool(asked_from_form, text, files, model.manifest, options.max_samples)
 
 
-class _Visit:
+class Visit:
     """One request from its submission to its last event."""
 
     def __init__(self, http: HttpRequest, model: Model, request: Request, metrics: Metrics, previews: bool) -> None:

@@ -13,7 +13,7 @@ export function setKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-function headers(more) {
+export function headers(more) {
   const key = sessionStorage.getItem(KEY);
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
@@ -29,6 +29,10 @@ async function ask(address, options) {
   if (answer.ok) return answer;
   const found = await answer.json().catch(() => ({ message: `The server answered with status ${answer.status}.` }));
   throw new ApiError({ ...found, status: answer.status, after: Number(answer.headers.get("Retry-After")) || null });
+}
+
+export async function openapi() {
+  return (await ask("openapi.json", {})).json();
 }
 
 export async function models() {
