@@ -12,6 +12,7 @@ import torch
 from tiny_systems import SYSTEMS
 from torch_module import error, loaded, random_weights, side_file, tensors
 
+from latentc.components.parts import dense
 from latentc.emit.lists import flat, nested
 from latentc.emit.model import model_file, networks_file
 from latentc.emit.text import Call
@@ -95,13 +96,13 @@ def network(seed: int) -> Module:
     return mb.finish()
 
 
-def emitted(module: Module) -> str:
+def emitted(module: Module, count: int = 2) -> str:
     """The text, which computes what the oracle does."""
     file = networks_file(module, {"main": [module.entries["main"]]})
     weights = random_weights(module, [module.entries["main"]])
     model = loaded(file.text, torch.float64, **side_file(file.constants))["build"]().double().eval()
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    inputs = [np.random.default_rng(1).standard_normal((3, size)) for size in (4, 2)]
+    inputs = [np.random.default_rng(1).standard_normal((3, size)) for size in (4, 2)[:count]]
     with torch.no_grad():
         actual = model(*tensors(inputs, torch.float64))
     assert error(actual, Interpreter(module, weights).run("main", *inputs)[0]) < 1e-9, file.text
@@ -140,10 +141,33 @@ def test_a_staged_u_net_has_the_depths_it_is_built_with(system: str) -> None:
         levels = ["backbone.multipliers=[1, 2, 2, 2, 1]", f"backbone.depths={[*depths]}", *windows]
         file = model_file(lower(load_spec(tiny.spec, tiny.variant, [*tiny.sizes, *levels])))
         assert file.text.count("for block in level:") == 2 and file.text.count("skips.pop()") == 1, file.text
+        assert "for layer in self.merge:" in file.text
         net = loaded(file.text, **side_file(file.constants))["build"](**built)
         return {name: [*value.shape] for name, value in net.state_dict().items()}
 
     assert shapes(2, 2, 2, 2, 2, encoder_1_depth=3, decoder_0_depth=4) == shapes(2, 3, 2, 2, 4)
+
+
+def test_layers_that_begin_alike() -> None:
+    """A list is walked through if all its layers begin alike, and are called by no other name."""
+
+    def text(first: int, *others: str) -> str:
+        @module_class("Net", x="B channels")
+        def body(b: Any, x: Any, *, channels: int) -> Any:
+            for i in range(first, first + 3):
+                x = b.tanh(dense(b, f"layers.{i}", x, channels, True, "xavier"))
+            for name in others:
+                x = b.tanh(dense(b, name, x, channels, True, "xavier" if name == "head" else "normal"))
+            return x
+
+        mb = ModuleBuilder()
+        mb.entries["main"] = mb.define(body, [f32(B, 4)], {"channels": 4})
+        return emitted(mb.finish(), 1)
+
+    assert "for layer in self.layers:" in text(0)
+    assert "for layer in self.layers:" in text(0, "tail")
+    for own in (text(0, "head"), text(0, "layers.3"), text(1)):
+        assert "for layer in (self.layers[" in own
 
 
 def test_tables_of_arguments() -> None:

@@ -295,8 +295,16 @@ def default_init(leaf: Leaf, param: Param) -> bool:
     return init.kind == ("zeros" if is_bias else "ones")
 
 
-def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str, Param]], size: Size) -> list[str]:
-    """Statements of `reset_parameters`, given (expression, leaf or param); leaves with equal ones share a loop."""
+def initialisation(
+    leaves: Sequence[tuple[str, Leaf]],
+    plain: Sequence[tuple[str, Param]],
+    size: Size,
+    lengths: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Statements of `reset_parameters`, given (expression, leaf or param); leaves with equal ones share a loop.
+
+    `lengths`: {expression of a list of modules: their number}.
+    """
     groups: dict[tuple[str, ...], list[tuple[str, Leaf]]] = {}
     for access, leaf in leaves:
         custom = [p for p in leaf.params if not default_init(leaf, p)]
@@ -308,7 +316,11 @@ def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str
         if len(members) == 1:
             lines += [s.replace("@", members[0][0]) for s in statements]
         else:
-            lines += layout("", f"for layer in ({commas(access for access, _ in members)}):", reserve=8)
+            accesses = [access for access, _ in members]
+            bases = {access.rpartition("[")[0] for access in accesses}
+            listed = len(bases) == 1 and all(access[-2:-1].isdigit() for access in accesses)
+            whole = listed and (lengths or {}).get(min(bases)) == len(accesses)
+            lines += layout("", f"for layer in {min(bases) if whole else f'({commas(accesses)})'}:", reserve=8)
             lines += [f"    {s.replace('@', 'layer')}" for s in statements]
     return lines + [line for access, param in plain for line in init_calls(param, access, size)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,13 @@ class Members:
     def _count(self, path: str, count: int) -> str:
         """The length of a list of modules, as the size that its calls declare."""
         return self.size(next((size for size in self.declared(path) if size == count), count)).code
+
+    def lengths(self) -> dict[str, int]:
+        """{expression of a list of modules: their number}."""
+        paths = [*self.children, *self.leaves]
+        entries = {path[:at] for path in paths for at in range(len(path) + 1) if path[at : at + 1] in (".", "")}
+        bases = Counter(entry.rpartition(".")[0] for entry in entries if self.access.get(entry, "").endswith("]"))
+        return {self.access[base]: count for base, count in bases.items() if base in self.access}
 
     def declared(self, path: str) -> list[int]:
         """The length that the calls of a list's first module declare, if they do."""
