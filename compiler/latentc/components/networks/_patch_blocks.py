@@ -1,4 +1,4 @@
-"""Shared by networks whose blocks decide how tokens of conditions enter."""
+"""Shared by networks of equal blocks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from latentc.components.condition import Condition, Form
 from latentc.components.parts import Spec
 
 
-class PatchBlocks(Backbone):
-    """A network of equal blocks, which takes tokens of conditions if the blocks attend to them."""
+class TokenBlocks(Backbone):
+    """A network of equal blocks over tokens."""
 
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     block: Block = Field(description="the repeated block")
+
+    def block_sizes(self) -> dict[str, Any]:
+        """The static arguments of a network that its blocks follow from."""
+        return {"width": self.width, "depth": self.depth, **self.block.static(self.width)}
+
+
+class PatchBlocks(TokenBlocks):
+    """Blocks over patches, which take tokens of conditions if they attend to them."""
+
+    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
 
     def static_of_square(self, spec: Spec, out_channels: int) -> dict[str, Any]:
         """The static arguments of a network over the patches of a square array."""
@@ -28,9 +37,7 @@ class PatchBlocks(Backbone):
             "size": size,
             "patch": self.patch,
             "channels": channels,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **self.condition_sizes(spec),
             "out_channels": out_channels,
         }

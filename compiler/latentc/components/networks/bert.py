@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method, asked
+from latentc.components.backbone import add_method, asked
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.capabilities import Capability, Role
@@ -24,6 +24,7 @@ from latentc.components.decoding import BlockForm
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
 from latentc.components.networks._masked_parts import Decoder, keys_of
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.networks._stages import long_skips, skip_block
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits, placed
 from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Spec, Weights, dense, under
@@ -32,7 +33,7 @@ from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64,
 from latentc.ir.types import B, Named
 
 
-class Bert(Backbone):
+class Bert(TokenBlocks):
     """Predicts every token of a partly masked sequence with a transformer over tokens and conditions.
 
     `forward`: idx i64[B, T] with its null for masked tokens, the conditions -> logits f32[B, T, V or more]. With a
@@ -43,7 +44,6 @@ class Bert(Backbone):
     """
 
     kind: Literal["bert"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks; of the encoder, if there is a decoder")
     block: Block = Field(description="the repeated block; its condition is `in_context`")
     splits: int = Field(
@@ -158,9 +158,7 @@ class Bert(Backbone):
             **({"splits": self.splits} if self.splits > 1 else {}),
             **({"known": most} if shortens else {}),
             **({} if recall is None else {"recalled": recall.tokens}),
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **decoder,
             **({"decoder_heads": self.decoder.heads} if self.decoder else {}),
             **self.condition_sizes(spec),

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
@@ -25,12 +25,13 @@ from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE, MASKED
 from latentc.components.kit.texts import joined
 from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import Problem, Spec, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 
 
-class LanguageModel(Backbone):
+class LanguageModel(TokenBlocks):
     """Causal transformer over tokens after a class and a prompt, or a start token (Radford et al. 2019, GPT-2).
 
     `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V], the first from what stands before the tokens.
@@ -39,8 +40,6 @@ class LanguageModel(Backbone):
     """
 
     kind: Literal["language_model"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     context: int = Field(1024, gt=0, le=1_048_576, description="maximum sequence length")
     start: int | None = Field(
         None,
@@ -130,9 +129,7 @@ class LanguageModel(Backbone):
         return {
             "vocabulary": spec.data.tokens.vocabulary,
             "length": before + spec.data.tokens.length - 1,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **self.condition_sizes(spec),
         }
 

@@ -169,9 +169,7 @@ class PatchTransformer(PatchBlocks):
         static: dict[str, Any] = {
             **({"length": space[0]} if sequence else {"size": space[0], "patch": self.patch}),
             "channels": channels,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **{own: self._interleaved_sizes()[k] for k, own in self.interleaved_names().items()},
             **self.condition_sizes(spec),
             "out_channels": out_channels + self.unused_channels,

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import Component, OneOf, Size
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.mixing import cached_blocks
@@ -25,12 +25,13 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import BlockForm
 from latentc.components.kit.orders import Reading, reading_order, unreadable
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
 
-class TokenTransformer(Backbone):
+class TokenTransformer(TokenBlocks):
     """Causal transformer whose first tokens are the conditions (LlamaGen, Sun et al. 2024, arXiv:2406.06525).
 
     `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i predict token i from the previous ones.
@@ -40,8 +41,6 @@ class TokenTransformer(Backbone):
     """
 
     kind: Literal["token_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
         description="position encoding; null: none but the causal mask and any biases of the mixer"
     )
@@ -140,9 +139,7 @@ class TokenTransformer(Backbone):
             **({"spare_tokens": self.spare_tokens} if self.spare_tokens else {}),
             **({"grid": side} if _gridded(self) else {"length": seen}),
             **({"prefix": prefix} if prefix != 1 else {}),
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **({} if self.shared else self.condition_sizes(spec)),
         }
         kv_heads = static.get("kv_heads", static["heads"])

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.block import Block
+from latentc.components.backbone import add_method
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import with_averages
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.networks._query_parts import Grid, embedded, patches_of, waves
 from latentc.components.parts import Problem, Spec, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -25,7 +25,7 @@ from latentc.ir.types import B
 INIT: Weights = "xavier"
 
 
-class TransformerDiscriminator(Backbone):
+class TransformerDiscriminator(TokenBlocks):
     """Scores a sample by its class token (LARP, Wang et al. 2024, arXiv:2410.21264).
 
     Takes x f32[B, C, F, H, W] or f32[B, C, H, W]; returns `score` f32[B, 1], linear in the output of the class token in
@@ -33,11 +33,9 @@ class TransformerDiscriminator(Backbone):
     """
 
     kind: Literal["transformer_discriminator"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels")
     frames: int = Field(1, gt=0, le=1_024, description="frames per patch")
-    block: Block = Field(description="the repeated block")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
     TRAINING_ONLY: ClassVar[bool] = True
     OUTPUTS = ("score",)
@@ -79,9 +77,7 @@ class TransformerDiscriminator(Backbone):
         x = Port("x", f32(B, *spec.data.shape), "state")
         static = {
             "channels": spec.data.shape[0],
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
         }
         body = _forward(self, patches_of(spec.data.shape, self.frames, self.patch), len(spec.data.shape) == 4)
         forward = add_method(mb, name, "forward", body, [x], static)

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -25,15 +26,13 @@ EPS = 1e-12
 """Least length that a vector is divided by."""
 
 
-class VectorTransformer(Backbone):
+class VectorTransformer(TokenBlocks):
     """Predicts each vector of a sequence from the previous ones (LARP's prior, Wang et al. 2024, arXiv:2410.21264).
 
     `forward`: z f32[B, N - 1, Z], all vectors but the last -> f32[B, N - 1, Z], all but the first.
     """
 
     kind: Literal["vector_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     length: int = Field(gt=1, le=1_048_576, description="vectors per sequence (N); the network sees all but one")
     channels: int = Field(gt=0, le=65_536, description="channels of a vector (Z)")
     normalize: bool = Field(True, description="normalise predictions to length 1")
@@ -68,9 +67,7 @@ class VectorTransformer(Backbone):
         static = {
             "length": self.length,
             "channels": self.channels,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
         }
         z = Port("z", f32(B, self.length - 1, self.channels), "state")
         forward = add_method(mb, name, "forward", _forward(self), (z,), static)

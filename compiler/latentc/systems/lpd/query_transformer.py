@@ -15,19 +15,20 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Method, Network, Port
 from latentc.components.decoding import MASKED, BlockForm
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named, TensorType
 
 
-class QueryTransformer(Backbone):
+class QueryTransformer(TokenBlocks):
     """Transformer over known tokens and position queries (LPD, Zhang et al. 2025, arXiv:2507.01957).
 
     `forward`: idx i64[B, T], order i64[B, T] (the position at each place of the order), mask bool[B, 2 T + 1, 2 T + 1]
@@ -38,9 +39,6 @@ class QueryTransformer(Backbone):
     """
 
     kind: Literal["query_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
-    block: Block = Field(description="the repeated block")
     weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "query_transformer",
@@ -85,9 +83,7 @@ class QueryTransformer(Backbone):
         return {
             "vocabulary": tokens.vocabulary,
             "length": tokens.length,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **self.condition_sizes(spec),
         }
 

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.layers import batch_norm
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.networks._token_embedding import Embedding, embedded
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
 from latentc.components.parts import Problem, Spec, Weights, dense
@@ -29,7 +30,7 @@ EPS = 1e-6
 """Of the batch norm, as MAE's linear probing has it."""
 
 
-class TokenClassifier(Backbone):
+class TokenClassifier(TokenBlocks):
     """Classifies tokens by their averaged features (MAGE, Li et al. 2022, arXiv:2211.09117, section 4.2).
 
     Takes idx i64[B, T]; returns logits f32[B, K] over the classes of the data's labels. With `frozen_weights` for all
@@ -38,8 +39,6 @@ class TokenClassifier(Backbone):
 
     kind: Literal["token_classifier"]
     conditions: tuple[str, ...] | None = Field((), max_length=0, description="always empty: it predicts the class")
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     block: Block = Field(description="the repeated block; its condition is `in_context`")
     embedding: Embedding = Field(Embedding(), description="how tokens enter")
     pooling: Literal["mean", "first"] = Field(
@@ -87,9 +86,7 @@ class TokenClassifier(Backbone):
             "vocabulary": tokens.vocabulary,
             **self.embedding.static(),
             "tokens": tokens.length,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             "classes": classes_of(spec),
         }
         rows = self.embedding.rows(tokens.vocabulary, self.embedding.labels)

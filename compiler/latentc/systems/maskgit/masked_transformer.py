@@ -12,17 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.block import Block
+from latentc.components.backbone import add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Network, Port
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import Norm, Positions, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
 
-class MaskedTransformer(Backbone):
+class MaskedTransformer(TokenBlocks):
     """Predicts every token of a partly masked grid (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
     `forward`: idx i64[B, T] with V for masked tokens, the conditions -> logits f32[B, T, V + 1]. Conditions modulate
@@ -31,11 +31,8 @@ class MaskedTransformer(Backbone):
     """
 
     kind: Literal["masked_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     registers: int = Field(1, ge=0, le=65_536, description="learned tokens appended to the sequence")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="position encoding")
-    block: Block = Field(description="the repeated block")
     weights: Weights = Field("xavier", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_transformer",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.cross_attention import CrossAttention
 from latentc.components.blocks.mixing import cached_blocks
@@ -26,6 +26,7 @@ from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import DECODE
 from latentc.components.kit.tokens import joined
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import FeedForward, Mixer, Norm, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
@@ -33,7 +34,7 @@ from latentc.ir.types import B, Named
 PLACES = Learned(kind="learned")
 
 
-class RetrievalTransformer(Backbone):
+class RetrievalTransformer(TokenBlocks):
     """Causal transformer that attends to its conditions, such as neighbours (Blattmann et al. 2022, arXiv:2204.11824).
 
     `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i predict token i from the previous ones.
@@ -43,8 +44,6 @@ class RetrievalTransformer(Backbone):
     """
 
     kind: Literal["retrieval_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     block: Block = Field(description="the repeated block; its mixer is causal, its condition `cross_attention`")
     spare: int = Field(
         1,

@@ -17,20 +17,20 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import Size
-from latentc.components.backbone import Backbone, add_method
-from latentc.components.blocks.block import Block
+from latentc.components.backbone import add_method
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.stochastic_depth import DropPath, dropping, growing_rates
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import BEGIN, EXTEND, MASKED
+from latentc.components.networks._patch_blocks import TokenBlocks
 from latentc.components.parts import Norm, Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 
 
-class ScaleTransformer(Backbone):
+class ScaleTransformer(TokenBlocks):
     """Transformer in which tokens see those of their own and previous scales (VAR, Tian et al. 2024, arXiv:2404.02905).
 
     `forward`: the latents before each scale but the first, at its resolution, f32[B, L - n n, Z], and the conditions ->
@@ -40,11 +40,8 @@ class ScaleTransformer(Backbone):
     """
 
     kind: Literal["scale_transformer"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=512, description="number of blocks")
     scales: tuple[Size, ...] = Field(min_length=2, max_length=64, description="sides of the token maps, one per scale")
     latent: int = Field(gt=0, le=65_536, description="channels of the tokenizer's latents (Z)")
-    block: Block = Field(description="the repeated block")
     weights: Weights = Field("normal", description="initialisation of linear layers")
     drop_path: DropPath = Field(
         0.0,
@@ -95,9 +92,7 @@ class ScaleTransformer(Backbone):
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
             "latent": self.latent,
-            "width": self.width,
-            "depth": self.depth,
-            **self.block.static(self.width),
+            **self.block_sizes(),
             **self.condition_sizes(spec),
         }
         entries, lengths = self.entries(spec), self.lengths
