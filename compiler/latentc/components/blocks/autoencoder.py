@@ -61,7 +61,7 @@ def encoder(half: Half) -> BlockBody:
         """Encodes images x [B, in_channels, H, W] as feature maps of `outputs` channels."""
         h = layers.conv(b, "conv_in", x, channels, 3, INIT, half.input_bias, out="h")
         for i, multiplier in enumerate(half.multipliers):
-            body = _level(half.blocks, half.count, i in half.attention, "down", i < last)
+            body = _level(half.blocks, half.count, i in half.attention, "Encoder")
             h = b.sub(f"levels.{i}", body, h, **_sizes(h, multiplier * channels), down=i < last)
         return _output(b, half, _middle(b, half, h), outputs)
 
@@ -77,7 +77,7 @@ def decoder(half: Half, features: bool = False) -> BlockBody:
         h = layers.conv(b, "conv_in", z, half.multipliers[-1] * channels, 3, INIT, out="h")
         h = _middle(b, half, h)
         for place, (i, multiplier) in enumerate(levels):
-            body = _level(half.blocks, half.count, i in half.attention, "up", i > 0)
+            body = _level(half.blocks, half.count, i in half.attention, "Decoder")
             h = b.sub(f"levels.{place}", body, h, **_sizes(h, multiplier * channels), up=i > 0)
         return _activated(b, half, h)
 
@@ -121,23 +121,23 @@ def _output(b: Builder, half: Half, h: Var, outputs: Any) -> Var:
 
 
 @cache
-def _level(blocks: Blocks, count: int, attends: bool, way: Literal["down", "up"], resamples: bool) -> BlockBody:
-    @module_class(f"{'Attention' * attends}{'Encoder' if way == 'down' else 'Decoder'}Level", h="B channels H W")
-    def forward(b: Builder, h: Var, *, channels: int, features: int, shortcut: int, **_: bool) -> Var:
+def _level(blocks: Blocks, count: int, attends: bool, half: Literal["Encoder", "Decoder"]) -> BlockBody:
+    @module_class(f"{'Attention' * attends}{half}Level", h="B channels H W")
+    def forward(
+        b: Builder, h: Var, *, channels: int, features: int, shortcut: int, down: bool = False, up: bool = False
+    ) -> Var:
         """The residual blocks of one resolution, then resampling, if there is any."""
         for j in range(count):
             sizes = {"channels": h.shape[1], "features": features, "shortcut": 0 if j else shortcut}
             h = b.sub(f"blocks.{j}", _residual(blocks, bool(sizes["shortcut"])), h, **sizes)
             if attends:
                 h = b.sub(f"attention.{j}", _attention(blocks), h, channels=features)
-        if not resamples:
-            return h
-        if way == "up":
+        if up:
             h = b.upsample_nearest(h, factor=2, out="h")
             return h if blocks.repeats else layers.conv(b, "up", h, features, 3, INIT, out="h")
-        if blocks.pools:
+        if down and blocks.pools:
             return b.avg_pool(h, size=2, out="h")
-        return layers.halving_conv(b, "down", h, features, INIT, out="h")
+        return layers.halving_conv(b, "down", h, features, INIT, out="h") if down else h
 
     return forward
 

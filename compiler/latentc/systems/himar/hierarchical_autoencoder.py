@@ -20,13 +20,16 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, ports_of
-from latentc.components.contract import Network, Port
+from latentc.components.contract import Need, Network, Port
 from latentc.components.decoding import MASKED, Given
 from latentc.components.networks._masked_parts import in_front, keys_of, visibility
 from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.parts import BlockParts, Problem, Spec, dense, table, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
+
+PHASES = Need("main", "hierarchical_features"), Need("pivot_head", "denoise"), Need("head", "denoise_sequence")
+"""The networks of both phases: the trunk, and a head for pivots and one for dense tokens."""
 
 
 class DecoderBlocks(Closed):

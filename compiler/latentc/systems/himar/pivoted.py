@@ -44,6 +44,7 @@ from latentc.components.samplers.table import Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
+from latentc.systems.himar.hierarchical_autoencoder import PHASES
 from latentc_runtime.sources import RandomSource, Source
 
 
@@ -82,11 +83,7 @@ class Pivoted(Sampler):
     }
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (
-            Need("main", "hierarchical_features"),
-            Need("pivot_head", "denoise"),
-            Need("head", "denoise_sequence"),
-        )
+        return PHASES
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from under("diffusion", problems=diffusion_problems(self.diffusion))

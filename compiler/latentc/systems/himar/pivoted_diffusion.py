@@ -21,7 +21,7 @@ from latentc.components.objectives.diffusion import DiffusionLoss
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
-from latentc.systems.himar.hierarchical_autoencoder import HierarchicalAutoencoder
+from latentc.systems.himar.hierarchical_autoencoder import PHASES, HierarchicalAutoencoder
 
 
 class PivotedDiffusion(DiffusionLoss):
@@ -58,11 +58,7 @@ class PivotedDiffusion(DiffusionLoss):
     }
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (
-            Need("main", "hierarchical_features"),
-            Need("pivot_head", "denoise"),
-            Need("head", "denoise_sequence"),
-        )
+        return PHASES
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
