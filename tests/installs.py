@@ -44,6 +44,7 @@ USES: dict[str, list[str]] = {
         "latentc tune my-model.yaml -w weights.safetensors -o tuned --samples 16 --evaluations 48 --seconds 5"
     ],
     "cpu,data": [COMPILE, "latentc sample model.latentc --count 20 --as parquet -o samples"],
+    "hub": ["import datasets, latentc.survey; latentc.survey.survey"],
     "cpu,evaluate": [COMPILE, "latentc evaluate model.latentc --count 40"],
     "cpu,serve": [COMPILE, SERVER],
     "gpu": ["import onnxruntime; print(onnxruntime.get_available_providers())"],
