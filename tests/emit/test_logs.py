@@ -58,6 +58,17 @@ def test_without_pictures_there_are_curves_alone() -> None:
     assert "class TensorBoard" in files["latentc_support/logs.py"]
 
 
+# As wandb behaves without an account.
+WITHOUT_KEY = """
+import types
+wandb = sys.modules["wandb"] = types.ModuleType("wandb")
+wandb.Error, wandb.Image = type("Error", (Exception,), {}), None
+def init(**given):
+    raise wandb.Error("No API key configured.\\nUse `wandb login`.")
+wandb.init = init
+"""
+
+
 def test_a_log_is_named_once() -> None:
     with pytest.raises(DiagnosticError, match="names a log twice"):
         load_spec("digits_dit", overrides=["train.log=[csv, csv]"])
@@ -205,11 +216,16 @@ def test_mlflow_writes_one_run_to_a_folder(two: Path) -> None:
     [
         ("[wandb]", 'sys.modules["wandb"] = None', "the package wandb is missing: pip install -r"),
         ("[mlflow]", 'sys.modules["mlflow"] = None', "the package mlflow is missing: pip install -r"),
+        (
+            "[wandb]",
+            WITHOUT_KEY,
+            "train.log: wandb: No API key configured. Use `wandb login`; WANDB_MODE=offline",
+        ),
         ("[files]", "", "train.log: ['files'] is not a list of some of tensorboard, csv, wandb, mlflow"),
     ],
 )
 def test_a_log_that_cannot_be_written_ends_training_at_once(project: Path, flag: str, before: str, why: str) -> None:
-    done = python(project, "train.py", *SHORT, "--log", flag, "--out", "none", before=f"{ALONE}; {before}")
+    done = python(project, "train.py", *SHORT, "--log", flag, "--out", "none", before=f"{ALONE}\n{before}")
     assert done.returncode == 1 and done.stderr.startswith(why), done.stderr
     assert not (project / "none/checkpoints").exists()
 

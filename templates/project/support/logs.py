@@ -84,7 +84,7 @@ class Wandb:
             self.run = wandb.init(dir=str(out), **given)
         except wandb.Error as error:
             mend = f"WANDB_MODE=offline writes to {out / 'wandb'} instead"
-            raise SystemExit(f"train.log: wandb: {' '.join(str(error).split())}; {mend}") from None
+            raise SystemExit(f"train.log: wandb: {' '.join(str(error).split()).rstrip('.')}; {mend}") from None
 
     def add(self, values: dict[str, float], step: int) -> None:
         self.run.log(values, step=step)
