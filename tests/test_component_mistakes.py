@@ -85,6 +85,14 @@ CASES = {
         "def needs",
         "did you mean `denoise`?",
     ),
+    "declared": (
+        "objective",
+        'def needs(self, spec: Spec) -> tuple[Need, ...]:\n        return (Need("main", "denoise"),)',
+        'NEEDS = "denois"',
+        "E0904",
+        "class MyObj",
+        "did you mean `denoise`?",
+    ),
     "column": ("sampler", 'row["d"]', 'row["dd"]', "E0903", 'row["dd"]', "KeyError"),
     "table": ("sampler", "np.diff(grid.times)", "np.dif(grid.times)", "E0903", "np.dif(", "did you mean `diff`?"),
     "property": (
