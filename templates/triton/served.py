@@ -15,6 +15,9 @@ from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.manifest_json import manifest_from_bytes
 from latentc_runtime.request import Request, check_request, program_entry
 
+REQUEST = ("E0608", "E0609", "E0610")
+"""Codes of requests that do not fit the model, INVALID_ARGUMENT for clients; others are INTERNAL, Triton's default."""
+
 
 def manifest_beside(file: str) -> Manifest:
     """The manifest that lies beside a model's file."""
@@ -73,8 +76,11 @@ def response(arrays: dict[str, np.ndarray]) -> Any:
 
 
 def refusal(error: BundleError) -> Any:
-    """A response that tells what was wrong with one request; the others of its batch are served."""
-    return triton.InferenceResponse(output_tensors=[], error=triton.TritonError(str(error)))
+    """A response that says what was wrong with one request; the others of its batch are served."""
+    wrong = getattr(triton.TritonError, "INVALID_ARG", None)  # servers before 23.08 have no codes
+    if wrong is None or error.code not in REQUEST:
+        return triton.InferenceResponse(output_tensors=[], error=triton.TritonError(str(error)))
+    return triton.InferenceResponse(output_tensors=[], error=triton.TritonError(str(error), wrong))
 
 
 def each(requests: Sequence[Any], answer: Callable[[Any], dict[str, np.ndarray]]) -> list[Any]:

@@ -32,6 +32,7 @@ from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.export import triton_models
 from latentc.export.triton import repository_from_bundle
+from latentc.files import shipped
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.hashes import hash_file
 from latentc_runtime.manifest import Plan
@@ -61,9 +62,17 @@ class Response:
         self.arrays = {t.name(): t.as_numpy() for t in output_tensors}
 
 
+class TritonError(RuntimeError):
+    INTERNAL, INVALID_ARG = 1, 3
+
+    def __init__(self, message: str, code: int = INTERNAL) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def stub() -> types.ModuleType:
     module: Any = types.ModuleType("triton_python_backend_utils")
-    module.Tensor, module.InferenceResponse, module.TritonError = Tensor, Response, RuntimeError
+    module.Tensor, module.InferenceResponse, module.TritonError = Tensor, Response, TritonError
     module.get_input_tensor_by_name = lambda request, name: next((t for t in request if t.name() == name), None)
     return module
 
@@ -226,7 +235,8 @@ def test_a_batch_of_requests_gives_what_the_runtime_gives_each(
     wrong = ask([99], [0])
     answers = server.infer(made.model, [*requests[:2], wrong, *requests[2:]])
     # One request in the batch is refused in words; the others do not notice.
-    assert isinstance(answers[2], RuntimeError) and "no class 99" in str(answers[2])
+    assert isinstance(answers[2], TritonError) and "no class 99" in str(answers[2])
+    assert answers[2].code == TritonError.INVALID_ARG
     for request, answer in zip(requests, [a for a in answers if not isinstance(a, Exception)], strict=True):
         alone = pipe.sample(**{name: array[:, 0] for name, array in request.items()})
         if alone.dtype.kind == "i":
@@ -375,6 +385,31 @@ def test_what_is_served_stands_alone(bundles: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     want = latentc_runtime.load(bundles("ddim", "host"), device="cpu").sample([3], [7])
     assert np.abs(np.load(tmp_path / "out.npy") - want).max() <= 1e-6
+
+
+def test_errors_have_the_codes_of_servers_that_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stub())
+    place = shipped.folder("templates") / "triton/served.py"
+    spec = importlib.util.spec_from_file_location("served_codes", place)
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(served := importlib.util.module_from_spec(spec))
+    codes = {"E0608": 3, "E0609": 3, "E0610": 3, "E0607": 1, "E0612": 1}
+    for code, wanted in codes.items():
+        assert served.refusal(latentc_runtime.BundleError(code, "it failed")).error.code == wanted
+    monkeypatch.setattr(served.triton, "TritonError", RuntimeError)  # of older servers
+    assert "it failed" in str(served.refusal(latentc_runtime.BundleError("E0608", "it failed")).error)
+
+
+def test_repositories_hold_of_the_runtime_what_triton_uses(bundles: Any, tmp_path: Path) -> None:
+    """Neither the server with its page nor its client; caches neither."""
+    for form in ("loop", "host"):
+        api.deploy_triton(bundles("ddim", form), tmp_path / form)
+        copies = list((tmp_path / form).rglob("latentc_runtime"))
+        assert copies
+        for copy in copies:
+            assert not {"serve", "client.py"} & {path.name for path in copy.iterdir()}
+            assert {"media", "backends", "pipeline.py"} <= {path.name for path in copy.iterdir()}
+            assert not list(copy.rglob("__pycache__")) and not list(copy.rglob("*.js"))
 
 
 def test_referenced_weights_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

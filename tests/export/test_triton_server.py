@@ -130,8 +130,9 @@ def test_requests_get_what_the_runtime_gives(server: Server, repository: tuple[P
 
 
 def test_a_wrong_request_is_refused_with_our_diagnostic(server: Server) -> None:
-    with pytest.raises(triton.InferenceServerException, match=r"error\[E0608\]: no class 31"):
+    with pytest.raises(triton.InferenceServerException, match=r"error\[E0608\]: no class 31") as refusal:
         server.ask([31], [0], [1.0])
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_a_python_that_does_not_fit_the_server_is_named(repository: tuple[Path, Path], tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shlex
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from served import Gate, eventually, many_classes, mel_bundle, served, tiny_bund
 
 import latentc_runtime
 from latentc.cli import run
+from latentc_runtime.bundle import open_bundle, write_manifest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -131,6 +134,7 @@ def test_a_sample_is_made_again(server, page, tmp_path, monkeypatch) -> None:
     shows(page, "#detail-title", "nine")
     command, link, file = (row.inner_text() for row in page.query_selector_all("#detail-again code"))
     assert web.get(file).content == wanted
+    assert " --class nine " in command and "classes=nine&" in file
 
     monkeypatch.chdir(tmp_path)
     words = command.split()
@@ -282,3 +286,23 @@ def test_the_page_of_the_interface_shows_every_address_and_tries_one(page, serve
     page.click("text=Execute")
     sync_api.expect(page.locator(".live-responses-table")).to_contain_text(re.compile(r'"status":\s*"ok"'))
     assert said == []
+
+
+def test_names_in_recipes_mean_the_class(page, tmp_path) -> None:
+    """Names that two classes share, that look like numbers or options, and that hold quotes, commas and umlauts."""
+    names = ("crane, bird", "crane, machine", "7", "all", 'a "b"', "-x", "Große_Möwe", "1-2", "nine, IX", "it's")
+    folder = tiny_bundles.host_bundle(tmp_path / "b")
+    manifest = open_bundle(folder).manifest
+    write_manifest(folder, replace(manifest, conditions=(replace(manifest.conditions[0], names=names),)))
+    with served(f"host={folder}") as (web, _):
+        page.goto(address(web, "model=host&classes=0,1,2,3,4,5,6,7,8,9&per=1&seed=40"))
+        made = pictures(page, 10)
+        for index, name in enumerate(
+            ["0", "1", '"7"', '"all"', '"a ""b"""', "5", "Große_Möwe", '"1-2"', "nine", "it's"]
+        ):
+            page.click(f".tile >> nth={index}")
+            command, _, file = (row.inner_text() for row in page.query_selector_all("#detail-again code"))
+            words = shlex.split(command)
+            assert words[words.index("--class") + 1] == name
+            assert web.get(file).content == made[index], name
+            page.keyboard.press("Escape")

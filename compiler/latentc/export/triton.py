@@ -142,7 +142,13 @@ def _write_python(version: Path, bundle: Bundle, role: str) -> None:
     shutil.copyfile(templates / f"{role}.py", version / "model.py")
     shutil.copyfile(templates / "served.py", version / "served.py")
     runtime = Path(latentc_runtime.__file__).parent
-    shutil.copytree(runtime, version / "latentc_runtime", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def _unused(folder: str, names: list[str]) -> set[str]:
+        """Of the runtime, what Triton serves without: its own server with the page, and the client of it."""
+        further = {"serve", "client.py"} if Path(folder) == runtime else set()
+        return {name for name in names if name == "__pycache__" or name in further}
+
+    shutil.copytree(runtime, version / "latentc_runtime", ignore=_unused)
     if role != "sampler":
         shutil.copyfile(bundle.path("manifest.json"), version / "manifest.json")
         return

@@ -117,7 +117,7 @@ def _read(body: bytes) -> _Asked:
 def _model(models: Mapping[str, Model], name: str | None) -> Model:
     if name is None and len(models) == 1:
         return next(iter(models.values()))
-    if name in models:
+    if name is not None and name in models:
         return models[name]
     what = "the request names no model" if name is None else f"there is no model `{name[:60]}`"
     error = BundleError("E0617", what, f"models: {', '.join(models)}")

@@ -16,6 +16,18 @@ function options({ model, request, files }) {
   return found;
 }
 
+const folded = (text) => text.normalize("NFKC").toLowerCase().replaceAll("_", " ").trim().split(/\s+/).join(" ");
+
+// The class of a sample as commands and addresses take it: its short name if no other class has it, else its number.
+function classOf(model, item) {
+  const [condition, label] = Object.entries(item.labels)[0] ?? [];
+  const names = model.conditions.find(({ name }) => name === condition)?.names ?? [];
+  const short = (names[label] ?? "").split(",")[0].trim();
+  const holders = names.filter((name) => [name, ...name.split(",")].some((part) => folded(part) === folded(short)));
+  if (!short || short.startsWith("-") || holders.length > 1) return label;
+  return /^[\d\s-]+$|^all$|"/.test(short) ? `"${short.replaceAll('"', '""')}"` : short;
+}
+
 const line = (words) => words.map((word) => quoted(String(word))).join(" ");
 const suffix = { image: "png", video: "gif", audio: "wav", text: "txt" };
 
@@ -33,7 +45,7 @@ export function commandForAll(run) {
 export function again(run, item) {
   const { model, request, query, files } = run;
   const label = Object.values(item.labels)[0];
-  const one = request.classes ? ["--class", label] : ["--count", 1];
+  const one = request.classes ? ["--class", classOf(model, item)] : ["--count", 1];
   const kind = suffix[run.program.medium] ?? "npz";
   const command = line(["latentc", "sample", model.bundle, ...one, "--seed", item.seed, ...options(run), "-o", `sample.${kind}`]);
   const found = [{ what: "Command", text: command }];
@@ -45,6 +57,7 @@ export function again(run, item) {
     page.set("seed", item.seed);
     const direct = new URLSearchParams(page);
     for (const name of ["model", "per", "seed"]) direct.delete(name);
+    if (request.classes) direct.set("classes", classOf(model, item));
     direct.set("seeds", item.seed);
     for (const [name, value] of Object.entries(request.conditions ?? {})) direct.set(name, JSON.stringify(value));
     found.push({ what: "This page", text: `${location.origin}${location.pathname}?${tidy(page)}` });
