@@ -15,6 +15,7 @@ import pytest
 from forked import python
 from PIL import Image
 
+from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_files, project_from_lowered
 from latentc.files.templates import template
@@ -28,14 +29,19 @@ SHORT += ["--sample_every", "2", "--log_every", "1"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny", "csv": ""}
 
 
-def files_of(log: str, *more: str) -> dict[str, str | bytes]:
-    spec = load_spec("digits_dit", overrides=[*TINY, f"train.log={log}", *more])
-    return project_files(lower(spec), spec)
+@pytest.fixture(scope="module")
+def lowered() -> Lowered:
+    return lower(load_spec("digits_dit", overrides=TINY))
 
 
-@pytest.mark.parametrize("named", [["csv"], ["wandb", "mlflow"], ["tensorboard", "csv"]])
-def test_a_project_has_the_logs_that_its_spec_names(named: list[str]) -> None:
-    files = {path: str(text) for path, text in files_of(f"[{', '.join(named)}]").items()}
+def files_of(lowered: Lowered, log: str) -> dict[str, str]:
+    files = project_files(lowered, load_spec("digits_dit", overrides=[*TINY, f"train.log={log}"]))
+    return {path: str(text) for path, text in files.items()}
+
+
+@pytest.mark.parametrize("named", [["csv"], ["wandb", "mlflow", "tensorboard"]])
+def test_a_project_has_the_logs_that_its_spec_names(lowered: Lowered, named: list[str]) -> None:
+    files = files_of(lowered, f"[{', '.join(named)}]")
     for kind, package in PACKAGES.items():
         asked = kind in named
         assert (f'"{kind}"' in files["latentc_support/logs.py"]) == asked, kind
@@ -44,8 +50,8 @@ def test_a_project_has_the_logs_that_its_spec_names(named: list[str]) -> None:
     assert ("pillow" in files["requirements.txt"]) == (named != ["csv"])
 
 
-def test_without_logs_there_are_grids_alone() -> None:
-    files = {path: str(text) for path, text in files_of("[]").items()}
+def test_without_logs_there_are_grids_alone(lowered: Lowered) -> None:
+    files = files_of(lowered, "[]")
     assert "class Logs" not in files["latentc_support/logs.py"] and "Logs" not in files["train.py"]
     assert "log:" not in files["config.yaml"] and '"train.log"' not in files["latentc_support/config.py"]
 
