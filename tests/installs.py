@@ -43,6 +43,9 @@ USES: dict[str, list[str]] = {
     "cpu,plots": [
         "latentc tune my-model.yaml -w weights.safetensors -o tuned --samples 16 --evaluations 48 --seconds 5"
     ],
+    "cpu,demo,sweep": [
+        "latentc sweep my-model.yaml -o swept --set train.steps=2,3 --set train.schedule.warmup=1 --count 40"
+    ],
     "cpu,data": [COMPILE, "latentc sample model.latentc --count 20 --as parquet -o samples"],
     "hub": ["import datasets, latentc.survey; latentc.survey.survey"],
     "cpu,evaluate": [COMPILE, "latentc evaluate model.latentc --count 40"],

@@ -40,6 +40,8 @@ LINES = {
     "wrong type of option": ("sample BUNDLE --seed one -o a.png", "E0701"),
     "budget without a value": ("tune SPEC -w WEIGHTS -o tuned --budget error", "E0715"),
     "budget of nothing measured": ("tune SPEC -w WEIGHTS -o tuned --budget eror=1", "E0715"),
+    "sweep of one value": ("sweep SPEC -o swept --set train.steps=5", "E0717"),
+    "sweep of no setting": ("sweep SPEC -o swept --set train.stps=5,6", "E0201"),
     "metric that is no function": ("tune SPEC -w WEIGHTS -o tuned --metric INPUTS", "E0714"),
     "reward that is no function": ("search BUNDLE --reward INPUTS -o a.png", "E0714"),
     "nothing to write of a search": ("search BUNDLE --reward a.py:f", "E0701"),

@@ -35,7 +35,7 @@ def test_help_and_version(latentc: Run) -> None:
     help_text = latentc("--help")
     assert help_text.status == 0
     verbs = "specs check show schema init explain emit train forward weights compile "
-    verbs += "sample search verify bench doctor deploy"
+    verbs += "sample search sweep verify bench doctor deploy"
     assert all(f"\n  {verb} " in help_text.out for verb in verbs.split())
     assert latentc().out == help_text.out
     assert latentc("--version").out == f"latentc {__version__}\n"

@@ -58,9 +58,16 @@ def ran(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iter
         outcome.write(folder)
 
     monkeypatch.setattr(workers, "run_trial", fake)
+    if "references" not in request.fixturenames:
+        monkeypatch.setattr("latentc.evaluate.judge.open_judge", lambda *given: None)
     if "plots" not in request.fixturenames:
         monkeypatch.setattr("latentc.sweep.run.write_plot", lambda swept, folder: None)
     yield jobs
+
+
+@pytest.fixture
+def references() -> None:
+    """The test's references are opened."""
 
 
 @pytest.fixture
@@ -240,6 +247,22 @@ def test_mistakes_end_it_before_it_begins(
         api.sweep(spec, folder, settings, **options)
     assert caught.value.diagnostics[0].code == code and not ran
     assert not (tmp_path / "taken/trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"reference": "nowhere"}, "E0401"),
+        ({"metrics": ["fid"], "features": ["principal"]}, "E0714"),
+        ({"features": ["inception=nowhere.pth"]}, "E0401"),
+    ],
+)
+def test_nothing_trains_that_cannot_be_judged(
+    spec: Path, tmp_path: Path, references: None, ran: list[Job], options: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        api.sweep(spec, tmp_path / "swept", ["train.steps=1,2"], **options)
+    assert caught.value.diagnostics[0].code == code and not ran and not (tmp_path / "swept").exists()
 
 
 # ---- a trial

@@ -8,6 +8,7 @@ import sys
 import types
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from latentc.tune.denoiser import open_denoiser
 from latentc.tune.found import Found
 from latentc.tune.quality import UserJudge
 from latentc.tune.report import Tuned
-from latentc.tune.screen import Screened, spread
+from latentc.tune.screen import Screened, open_screen, spread
 from latentc.weights import read_safetensors
 from latentc_runtime import load
 
@@ -252,6 +253,28 @@ def test_little_time_takes_samples_before_candidates() -> None:
     judged = partial(tune_run._judged, 256, own, Found(tried, (), None, None, 0.01))
     assert [judged(left) for left in (math.inf, 1000.0, 180.0, 1.0, -5.0)] == [256, 256, 50, 4, 4]
     assert tune_run._judged(256, own, Found((), ()), 0.0) == 256  # no evaluation was timed
+
+
+def test_half_the_search_is_left_for_timesteps(tmp_path: Path) -> None:
+    """Solvers that come too late for it are tried last."""
+    spec, weights = made(tmp_path)
+    tensors = network_weights(load_spec(spec), lower(load_spec(spec)), weights, None, None, ["main"])
+    denoiser = open_denoiser(load_spec(spec), tensors)
+    given, told = denoiser.given(0, 4), list[str]()
+    own = load_spec(spec).sampler
+    assert isinstance(own, ArraySampler)
+    screen = open_screen(
+        own,
+        denoiser,
+        given,
+        lambda: False,
+        lambda done, total, what: told.append(what.split()[0]),
+        lambda: len(told) > 3,
+    )
+    found = screen.run((2, 4))
+    assert [stage for stage, _ in groupby(told)][:2] == ["solvers", "timesteps"] and told[-1] == "solvers"
+    tried = [s.candidate for s in found if s.candidate.found == "grid"]
+    assert len(tried) == len(grid(own, denoiser.target, (2, 4)))
 
 
 def test_a_search_begins_with_counts_of_all_sizes() -> None:

@@ -36,9 +36,12 @@ def sweep(
     which ranks trials; `fd` by default. `features`, `reference`, `count` and `seed` as `evaluate` takes them.
     `workers`: trials at once, "ray" or "ray:ADDRESS". Trials that finished in an earlier run are kept, an interrupted
     training goes on. `progress` is called with each finished trial. Raises DiagnosticError: those of `check`, E0412,
-    E0502, E0706, E0708, E0714, E0717, E0718, E0741.
+    E0502, E0706, E0708, E0714, E0717, E0718, E0720 to E0722, E0741.
     """
+    from latentc.evaluate import judge
+    from latentc.evaluate.judge import Wanted
     from latentc.evaluate.metrics import figures_from_text
+    from latentc.export.bundle import program_outputs
     from latentc.lower import lower
     from latentc.spec import load_spec
     from latentc.sweep.axes import axes_from_text
@@ -56,7 +59,15 @@ def sweep(
         mend = "a sweep trains, compiles and draws samples"
         raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no {lacks}", help=mend)
     needed("torch", "training", 'pip install "latentc[torch]"')
-    judged = (names, tuple(features), None if reference is None else str(reference), count, seed, device)
-    options = Options(Judging(*judged), trials, workers)
+    judging = Judging(names, tuple(features), None if reference is None else str(reference), count, seed, device)
+    program = lowered.programs[0]
+    made = lowered.module.entry(program.entry)
+    output = program_outputs(program, made, [value.name for value in made.outputs], spec)[0].output
+    wanted = Wanted(names, judging.features, None, judging.reference, device=device)
+
+    def compared() -> None:
+        judge.open_judge(wanted, spec.data, output, lambda done, total, stage: None)
+
+    options = Options(judging, trials, workers)
     plain = None if variant is not None or str(source) == "-" else source
-    return run(plain, spec, fixed, axes, Path(folder), options, progress or (lambda done, total, line: None))
+    return run(plain, spec, fixed, axes, Path(folder), options, compared, progress or (lambda done, total, line: None))

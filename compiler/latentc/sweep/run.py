@@ -47,17 +47,20 @@ def sweep(
     axes: Sequence[Axis],
     root: Path,
     options: Options,
+    compared: Callable[[], None],
     said: Said,
 ) -> Swept:
     """Runs the trials of `axes` and writes results.csv, results.txt, sweep.svg, sweep.png and best.yaml into `root`.
 
-    `source` with the settings `fixed` is `spec`; without a source, `spec` is written there as base.yaml. Raises
-    DiagnosticError: E0412, E0502, E0706, E0717, E0718, E0741.
+    `source` with the settings `fixed` is `spec`; without a source, `spec` is written there as base.yaml. `compared()`
+    finds out before anything is trained whether samples can be judged; trials find what it reads in the cache. Raises
+    DiagnosticError: E0412, E0502, E0706, E0717, E0718, E0741, and what `compared` raises.
     """
     need_matplotlib()
     need_optuna()
     text = resolved_yaml(spec)
     _check_values(text, axes)
+    compared()
     _claim(root)
     with locked(root / "trials") as alone:
         if not alone and os.name == "posix":  # elsewhere nothing can be locked

@@ -56,7 +56,7 @@ class Study:
             )
             # Another seed for the trials of a continued sweep, whose first ones would repeat.
             begun = len(self._study.trials)
-            self._study.sampler = optuna.samplers.TPESampler(seed=(seed + begun) % (1 << 32))
+            self._study.sampler = optuna.samplers.TPESampler(seed=(seed + begun) % (1 << 32), constant_liar=True)
         if is_grid(axes):
             for chosen in islice(grid(axes), most):
                 self._study.enqueue_trial(chosen, skip_if_exists=True)

@@ -42,7 +42,10 @@ class Screened:
 
 @dataclass(frozen=True)
 class Screen:
-    """The search over the samples of the request `given`, whose exact solutions are `fine`; `stop()` ends it early."""
+    """The search over the samples of the request `given`, whose exact solutions are `fine`; `stop()` ends it early.
+
+    After `half()` of its time the timesteps of the solvers tried so far are searched; the others come last.
+    """
 
     own: ArraySampler
     denoiser: Denoiser
@@ -50,12 +53,16 @@ class Screen:
     fine: Trajectory
     stop: Callable[[], bool]
     tell: Tell
+    half: Callable[[], bool] = lambda: False
 
     def run(self, counts: Sequence[int]) -> list[Screened]:
         """Every candidate of `counts` evaluations, in the order of trying: middle counts first, as time may run out."""
-        found = self._each(grid(self.own, self.denoiser.target, spread(counts)), "solvers")
+        tried = grid(self.own, self.denoiser.target, spread(counts))
+        found = self._each(tried, "solvers", self.half)
+        rest = tried[len(found) :]
         found += self._timesteps(found)
-        return found + self._intervals(found)
+        found += self._intervals(found)
+        return found + self._each(rest, "solvers")
 
     def error(self, sampler: ArraySampler) -> float:
         """The error of a sampler's samples against the exact solutions."""
@@ -66,11 +73,13 @@ class Screen:
         count = sampler.table(target).all_progress.size
         return Screened(candidate, count, sampler.runs(target), self.error(sampler))
 
-    def _each(self, tried: Sequence[Candidate], stage: str) -> list[Screened]:
+    def _each(
+        self, tried: Sequence[Candidate], stage: str, until: Callable[[], bool] = lambda: False
+    ) -> list[Screened]:
         """Every candidate screened, or as many as time allows."""
         found: list[Screened] = []
         for i, candidate in enumerate(tried):
-            if self.stop():
+            if until() or self.stop():
                 break
             self.tell(i, len(tried), stage)
             found.append(self._screened(candidate))
@@ -115,7 +124,14 @@ class Screen:
         return self._each(tried, "guidance intervals")
 
 
-def open_screen(own: ArraySampler, denoiser: Denoiser, given: Given, stop: Callable[[], bool], tell: Tell) -> Screen:
+def open_screen(
+    own: ArraySampler,
+    denoiser: Denoiser,
+    given: Given,
+    stop: Callable[[], bool],
+    tell: Tell,
+    half: Callable[[], bool] = lambda: False,
+) -> Screen:
     """Solves the samples of the search exactly."""
     target = denoiser.target
     sampler = reference(own, target, FINE)
@@ -127,7 +143,7 @@ def open_screen(own: ArraySampler, denoiser: Denoiser, given: Given, stop: Calla
     states = np.concatenate([part.states for part in parts], axis=1)
     estimates = np.concatenate([part.estimates for part in parts], axis=1)
     fine = Trajectory(points.times[:-1], points.alpha, points.sigma, states, estimates)
-    return Screen(own, denoiser, given, fine, stop, tell)
+    return Screen(own, denoiser, given, fine, stop, tell, half)
 
 
 def spread(counts: Sequence[int]) -> list[int]:
