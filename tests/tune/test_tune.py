@@ -263,16 +263,11 @@ def test_half_the_search_is_left_for_timesteps(tmp_path: Path) -> None:
     given, told = denoiser.given(0, 4), list[str]()
     own = load_spec(spec).sampler
     assert isinstance(own, ArraySampler)
-    screen = open_screen(
-        own,
-        denoiser,
-        given,
-        lambda: False,
-        lambda done, total, what: told.append(what.split()[0]),
-        lambda: len(told) > 3,
-    )
+    left = lambda: 10.0 - len(told)  # noqa: E731
+    screen = open_screen(own, denoiser, given, lambda: False, lambda i, n, what: told.append(what.split()[0]), left)
     found = screen.run((2, 4))
-    assert [stage for stage, _ in groupby(told)][:2] == ["solvers", "timesteps"] and told[-1] == "solvers"
+    stages = [(stage, len(list(group))) for stage, group in groupby(told)]
+    assert stages[0] == ("solvers", 6) and stages[1][0] == "timesteps" and told[-1] == "solvers"
     tried = [s.candidate for s in found if s.candidate.found == "grid"]
     assert len(tried) == len(grid(own, denoiser.target, (2, 4)))
 

@@ -5,6 +5,7 @@ All on the same few samples, whose exact solutions are known; compiled candidate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Screened:
 class Screen:
     """The search over the samples of the request `given`, whose exact solutions are `fine`; `stop()` ends it early.
 
-    After `half()` of its time the timesteps of the solvers tried so far are searched; the others come last.
+    After half of the `left()` seconds the timesteps of the solvers tried so far are searched; the others come last.
     """
 
     own: ArraySampler
@@ -53,12 +54,13 @@ class Screen:
     fine: Trajectory
     stop: Callable[[], bool]
     tell: Tell
-    half: Callable[[], bool] = lambda: False
+    left: Callable[[], float] = lambda: math.inf
 
     def run(self, counts: Sequence[int]) -> list[Screened]:
         """Every candidate of `counts` evaluations, in the order of trying: middle counts first, as time may run out."""
         tried = grid(self.own, self.denoiser.target, spread(counts))
-        found = self._each(tried, "solvers", self.half)
+        begun = self.left()
+        found = self._each(tried, "solvers", lambda: self.left() < begun / 2)
         rest = tried[len(found) :]
         found += self._timesteps(found)
         found += self._intervals(found)
@@ -130,7 +132,7 @@ def open_screen(
     given: Given,
     stop: Callable[[], bool],
     tell: Tell,
-    half: Callable[[], bool] = lambda: False,
+    left: Callable[[], float] = lambda: math.inf,
 ) -> Screen:
     """Solves the samples of the search exactly."""
     target = denoiser.target
@@ -143,7 +145,7 @@ def open_screen(
     states = np.concatenate([part.states for part in parts], axis=1)
     estimates = np.concatenate([part.estimates for part in parts], axis=1)
     fine = Trajectory(points.times[:-1], points.alpha, points.sigma, states, estimates)
-    return Screen(own, denoiser, given, fine, stop, tell, half)
+    return Screen(own, denoiser, given, fine, stop, tell, left)
 
 
 def spread(counts: Sequence[int]) -> list[int]:
