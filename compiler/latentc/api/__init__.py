@@ -11,7 +11,7 @@ from latentc.api.classifying import classify
 from latentc.api.compiling import calibrate, compile, fused
 from latentc.api.components import init_component, use_components
 from latentc.api.evaluating import evaluate
-from latentc.api.exchange import export_diffusers, import_checkpoint
+from latentc.api.exchange import export_diffusers, import_checkpoint, pull, push
 from latentc.api.inspecting import data
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import (
@@ -69,6 +69,8 @@ __all__ = [
     "loss_file",
     "notes",
     "plan",
+    "pull",
+    "push",
     "resolved",
     "run_method",
     "runs",

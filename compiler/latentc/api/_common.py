@@ -59,7 +59,28 @@ def lowered_spec(
     from latentc.spec import load_spec
 
     spec = load_spec(source, variant, overrides)
+    if to_emit:
+        spec = _with_downloads(spec)
     return spec, lower(spec, to_emit=to_emit)
+
+
+def _with_downloads(spec: Spec) -> Spec:
+    """The spec with files of this machine for pretrained weights on the Hub, for a project. DiagnosticError E0425."""
+    from latentc.diagnostics import DiagnosticError
+    from latentc.weights.files import files_of
+    from latentc.weights.hub import is_hub
+
+    networks = dict(spec.networks)
+    for name, network in spec.networks.items():
+        path = getattr(network, "pretrained", None)
+        if path is not None and is_hub(path):
+            files = files_of(path)
+            if len(files) != 1:
+                place = spec.span("networks", name, "pretrained")
+                message = f"{path} holds {len(files)} files, and a project reads one"
+                raise DiagnosticError.of("E0425", message, place, help=f"name it: {path}/FILE")
+            networks[name] = network.model_copy(update={"pretrained": str(files[0])})
+    return spec if networks == spec.networks else spec.model_copy(update={"networks": networks})
 
 
 def check_data(spec: Spec, lowered: Lowered) -> None:

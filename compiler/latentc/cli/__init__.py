@@ -43,6 +43,8 @@ for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None
     app.command(context_settings=further)(verb if verb in WITHOUT_SPECS else with_components(verb))
 app.command("import")(with_components(exchange.import_))
+app.command()(with_components(exchange.push))
+app.command()(exchange.pull)
 app.add_typer(export, name="export")
 export.command()(with_components(exchange.diffusers))
 app.add_typer(deploy, name="deploy")

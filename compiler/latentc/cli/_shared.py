@@ -59,7 +59,7 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="A .safetensors, .pt or .npz file, or NETWORK=FILE per network. Default: the spec's own.",
+        help="A .safetensors, .pt or .npz file or hub:ORG/NAME, or NETWORK=FILE per network. Default: the spec's own.",
     ),
 ]
 Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map for this file.")]

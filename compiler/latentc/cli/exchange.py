@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from latentc import api
-from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, bar_for, echo, warn
+from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, advancing, bar_for, echo, spec_names, warn
 
 Replace = Annotated[bool, typer.Option("--force", help="Replace a folder written by latentc.")]
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE", help="A diffusers folder, or a checkpoint.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER|FILE", help="A diffusers folder, a checkpoint, or hub:ORG/NAME.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write.")],
     system: Annotated[
         str | None, typer.Option("--spec", metavar="NAME", help="Shipped spec, if the file matches several.")
@@ -54,3 +56,55 @@ def diffusers(
     warn(made.notes)
     what = made.pipeline or "models without a pipeline"
     echo(made.data() if as_json else f"{output}: {what}; wrote {', '.join(made.files)}")
+
+
+def push(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE|PROJECT", help="A bundle, a trained project or its run.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository, created if need be.")],
+    spec: Annotated[
+        str | None,
+        typer.Option("--spec", metavar="SPEC", help="The spec of a project.", autocompletion=spec_names),
+    ] = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", metavar="ID", help="The weights' licence, such as apache-2.0.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Figures for the card, from `evaluate -o DIR`.")
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option("--samples", metavar="FILE", help="A PNG for the card. Default: drawn, or the run's newest."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a bundle or trained weights to the Hugging Face Hub, with their spec and a model card."""
+    with bar_for("pushing") as bar:
+        url, files = api.push(
+            source, repository, spec, variant, overrides or (), licence, report, samples, private, advancing(bar)
+        )
+    if licence is None:
+        warn(["the model card states no licence: push again with `--licence ID`"])
+    echo({"url": url, "files": files} if as_json else f"{url}: {', '.join(files)}")
+
+
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository, or ORG/NAME@REVISION.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write. Default: NAME.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a repository of the Hugging Face Hub: a bundle, or a spec with its weights."""
+    with bar_for("downloading"):
+        folder, kind = api.pull(repository, output)
+    if as_json:
+        echo({"folder": str(folder), "kind": kind})
+        return
+    following = {
+        "bundle": f"; next: latentc sample {folder} -o samples.png",
+        "spec": f"; next: latentc compile {folder}/spec.yaml -o {folder}.latentc",
+    }
+    echo(f"{folder}: {kind}{following.get(kind, '')}")

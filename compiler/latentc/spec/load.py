@@ -24,6 +24,7 @@ from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec, place_at
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import Document
+from latentc.weights.hub import is_hub
 
 
 @blamed()
@@ -138,7 +139,7 @@ def data_from_spec(spec: Spec) -> dict[str, Any]:
     """The spec as plain data with every default, keys in the order of the sections; default weights by full path."""
     data = spec.model_dump(mode="json", by_alias=True, exclude={"extends", "variants"})
     for network, file in checkpoint_files(spec).items():
-        data["checkpoints"][network]["weights"] = file.resolve().as_posix()
+        data["checkpoints"][network]["weights"] = str(file) if is_hub(file) else file.resolve().as_posix()
     if list(data["networks"]) == ["main"]:
         data = {"backbone" if key == "networks" else key: value for key, value in data.items()}
         data["backbone"] = data["backbone"]["main"]

@@ -13,6 +13,7 @@ from latentc.components.networks._class_names import with_tokens
 from latentc.diagnostics import DiagnosticError, Span
 from latentc.files import shipped
 from latentc.spec.yaml import HIDDEN
+from latentc.weights.hub import is_hub
 from latentc_runtime.texts import tokens_from_text
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 def named_file(spec: Spec, text: str, *place: str | int) -> Path:
     """The file or folder that `text`, the value at `place`, names.
 
-    Beside the spec's own file if it exists there, else as it is, which is relative to the current folder.
+    `hub:ORG/NAME` as it is, which is downloaded when it is opened. Else beside the spec's own file if it exists there,
+    else as it is, which is relative to the current folder.
     """
     span, path = spec.span(*place), Path(text)
-    if span is None or path.is_absolute():
+    if span is None or path.is_absolute() or is_hub(text):
         return path
     beside = Path(span.file).parent / path
     return beside if exists(beside) or not exists(path) else path
@@ -69,7 +71,7 @@ def _changed(spec: Spec, model: Any, place: tuple[str, ...], *keys: str) -> Any:
 
 def _absolute(spec: Spec, text: str, *place: str) -> str:
     span, path = spec.span(*place), Path(text)
-    if not text or path.is_absolute():
+    if not text or path.is_absolute() or is_hub(text):
         return text
     if span is None or not Path(span.file).is_file() or _ships(Path(span.file)):
         if not exists(path):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.weights.distributed import parts_of, read_parts
 from latentc.weights.expr import Expr
+from latentc.weights.hub import is_hub, local
 from latentc.weights.npz import read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
 from latentc.weights.state_dicts import Reading, chosen, readings, state_dicts
@@ -40,16 +41,17 @@ _T = TypeVar("_T")
 def open_weights(path: Path | str, key: str | None = None) -> dict[str, Expr]:
     """{name: tensor} of a safetensors file, .pt file, .npz archive, shard index, or a folder with one of these.
 
-    `key` selects one of several state dicts in a checkpoint (`ema`), by its path (`a.b`) or the last parts of it; in a
-    flat file it selects the names under `key.`. Without it, a model saved together with other things is found if there
-    is only one. Only headers are read. Raises DiagnosticError: E0401 to E0409, E0414.
+    `hub:ORG/NAME` is downloaded. `key` selects one of several state dicts in a checkpoint (`ema`), by its path (`a.b`)
+    or the last parts of it; in a flat file it selects the names under `key.`. Without it, a model saved together with
+    other things is found if there is only one. Only headers are read. Raises DiagnosticError: E0401 to E0409, E0414,
+    E0425.
     """
     return chosen(Path(path), open_state_dicts(path), key).unwrapped().tensors
 
 
 def open_state_dicts(path: Path | str) -> dict[str, dict[str, Expr]]:
     """{dotted path: tensors} of every state dict in a file or folder. Raises as `open_weights`, without E0409."""
-    path = Path(path)
+    path = local(path)
     return state_dicts(_folder(path) if path.is_dir() else _tree(path))
 
 
@@ -164,7 +166,7 @@ def named_files(given: Files, networks: Sequence[str], needed: Sequence[str]) ->
 def _named(text: Path | str, networks: Sequence[str]) -> tuple[str, Path]:
     """(network, file) of `NETWORK=FILE`; the network of a plain file is empty. DiagnosticError E0415."""
     name, equals, file = str(text).partition("=")
-    if not equals or not name.isidentifier() or Path(text).exists():
+    if not equals or not name.isidentifier() or is_hub(text) or Path(text).exists():
         return "", Path(text)
     if name not in networks:
         mend = did_you_mean(name, networks, f"networks of this spec: {', '.join(networks)}")
@@ -174,7 +176,7 @@ def _named(text: Path | str, networks: Sequence[str]) -> tuple[str, Path]:
 
 def files_of(path: Path | str) -> list[Path]:
     """Every file that `open_weights(path)` may read, opened by name. DiagnosticError E0401, E0402, E0406."""
-    path = Path(path)
+    path = local(path)
     if path.is_dir():
         return parts_of(path) or sorted(
             f for f in path.iterdir() if f.name.endswith((".index.json", *_SUFFIXES)) and f.is_file()
