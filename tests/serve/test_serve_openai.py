@@ -55,7 +55,7 @@ def test_without_a_seed_pictures_differ_and_say_theirs(server) -> None:
 
 REFUSED = {
     "prompt": ({"prompt": "tree"}, 400, "E0608", "prompt"),
-    "number": ({"prompt": "10"}, 400, "E0608", None),
+    "number": ({"prompt": "10"}, 400, "E0608", "prompt"),
     "several": ({"prompt": "one,two"}, 400, "E0608", "prompt"),
     "no prompt": ({"n": 1}, 400, "E0618", "prompt"),
     "prompt of another type": ({"prompt": 3}, 400, "E0618", "prompt"),
@@ -93,6 +93,8 @@ def test_other_refusals_are_in_their_form(tmp_path) -> None:
         key = {"authorization": "Bearer sesame"}
         assert len(pngs(web.post(IMAGES, json={"prompt": "1"}, headers=key))) == 1  # of the only model
         assert 'latentc_requests_total{model="m",status="200"} 1.0' in web.get("/metrics", headers=key).text
+        error = web.post(IMAGES, json={"prompt": "cat"}, headers=key).json()["error"]
+        assert error["message"] == "`cat` is no class of the model; give a number from 0 to 9"
         for method, path, status in (("GET", IMAGES, 405), ("POST", "/v1/images/edits", 404)):
             answer = web.request(method, path, headers=key)
             assert (answer.status_code, answer.json()["error"]["code"]) == (status, "E0617")

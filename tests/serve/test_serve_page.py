@@ -306,3 +306,16 @@ def test_names_in_recipes_mean_the_class(page, tmp_path) -> None:
             assert words[words.index("--class") + 1] == name
             assert web.get(file).content == made[index], name
             page.keyboard.press("Escape")
+
+
+def test_the_page_of_the_interface_needs_the_key(page, tmp_path) -> None:
+    """Which the first page asks for and keeps."""
+    with served(f"m={tiny_bundles.host_bundle(tmp_path / 'b')}", key="sesame") as (web, _):
+        page.goto(f"{web.base_url}/docs")
+        shows(page, "#docs", "the API key is missing Enter it on the first page.")
+        page.click("#docs a")
+        page.fill("#key", "sesame")
+        page.keyboard.press("Enter")
+        sync_api.expect(page.locator("#key")).to_be_hidden()
+        page.click("header a")
+        sync_api.expect(page.locator(".opblock").first).to_be_visible()

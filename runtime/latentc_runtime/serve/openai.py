@@ -18,7 +18,7 @@ from fastapi import Request as HttpRequest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from latentc_runtime.class_names import class_from_name
+from latentc_runtime.class_names import class_from_name, shown
 from latentc_runtime.codec import CodecError, decode, parse
 from latentc_runtime.conditions import RequestError, described
 from latentc_runtime.errors import BundleError
@@ -32,6 +32,7 @@ from latentc_runtime.serve.openapi import Schema
 from latentc_runtime.serve.options import CLOSED, HttpError, Options
 from latentc_runtime.serve.sampling import Handler, Visit, counted, in_time
 from latentc_runtime.serve.wire import Asked
+from latentc_runtime.sources import Condition
 
 IMAGES = f"{OPENAI}generations"
 
@@ -158,11 +159,7 @@ def _prompt(prompt: str, model: Model, entry: ProgramEntry) -> dict[str, Any]:
     texts = [c for c in conditions if c.form == "tokens" and c.medium == "text"]
     if len(labels) == 1 and not (texts and not labels[0].required):
         (label,) = labels
-        try:
-            whole = _NUMBER.fullmatch(prompt) and prompt.strip() not in label.names
-            return {"conditions": {label.name: int(prompt) if whole else class_from_name(prompt, label.names)}}
-        except RequestError as error:
-            raise HttpError(400, BundleError("E0608", error.message, error.help), field="prompt") from None
+        return {"conditions": {label.name: _class(prompt, label)}}
     if len(texts) == 1:
         return {"conditions": {texts[0].name: prompt}}
     if prompt.strip():
@@ -170,6 +167,21 @@ def _prompt(prompt: str, model: Model, entry: ProgramEntry) -> dict[str, Any]:
         mend = f"it takes {takes}" if not conditions else f"use /v1/models/{model.name}/sample; it takes {takes}"
         raise _refused("prompt", f"the model `{model.name}` takes no prompt", mend, "E0608")
     return {}
+
+
+def _class(prompt: str, label: Condition) -> int:
+    """The class that a prompt names. HttpError 400 (E0608)."""
+    last = (label.classes or 1) - 1
+    if _NUMBER.fullmatch(prompt) and prompt.strip() not in label.names:
+        if int(prompt) <= last:
+            return int(prompt)
+    elif label.names:
+        try:
+            return class_from_name(prompt, label.names)
+        except RequestError as error:
+            raise HttpError(400, BundleError("E0608", error.message, error.help), field="prompt") from None
+    mend = f"give a number from 0 to {last}{', or a name' if label.names else ''}"
+    raise _refused("prompt", f"`{shown(prompt)}` is no class of the model", mend, "E0608")
 
 
 def _refused(field: str | None, message: str, help: str, code: str = "E0618") -> HttpError:
