@@ -141,18 +141,18 @@ def _run(
 
 
 def _check_values(text: str, axes: Sequence[Axis]) -> None:
-    """DiagnosticError of the first value of a setting whose values are all refused, each set alone."""
+    """DiagnosticError of the last value of a setting whose values are all refused, each set alone."""
     for axis in axes:
-        first: DiagnosticError | None = None
+        fault: DiagnosticError | None = None
         for value in axis.values or (f"{axis.low:g}", f"{axis.high:g}"):
             try:
                 spec_from_text(text, "spec", None, [f"{axis.path}={value}"])
                 break
             except DiagnosticError as error:
-                first = first or error
+                fault = error  # the last one, whose `--set` is the text that diagnostics show
         else:
-            assert first is not None
-            raise first
+            assert fault is not None
+            raise fault
 
 
 def _claim(root: Path) -> None:
