@@ -13,6 +13,7 @@ import pytest
 import safetensors
 from hub_server import Hub, serving
 from PIL import Image
+from tiny_model import write_random_weights
 
 from latentc import api
 from latentc.diagnostics import DiagnosticError
@@ -111,6 +112,29 @@ def test_a_trained_project_goes_there_and_is_compiled_from_there(
     with pytest.raises(DiagnosticError, match="E0425"):
         local("hub:me/other")
     assert len(hub.asked) == asked
+
+
+def test_a_first_stage_goes_with_its_model(hub, project, tmp_path, monkeypatch) -> None:
+    """What is pulled decodes with the pushed autoencoder, wherever the spec and the weights of that one lay."""
+    monkeypatch.chdir(tmp_path)
+    stage = "backbone: {width: 8, multipliers: [1, 2], blocks: 1, groups: 4, bottleneck: {channels: 4}}"
+    Path("stage.yaml").write_text(f"latentc: 1\nname: stage\nextends: sd_vae\n{stage}\n")
+    write_random_weights(Path("stage.yaml"), Path("stage.safetensors"), 0.1)
+    overrides = ["data.shape=[4, 4, 4]", "data.classes=10", "backbone.width=16", "backbone.depth=1", "sampler.steps=2"]
+    overrides += ["backbone.block.mixer.heads=2", "data.first_stage.names=null", "data.first_stage.spec=stage.yaml"]
+    Path("own.yaml").write_text(api.resolved("dit", overrides=overrides))
+    weights = project / "runs" / "train" / "weights.safetensors"
+    write_random_weights(Path("own.yaml"), weights, 0.1)
+    stored = ["data.first_stage.weights=stage.safetensors"]
+    api.push(project, "me/own", "own.yaml", overrides=stored)
+    api.compile("own.yaml", weights, "a", overrides=stored, check=False)
+    expected = api.sample("a", "1")
+    Path("stage.yaml").unlink()
+    Path("stage.safetensors").unlink()
+    folder, kind = api.pull("me/own")
+    assert (folder, kind) == (Path("own"), "spec")
+    api.compile("own/spec.yaml", None, "b", check=False)
+    assert np.array_equal(api.sample("b", "1"), expected)
 
 
 def test_a_spec_names_weights_on_the_hub(hub, tiny, tmp_path, monkeypatch) -> None:
