@@ -65,7 +65,7 @@ def check(
             found = api.check(spec, variant, overrides or (), warnings.append, with_data, progress)
     except DiagnosticError as error:
         if not as_json:
-            warn(warnings)
+            warn(warnings if with_data else [])  # of a wrong spec only the errors, unless the data is asked about
             raise
         echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics), "warnings": warnings})
         raise typer.Exit(1) from None

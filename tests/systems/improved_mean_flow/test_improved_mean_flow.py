@@ -146,7 +146,7 @@ def test_a_request_sets_scale_and_interval(tmp_path: Path) -> None:
     [
         (["backbone.velocity_head=null"], "features"),
         (["conditioning.t_min=null", "backbone.tokens={}"], "no condition `t_min`"),
-        (["conditioning.class.dropout=0"], "guidance needs a network that is trained with dropped conditions"),
+        (["conditioning.class.dropout=0"], "guidance needs a network trained with dropped conditions"),
         (["conditioning.omega.range=[0, 4]"], "give .low, high. with 0 < low < high"),
         (["backbone.velocity_head=4"], "leaves none of the 4 blocks to share"),
         (["backbone.tokens.nobody=2"], "`nobody` is neither a condition nor `time`"),

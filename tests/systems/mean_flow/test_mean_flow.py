@@ -146,7 +146,7 @@ def test_other_samplers_ask_for_the_velocity_at_one_time() -> None:
     [
         (["conditioning.span=null"], "does not take the span"),
         (["objective={kind: flow}"], "does not train a network to predict average velocities"),
-        (["conditioning.class.dropout=0"], "guidance needs a network that is trained with dropped conditions"),
+        (["conditioning.class.dropout=0"], "guidance needs a network trained with dropped conditions"),
         (["objective.guidance={interval: [0.5, 0.5]}"], "the interval is empty"),
         (["conditioning.span=null", "objective={kind: flow}"], "needs a network that predicts average velocities"),
     ],
