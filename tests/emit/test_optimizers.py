@@ -32,6 +32,7 @@ from latentc.spec import load_spec
 from latentc.spec.sections import Train
 
 KINDS = tuple(components.load("optimizers"))
+ELEMENTWISE = {"adam", "lion", "sgd"}  # which move every number by itself, as adamw does
 OPTIONAL = {*Optimizer.OPTIONAL}
 
 
@@ -437,8 +438,8 @@ def test_every_kind_can_be_linted(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sharded_weights_move_as_whole_ones(tmp_path: Path) -> None:
     """Almost all: the step of a gradient that is a rounding error may go either way."""
-    jobs = []
-    for kind in KINDS:
+    jobs, kinds = [], [kind for kind in KINDS if kind not in ELEMENTWISE]
+    for kind in kinds:
         sizes = [*TINY["digits_dit"], "backbone.depth=1"]
         spec = load_spec("digits_dit", overrides=[*sizes, f"train.optimizer={{kind: {kind}}}"])
         project_from_lowered(lower(spec), spec, tmp_path / kind)
@@ -448,7 +449,7 @@ def test_sharded_weights_move_as_whole_ones(tmp_path: Path) -> None:
             jobs.append({"folder": str(tmp_path / kind), "name": mode, "processes": processes, "flags": flags})
     failed = trained(jobs)
     assert not failed, failed
-    for kind in KINDS:
+    for kind in kinds:
         one, two = (load_file(tmp_path / kind / mode / "weights_raw.safetensors") for mode in ("none", "fsdp"))
         close = [torch.isclose(two[k], value, rtol=1e-3, atol=1e-4).float() for k, value in one.items()]
         assert torch.cat([c.flatten() for c in close]).mean() > 0.98, kind

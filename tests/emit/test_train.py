@@ -113,6 +113,8 @@ def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
     flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8", *JUDGED]
     if project.name != "digits_biggan" and parallel == "fsdp":
         pytest.skip("sharded checkpoints of one network: tests/emit/test_sharded_checkpoints.py")
+    if project.name not in ("digits_dit", "digits_biggan"):
+        pytest.skip("other objectives resume by the same code: test_resume_after_sigkill_is_bit_equal")
     said = two_processes(project, *flags, "--out", f"runs/{parallel}")
     assert "step 8: fd_principal " in said and "recall" in said
     assert (project / f"runs/{parallel}/samples/00000008.png").is_file()
