@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,6 +32,15 @@ ELSEWHERE = {
     "sbatch": "needs a cluster",
     "python3": "makes a virtual environment",
     ".": "activates it",
+}
+# Verbs and words of command lines of which tests of pages read the options alone, and why.
+READ = {
+    "push": "needs the Hub: tests/cli/test_hub.py",
+    "pull": "needs the Hub",
+    "hub:": "needs the Hub",
+    "sweep": "trains for minutes: tests/sweep",
+    "swept/": "has no result of a sweep",
+    "runs": "has no runs yet: tests/runs",
 }
 # Options that make a verb quick; the rest of a command line runs as it stands.
 QUICK = {
@@ -73,7 +83,8 @@ def commands(page: Path) -> list[Command]:
 
 def execute(command: Command, folder: Path) -> str | None:
     """Run a command in a folder, with the options of QUICK; what went wrong, or None."""
-    program, *args = command.words
+    words = dropwhile(lambda word: re.match(r"[A-Z_]+=", word), command.words)  # the environment
+    program, *args = words
     match program:
         case "latentc":
             return _latentc(args)
@@ -97,6 +108,8 @@ def _latentc(args: Sequence[str]) -> str | None:
         quick = ["--force"]  # a small one gains nothing
     if args[0] == "serve":
         return _served(args)
+    if args[0] in READ or any(arg.startswith(word) for arg in args for word in READ if not word.isalpha()):
+        quick = ["--help"]  # after options that do not exist have been refused
     with patch.object(training, "run_training", run_training):
         status = run([*args, *quick])
     return f"exit status {status}" if status else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from commands import ROOT, blocks
+from PIL import Image
 from tiny_model import write_random_weights
 
 from latentc import api
@@ -150,6 +151,15 @@ def tuning(folder: Path) -> None:
     shutil.copy(ROOT / "examples/digits/metrics.py", judge)
 
 
+def data(folder: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("crow", "parrot"):
+        (folder / "birds" / name).mkdir(parents=True)
+        for number in range(4):
+            image = Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            image.save(folder / "birds" / name / f"{number}.png")
+
+
 def weights_page(folder: Path) -> None:
     stitched(folder, "XL.pt", "S.pt")
     small(folder, "biggan_train")
@@ -178,6 +188,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/quantization.md": engines,
     "docs/samplers.md": samplers,
     "docs/samples.md": deployment,
+    "docs/data.md": data,
     "docs/serving.md": serving,
     "docs/spec.md": spec,
     "docs/step_reduction.md": step_reduction,
