@@ -10,9 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
 
-# One process more than two cores, because some tests wait for others' processes.
 test: .venv/ready  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 
 test-fast: .venv/ready  ## every test with its first parameters, without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --fast
