@@ -52,7 +52,7 @@ class Modules:
     def __init__(self, data: Data, folder: Path) -> None:
         folder.mkdir()
         self.files = data_files(data)
-        for name in ("__init__.py", "data.py", "config.py", "storage.py", "plain_errors.py"):
+        for name in ("__init__.py", "data.py", "config.py", "storage.py", "plain_errors.py", "progress.py"):
             self.files[name] = (REPOSITORY / "templates" / "project" / "support" / name).read_text()
         (folder / SUPPORT).mkdir()
         for name, text in self.files.items():

@@ -203,7 +203,8 @@ def test_the_command(bundle: Path, cache: Path, tmp_path: Path, capsys: pytest.C
     lines = [line.split() for line in out.splitlines()]
     assert "comparable: only with figures of the same features, not with published ones" in out
     assert ["guidance", "fd_digits", "↓", "accuracy", "↑"] in lines
-    assert [line[0] for line in lines if line][5:7] == ["1", "2"]
+    rows = lines.index(["guidance", "fd_digits", "↓", "accuracy", "↑"])
+    assert [line[0] for line in lines[rows + 1 : rows + 3]] == ["1", "2"]
     assert run(["evaluate", str(bundle), "--count", "40", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["runs"][0]["count"] == 40
