@@ -85,7 +85,7 @@ class Client:
         self._opener = urllib.request.build_opener(_Stay())
 
     def models(self) -> list[dict[str, Any]]:
-        """What each model of the server takes and gives, as `/v1/models` says."""
+        """The inputs and outputs of each model of the server, as `/v1/models` says."""
         found: list[dict[str, Any]] = self._json("/v1/models")["models"]
         return found
 

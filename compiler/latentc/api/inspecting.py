@@ -19,7 +19,7 @@ def data(
     sheet: Path | str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """What a data set holds: shape, classes, statistics, damaged and unusual files, the `data` section to read it.
+    """The contents of a data set: shape, classes, statistics, damaged and unusual files, the `data` section to read it.
 
     `path`: a folder, a file, or ORG/NAME on the Hugging Face Hub, of which `split` is read. `most`: how many samples
     are read, drawn evenly over the classes; None: all. `sheet`: a .png to write, with a row of samples per class.

@@ -82,6 +82,10 @@ Settings = Annotated[
 Program = Annotated[str | None, typer.Option("--program", metavar="NAME", help="Program to run. Default: the first.")]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Number of steps, one of the bundle's.")]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")]
+Features = Annotated[
+    list[str] | None,
+    typer.Option("--features", metavar="NAME[=FILE]", help="Feature extractor for figures, such as inception=FILE."),
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, tensorrt or auto.")]
 Workers = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from latentc.cli._shared import (
     Classes,
     Count,
     Device,
+    Features,
     Guidance,
     Json,
     Key,
@@ -352,12 +353,7 @@ def tune(
             help="Figures such as fd,accuracy, or your own function; repeatable.",
         ),
     ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--features", metavar="NAME[=FILE]", help="Feature extractor for figures, such as inception=FILE."
-        ),
-    ] = None,
+    features: Features = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", metavar="DATA|STATS.npz", help="Reference for figures. Default: the spec's data."),

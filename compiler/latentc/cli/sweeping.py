@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from latentc import api
-from latentc.cli._shared import Device, Json, Seed, Spec, Variant, bar_for, echo
+from latentc.cli._shared import Device, Features, Json, Seed, Spec, Variant, bar_for, echo
 from latentc.diagnostics import printable
 
 
@@ -31,12 +31,7 @@ def sweep(
         list[str] | None,
         typer.Option("--metric", metavar="NAME,NAME", help="Figures of `evaluate`; the first ranks. Default: fd."),
     ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--features", metavar="NAME[=FILE]", help="Feature extractor for figures, such as inception=FILE."
-        ),
-    ] = None,
+    features: Features = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", "-r", metavar="DATA|STATS.npz", help="Reference for figures. Default: the data."),

@@ -42,7 +42,7 @@ class Objective(Part):
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
 
     NEEDS: ClassVar[Capability | None] = None
-    """What `main` must be able to do, for those that need no more."""
+    """Capability that `main` must provide, where nothing else is needed."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and the capabilities that they need."""

@@ -42,7 +42,7 @@ class Sampler(Part):
     """Whether the items of a spec's `programs` can wrap its steps; see `Wrapper`."""
 
     NEEDS: ClassVar[Capability | None] = None
-    """What `main` must be able to do, for those that need no more."""
+    """Capability that `main` must provide, where nothing else is needed."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""

@@ -393,7 +393,7 @@ def _order(items: Sequence[Node | Repeat]) -> dict[Value, int]:
 
 
 def _made(run: Repeat) -> list[Value]:
-    """What the segments of a run compute, segment by segment."""
+    """The values that a run computes, segment by segment."""
     return [v for row in zip(*(column for _, column in run.made), strict=True) for v in row]
 
 

@@ -120,8 +120,10 @@ class Generated(SampleSource):
         self.chunk_size = chunk_size(output.shape)
         self.job.request(pipe.manifest, self.entry, range(1), pipe.indexes)  # reports mistakes now
         self.settings = {**{setting.name: setting.value for setting in held}, **self.job.settings}
-        told = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()}
-        self.facts = {"program": self.entry.name, "steps": str(self.entry.steps), **told}
+        chosen = {
+            name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()
+        }
+        self.facts = {"program": self.entry.name, "steps": str(self.entry.steps), **chosen}
 
     @property
     def identity(self) -> str:

@@ -21,7 +21,7 @@ _SHOWN = 10  # names of classes
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says beside the spec.
+    """The contents of a card beside the spec.
 
     `what`: the kind of repository. `commands`: how to run it. `facts`: about the model. `report`: metrics.json of an
     evaluation, as data. `picture`: a file of the repository, and what it shows.

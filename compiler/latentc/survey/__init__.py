@@ -1,4 +1,4 @@
-"""What a data set holds: its kind, shape, classes, damaged and unusual files, statistics, and a sheet of samples."""
+"""Inspects data sets: kind, shape, classes, damaged and unusual files, statistics, and a sheet of samples."""
 
 from latentc.survey.report import Finding, Survey
 from latentc.survey.sections import section_of

@@ -1,4 +1,4 @@
-"""What arrays in an .npz file or in a folder of .npy files hold."""
+"""Inspects arrays in an .npz file or in a folder of .npy files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNK = 1 << 25  # values looked at at once
 
 
 def arrays_of(section: Section, most: int | None, given: dict[str, str] | None = None) -> tuple[Survey, Sheet]:
-    """What the arrays of a file or folder hold. Raises ValueError if there are no samples among them.
+    """A report on the arrays of a file or folder. Raises ValueError if there are no samples among them.
 
     `given`: `keys` of a spec, names of the arrays of fields.
     """

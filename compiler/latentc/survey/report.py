@@ -22,7 +22,7 @@ class Finding:
 
 @dataclass
 class Survey:
-    """What a data set holds; `section` is the `data` section of a spec that reads it.
+    """The contents of a data set; `section` is the `data` section of a spec that reads it.
 
     `size`: number of samples. `read`: how many of them were read. `sizes`: {(width, height): images}. `modes`: images
     by colours, such as grey and RGB. `classes`: samples per class. `mean`, `deviation`: per channel, of pixels from 0

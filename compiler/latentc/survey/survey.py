@@ -1,4 +1,4 @@
-"""Reads a data set and says what it holds."""
+"""Reads a data set and reports its contents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def survey(
     split: str = "train",
     progress: Progress = lambda done, total: None,
 ) -> tuple[Survey, Sheet]:
-    """What the data at `path` holds, and pictures for a sheet. Reads at most `most` samples, drawn evenly over classes.
+    """A report on the data at `path`, and pictures for a sheet.
+
+    Reads at most `most` samples, drawn evenly over classes.
 
     DiagnosticError E0401 to E0403, E0422, E0423.
     """
@@ -55,7 +57,7 @@ def survey(
 
 
 def survey_of(items: Items, path: str, most: int | None, progress: Progress) -> tuple[Survey, Sheet]:
-    """What images hold."""
+    """A report on images, and pictures for a sheet."""
     found = Survey(path, items.section, items.size, ignored=items.ignored, notes=items.notes, names=items.names)
     if items.labels is not None:
         found.classes = np.bincount(items.labels.clip(0), minlength=items.classes).tolist()
@@ -137,7 +139,7 @@ def _look(found: Survey, sheet: Sheet, sums: _Sums, name: str, source: Any, labe
 
 
 def _oddities(source: Any, name: str) -> list[str]:
-    """What is unusual about an image that can be read."""
+    """Notes on what is unusual about an image that can be read."""
     from PIL import Image
 
     if hasattr(source, "seek"):

@@ -1,4 +1,4 @@
-"""What a sweep varies: `--set train.optimizer.lr=1e-4,3e-4`, or a range `--set train.optimizer.lr=1e-4..1e-2:log`."""
+"""The settings that a sweep varies: lists (`--set train.optimizer.lr=1e-4,3e-4`) and ranges (`…=1e-4..1e-2:log`)."""
 
 from __future__ import annotations
 

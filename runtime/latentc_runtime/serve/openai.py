@@ -126,7 +126,7 @@ def _model(models: Mapping[str, Model], name: str | None) -> Model:
 
 
 def _wanted(asked: _Asked, model: Model, seed: int) -> Asked:
-    """What is asked of the model. HttpError 400 for a size, prompt or model that does not fit."""
+    """The request for the model. HttpError 400 for a size, prompt or model that does not fit."""
     try:
         entry = program_entry(model.manifest, None, asked.steps)
     except BundleError as error:
