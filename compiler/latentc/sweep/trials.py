@@ -16,12 +16,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from latentc.diagnostics.faults import INTERRUPTED
 from latentc.sweep.axes import AFTER_TRAINING
+from latentc_runtime.codec import decode, encode, parse
 from latentc_runtime.hashes import write_whole
 
 MODULE = "latentc.api.sweep_trial"
@@ -62,16 +62,11 @@ class Job:
         return Path(self.training, "runs", "train", "weights.safetensors")
 
     def text(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(encode(self), indent=1)
 
     @staticmethod
     def from_text(text: str) -> Job:
-        data = _tuples(json.loads(text))
-        return Job(**data | {"judging": Judging(**_tuples(data["judging"]))})
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return decode(Job, parse(text.encode()))
 
 
 @dataclass(frozen=True)
@@ -79,12 +74,12 @@ class Outcome:
     """The outcome of a trial: figures by name if it is `done`, else why there are none."""
 
     status: str
-    figures: Mapping[str, float]
+    figures: dict[str, float]
     message: str = ""
     seconds: float = 0.0
 
     def write(self, folder: Path) -> None:
-        write_whole(folder / RESULT, json.dumps(asdict(self)).encode())
+        write_whole(folder / RESULT, json.dumps(encode(self)).encode())
 
 
 def job_of(
@@ -119,9 +114,8 @@ def _name(chosen: Mapping[str, str], text: str) -> str:
 def outcome_in(folder: Path) -> Outcome | None:
     """The outcome of a finished trial; None if it has not finished."""
     try:
-        data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return Outcome(**data)
-    except (OSError, ValueError, TypeError):
+        return decode(Outcome, parse((folder / RESULT).read_bytes()))
+    except (OSError, ValueError):
         return None
 
 
