@@ -117,6 +117,7 @@ SYSTEMS: dict[str, Tiny] = {
         "XL/2R-256-text",
     ),
     "diffit": Tiny("diffit", EXPERTS),
+    "diffusers_dit": Tiny("diffusers_dit", EXPERTS),
     "diffit_image": Tiny(
         "diffit_image",
         (

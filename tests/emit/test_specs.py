@@ -53,6 +53,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             *("backbone.convolution.groups=4", "sampler.steps=2"),
         ],
     ),
+    "diffusers_dit": ("diffusers_dit", [*DIT, "sampler.steps=2"]),
     "diffit": (
         "diffit",
         [

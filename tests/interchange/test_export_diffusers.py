@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 from tiny_model import write_random_weights
-from tiny_pipelines import ours, pipeline, theirs, unet, vae, vq
+from tiny_pipelines import ours, pipeline, same_weights, settings, theirs, unet, vae, vq
 
 from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import load_spec
-
-
-def same_weights(one: Any, other: Any) -> None:
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def settings(model: Any) -> dict[str, Any]:
-    """The configuration, without where it was loaded from; JSON has lists for tuples."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in model.config.items() if not k.startswith("_")}
 
 
 def test_a_pipeline_there_and_back(tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
-from tiny_pipelines import looped, ours, pipeline, theirs, unet
+from tiny_pipelines import looped, ours, pipeline, theirs
 
 from latentc import api
-from latentc.cli import run
 
 SCHEDULERS: dict[str, Any] = {
     "ddim": diffusers.DDIMScheduler(clip_sample=False),
@@ -63,18 +61,3 @@ def test_images_are_those_of_the_pipeline(kind: str, transformer: tuple[Path, An
     expected = (looped if kind.startswith(("euler", "heun")) else theirs)(pipe, [3, 999], 5)
     assert made.std() > 0.05
     assert np.abs(made - expected).max() < 1e-4
-
-
-@pytest.mark.parametrize("conditional", [False, True])
-def test_the_commands_that_follow_an_import_work(
-    conditional: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if conditional:
-        pipeline(tmp_path / "theirs")
-    else:
-        diffusers.DDPMPipeline(unet(out_channels=3), diffusers.DDPMScheduler()).save_pretrained(tmp_path / "theirs")
-    _, compiling, sampling, _ = api.import_checkpoint("theirs", "own").commands
-    assert ("--class" in sampling) == conditional
-    assert run([*shlex.split(compiling)[1:], "--set", "sampler.steps=2"]) == 0
-    assert run(shlex.split(sampling)[1:]) == 0

@@ -25,12 +25,12 @@ def randomised(model: Any) -> Any:
     return model.eval()
 
 
-def dit(**changed: Any) -> Any:
-    """A DiT of two blocks, whose embedders are copies as in published pipelines."""
+def dit(copies: bool = True, **changed: Any) -> Any:
+    """A DiT of two blocks, whose embedders are copies as in published pipelines, or else differ."""
     sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 4, "out_channels": 8}
     model = randomised(diffusers.DiTTransformer2DModel(**{**sizes, **changed}))
     first, *others = model.transformer_blocks
-    for block in others:
+    for block in others if copies else ():
         block.norm1.emb.load_state_dict(first.norm1.emb.state_dict())
     return model
 
@@ -81,6 +81,18 @@ def vq(**changed: Any) -> Any:
         "num_vq_embeddings": 11,
     }
     return randomised(diffusers.VQModel(**{**sizes, **changed}))
+
+
+def same_weights(one: Any, other: Any) -> None:
+    """Two models have the same state dict."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def settings(model: Any) -> dict[str, Any]:
+    """The configuration, without where it was loaded from; JSON has lists for tuples."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in model.config.items() if not k.startswith("_")}
 
 
 def pipeline(folder: Path, scheduler: Any = None, names: bool = True, **changed: Any) -> Any:

@@ -17,7 +17,7 @@ from latentc.components.fields import FIRST_STAGE
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import DiagnosticError
 from latentc.export.folder import new_folder
-from latentc.interchange.diffusers import MODELS, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
+from latentc.interchange.diffusers import EVERY_MODEL, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
 from latentc.interchange.folders import CONFIG, INDEX, PIPELINES, SCHEDULER_CONFIG, Pipeline, merged
 from latentc.interchange.imported import MARKER, check_free
 from latentc.lower import lower
@@ -87,6 +87,8 @@ def export_diffusers(
             raise _unequal(spec, "its latents are normalised per channel, but diffusers divides them by one factor")
         stage.config["scaling_factor"] = scale[0]
     pipeline = _pipeline(spec, main, stage, notes)
+    if spec.data.class_names and (pipeline is None or not pipeline[1].conditions):
+        notes.append("the names of the classes are left out: only a DiTPipeline has them")
     scheduler = _scheduler(spec, pipeline is not None, notes) if main.model.SCHEDULED else None
     with new_folder(folder, "export", MARKER) as temporary:
         contents = dict(_files(spec, main, stage, scheduler, pipeline))
@@ -106,7 +108,7 @@ def export_diffusers(
 def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:
     """The network `main` as a model. Raises E0418 with the reason of the class that comes nearest."""
     reasons = []
-    for model in dict.fromkeys(MODELS.values()):
+    for model in EVERY_MODEL:
         try:
             config = model.config(spec)
         except Unequal as reason:

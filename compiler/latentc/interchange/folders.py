@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.interchange.diffusers import MODELS, SCHEDULERS, Config, Data, wrong_class
+from latentc.interchange.diffusers import MODELS, SCHEDULERS, Config, Data, Model, wrong_class
 from latentc.spec import load_spec
 from latentc.weights import materialise, open_weights
 from latentc.weights.rules import parse_map
@@ -90,6 +90,8 @@ class _Reader:
         spec["sampler"]["steps"] = min(pipeline.steps, spec["objective"]["process"]["steps"])
         if spec["sampler"].get("variance") == "learned_range" and (autoencoder or not _learns(spec)):
             self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', but {kind} predicts no variance")
+        if "classes" in spec["data"] and "class" not in pipeline.conditions:
+            self.notes.append(f"{kind} does not pass a class to its network, which takes one")
         first_stage = None
         if autoencoder is not None:
             first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec)
@@ -105,7 +107,7 @@ class _Reader:
         if self.refused:
             raise _cannot(self.folder, self.refused)
         if MODELS[kind].SCHEDULED:
-            self.notes.append(f"a {kind} alone has no scheduler: the sampler is that of the spec `{MODELS[kind].SPEC}`")
+            self.notes.append(f"a {kind} alone has no scheduler: the sampler is that of the spec `{spec['extends']}`")
         return Found(f"{kind} of diffusers", spec, None, self.notes)
 
     def model(self, folder: Path, kind: str) -> tuple[Data, Config]:
@@ -114,11 +116,10 @@ class _Reader:
         kind = str(given.get("_class_name", kind))
         if kind not in MODELS:
             raise _cannot(folder, [wrong_class(f"the class {kind}", MODELS)])
-        model = MODELS[kind]
+        model = self.fitting(MODELS[kind], folder)
         config = model.config_of(given)
         changes = model.changes(config)
         self.collect(config)
-        self.same_copies(folder, model.SPEC, model.MAP)
         checkpoint = {"weights": folder, "names": model.MAP}
         return {"extends": model.SPEC, **changes, "checkpoints": {"main": checkpoint}}, config
 
@@ -177,10 +178,10 @@ class _Reader:
         self.notes += config.notes
         self.notes += [f"{config.name}.{key} = {config.values[key]!r} is not taken over" for key in config.left()]
 
-    def same_copies(self, folder: Path, system: str, names: str) -> None:
-        """Refuse weights whose tied tensors differ: a spec holds one of them."""
+    def fitting(self, model: Model, folder: Path) -> Model:
+        """The model, or, if tensors that it ties differ, the one that has them all. Refuse them if there is none."""
         tensors = open_weights(folder)
-        rules = load_spec(system).weights[names]["main"]
+        rules = load_spec(model.SPEC).weights[model.MAP]["main"]
         for alternative in parse_map(rules, AnySizes()):
             for rule in alternative:
                 if rule.written_as is None:
@@ -189,8 +190,10 @@ class _Reader:
                     bindings = rule.theirs[0].match(name)
                     original = None if bindings is None else rule.written_as.fill(bindings)
                     if original in tensors and not _equal(tensors[name], tensors[original]):
-                        self.refused.append(f"{name} differs from {original}: the spec has one tensor for both")
-                        return
+                        if model.UNTIED is None:
+                            self.refused.append(f"{name} differs from {original}: the spec has one tensor for both")
+                        return model.UNTIED or model
+        return model
 
 
 def _equal(one: Any, other: Any) -> bool:

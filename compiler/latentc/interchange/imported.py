@@ -24,6 +24,7 @@ from latentc_runtime.sources import ConditionSource
 
 MARKER = "latentc.json"
 """File by which a folder that latentc wrote is recognised."""
+_SHOWN = 8  # samples of the command that is printed, at most
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,12 @@ def _commands(folder: Path, spec: Spec) -> Sequence[str]:
     asked = [c for c in (*program.conditions, *lowered.conditions) if c.name in read]
     given = [f" --given {c.name}=FILE" for c in asked if c.form != "label" and c.default is None]
     labels = [c for c in asked if c.form == "label" and c.classes is not None]
-    classes = f" --class 0-{min(labels[0].classes or 1, 8) - 1}" if len(labels) == 1 else ""
+    chosen = "" if given or labels else f" --count {_SHOWN}"
+    if len(labels) == 1:
+        chosen = f" --class 0-{min(labels[0].classes or 1, _SHOWN) - 1}"
     return [
         *commands,
         f"latentc compile {path}{''.join(f' -w {name}=FILE' for name in missing)} -o {bundle}",
-        f"latentc sample {bundle}{classes}{''.join(dict.fromkeys(given))} -o samples",
+        f"latentc sample {bundle}{chosen}{''.join(dict.fromkeys(given))} -o samples",
         f"latentc verify {bundle}",
     ]

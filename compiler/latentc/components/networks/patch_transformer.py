@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.capabilities import Capability, Role
-from latentc.components.condition import Entry, Form, TimeEmbedding, embedded_sum, ports_of, with_operands
+from latentc.components.condition import Entry, Form, Pair, TimeEmbedding, embedded_sum, ports_of, with_operands
 from latentc.components.contract import Method, Network, Port
 from latentc.components.kit.patches import embedded_patches, image, problems_of_square
 from latentc.components.kit.tokens import joined
@@ -25,6 +25,20 @@ from latentc.components.parts import BlockCondition, Norm, Positions, Problem, S
 from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
+
+
+class Vectors(NamedTuple):
+    """The time t [B] and the conditions that enter as vectors, before they are embedded.
+
+    `sizes` are the static arguments of the network but its width and depth.
+    """
+
+    time: TimeEmbedding
+    t: Var
+    pairs: tuple[Pair, ...]
+    width: Any
+    depth: Any
+    sizes: Mapping[str, Any]
 
 
 class PatchTransformer(PatchBlocks):
@@ -120,6 +134,19 @@ class PatchTransformer(PatchBlocks):
     def interleaved_parts(self) -> dict[str, tuple[str, Component]]:
         """{part that every second block has instead of the first's: (the field that gives it, the part)}."""
         return {} if self.interleaved is None else {"feed_forward": ("interleaved", self.interleaved)}
+
+    def vectors(self, b: Builder, given: Vectors) -> list[Var]:
+        """The embedded time and conditions [B, D], params under their usual names."""
+        time = given.time.vector(b, "t_embedder", given.t, given.width)
+        return [time, *(entry.vector(b, entry.prefix, own, given.width, given.sizes) for entry, own in given.pairs)]
+
+    def conditioned(self, b: Builder, vectors: list[Var], given: Vectors) -> tuple[list[Var], Var]:
+        """The operand of each block for its condition, and the condition c [B, D] of the final layer.
+
+        By default both are the sum of the embedded vectors.
+        """
+        c = summed(b, "c", vectors)
+        return [self.block.parts()[3].shared(b, c, given.width)] * given.depth, c
 
     def embed(
         self, b: Builder, x: Var, vectors: list[Var], tokens: Any, width: Any, size: Any, patch: Any
@@ -264,12 +291,13 @@ def _network(
     ) -> Any:
         grid = 0 if sequence else size // patch
         tokens = length if sequence else Named(grid**2, "T")
-        chosen: list[Var] = []
-        embedded, cond = [time.vector(b, "t_embedder", t, width)], []
-        for entry, operands in with_operands(entries, others):
+        pairs = [(e, own, config.chooses_experts(e.name)) for e, own in with_operands(entries, others)]
+        vectors = tuple((entry, own) for entry, own, chooses in pairs if entry.form == "vector" and not chooses)
+        given = Vectors(time, t, vectors, width, depth, static)
+        embedded, chosen, cond = config.vectors(b, given), [], []
+        for entry, operands, chooses in pairs:
             if entry.form == "vector":
-                vectors = chosen if config.chooses_experts(entry.name) else embedded
-                vectors.append(entry.vector(b, entry.prefix, operands, width, static))
+                chosen += [entry.vector(b, entry.prefix, operands, width, static)] if chooses else []
             elif entry.form == "tokens":
                 cond.append(entry.tokens(b, entry.prefix, operands, width, static, condition.takes_any_width))
             else:
@@ -284,13 +312,12 @@ def _network(
         for encoding in encodings:
             heads = static.get("heads", 1)  # some mixers have none
             rotary += encoding.rotary(b, static.get("head_width", width // heads), grid, length)
-        c = summed(b, "c", embedded)
         sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, cond)
         router = [summed(b, "chosen", chosen)] if chosen else []
         more = ({"context": len(context)} if condition.takes_tokens else {}) | ({"router": 1} if router else {})
         sizes |= more
-        shared = condition.shared(b, c, width)
+        conditions, c = config.conditioned(b, embedded, given)
         way = passage(others[count:], static)
         seconds = {k: static[own] for k, own in config.interleaved_names().items()}
         seconds = config.second.own(width, {**static, **seconds, "grid": grid})
@@ -298,7 +325,7 @@ def _network(
         for i, name in enumerate(items("blocks", depth)):
             block, own = (second, seconds) if i % 2 and second is not first else (first, sizes)
             x = way.enter(b, i, x)
-            x = b.sub(name, block, x, shared, *router, *context, *rotary, dim=width, **own)
+            x = b.sub(name, block, x, conditions[i], *router, *context, *rotary, dim=width, **own)
             x = way.leave(b, i, x)
         ends: dict[str, Any] = {"dim": width, "out_channels": out_channels}
         ends |= {} if sequence else {"grid": grid, "patch": patch}

@@ -13,6 +13,8 @@ from latentc.interchange.diffusers.equivalent import Config, Data, Model, Schedu
 MODELS: dict[str, Model] = {
     name: model for file in (dit, unet, autoencoders) for model in file.MODELS for name in model.NAMES
 }
+EVERY_MODEL = tuple(dict.fromkeys(one for model in MODELS.values() for one in (model, model.UNTIED) if one is not None))
+"""All of them, and those that hold other weights under the same names."""
 SCHEDULERS: dict[str, Scheduler] = {
     name: scheduler
     for file in (ancestral, multistep, noise_levels)
@@ -20,4 +22,16 @@ SCHEDULERS: dict[str, Scheduler] = {
     for name in scheduler.NAMES
 }
 
-__all__ = ["MODELS", "SCHEDULERS", "USUAL", "Config", "Data", "Model", "Scheduler", "Unequal", "asked", "wrong_class"]
+__all__ = [
+    "EVERY_MODEL",
+    "MODELS",
+    "SCHEDULERS",
+    "USUAL",
+    "Config",
+    "Data",
+    "Model",
+    "Scheduler",
+    "Unequal",
+    "asked",
+    "wrong_class",
+]

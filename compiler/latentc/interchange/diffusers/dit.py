@@ -13,6 +13,7 @@ from latentc.components.conditions.timestep import Timestep
 from latentc.components.networks.patch_transformer import PatchTransformer
 from latentc.components.objective import Objective
 from latentc.interchange.diffusers.equivalent import Config, Data, Model, asked
+from latentc.spec import load_spec
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -23,14 +24,13 @@ EPS = 1e-6
 """Of the norms whose eps the class does not let one choose."""
 
 
-class DiTTransformer2DModel(Model):
+class _Transformer(Model):
     """The transformer of `DiTPipeline`.
 
     Its time embedding reaches the longest period (`endpoint`), which that of the authors only approaches.
     """
 
     NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
-    SPEC = "dit"
     ADAPTED = ("bias", "qkv_bias", "kv_heads", "feed_forward_eps")
     NEARLY: ClassVar[dict[str, str]] = {
         **Model.NEARLY,
@@ -112,7 +112,8 @@ class DiTTransformer2DModel(Model):
 
     def config(self, spec: Spec) -> Data:
         net, time, label = spec.networks["main"], spec.time, spec.conditions.get("class")
-        asked(isinstance(net, PatchTransformer), f"its network is `{net.kind}`, not the transformer of DiT")
+        same = type(net) is type(load_spec(self.SPEC).networks["main"])
+        asked(same, f"its network is `{net.kind}`, not the transformer of `{self.SPEC}`")
         assert isinstance(net, PatchTransformer) and spec.data.shape is not None
         asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
         asked(list(spec.conditions) == ["class"] and isinstance(label, Label), "DiT has one condition, a class label")
@@ -143,6 +144,19 @@ class DiTTransformer2DModel(Model):
             "num_embeds_ada_norm": classes_of("class", label, spec),
             "norm_eps": norm.eps if condition.feed_forward_eps is None else condition.feed_forward_eps,
         }
+
+
+class _OwnEmbedders(_Transformer):
+    """DiT as trained in diffusers: each block has another embedder of timestep and class."""
+
+    SPEC = "diffusers_dit"
+
+
+class DiTTransformer2DModel(_Transformer):
+    """DiT as the authors have it, converted: all blocks hold copies of one embedder."""
+
+    SPEC = "dit"
+    UNTIED = _OwnEmbedders()
 
 
 MODELS = (DiTTransformer2DModel(),)

@@ -147,6 +147,8 @@ class Model(Equivalent):
     """Fields whose difference changes results slightly and is warned about, with what it means."""
     SCHEDULED: ClassVar[bool] = True
     """Whether a scheduler belongs to it."""
+    UNTIED: ClassVar[Model | None] = None
+    """The same class with a tensor of its own for each copy that `MAP` ignores; None: copies must be equal."""
 
     def adapted(self, spec: Spec, tensors: Mapping[str, Expr]) -> dict[str, Expr]:
         """The network's tensors in the form that a spec of `changes(config(spec))` has; by default as they are."""

@@ -16,14 +16,9 @@ from latentc.weights.expr import Expr, reshape, transpose
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-_DOWN = {
-    "resnet": {"ResnetDownsampleBlock2D": False, "AttnDownBlock2D": True},
-    "conv": {"DownBlock2D": False, "AttnDownBlock2D": True},
-}
-_UP = {
-    "resnet": {"ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True},
-    "conv": {"UpBlock2D": False, "AttnUpBlock2D": True},
-}
+_DOWN = {"DownBlock2D": "conv", "ResnetDownsampleBlock2D": "resnet", "AttnDownBlock2D": None}
+_UP = {"UpBlock2D": "conv", "ResnetUpsampleBlock2D": "resnet", "AttnUpBlock2D": None}
+"""How a block is joined to the next; None: it attends, and is joined as `downsample_type` or `upsample_type` says."""
 _PADDED = ("padded_conv", "conv")
 """Resampling by `downsample_padding`."""
 
@@ -66,38 +61,25 @@ class UNet2DModel(Model):
     }
 
     def changes(self, config: Config) -> Data:
-        for key, value in {
-            "center_input_sample": False,
-            "time_embedding_type": "positional",
-            "mid_block_type": "UNetMidBlock2D",
-            "act_fn": "silu",
-            "add_attention": True,
-            "class_embed_type": None,
-        }.items():
-            config.must(key, value)
-        config.must("mid_block_scale_factor", 1, 1.0)
-        config.must("downsample_type", *_DOWN)
-        joined = "resnet" if config["downsample_type"] == "resnet" else "conv"
-        config.must("upsample_type", joined, why="levels are joined in another way on the way up")
+        config.must("time_embedding_type", "positional", why="only sinusoids of the timestep have an equivalent")
+        config.must("mid_block_type", "UNetMidBlock2D", why="there is always a middle of two blocks")
+        config.must("mid_block_scale_factor", 1, 1.0, why="branches of the middle are added as they are")
+        config.must("add_attention", True, why="the middle always attends")
+        config.must("act_fn", "silu", "swish", why="the embedding of the time has the activation of the blocks, SiLU")
+        config.must("class_embed_type", None, why="a class is embedded by a table")
         config.unused("num_train_timesteps")
+        joined, attention = _blocks(config)
         if joined == "conv":
             config.must("downsample_padding", 0, 1)
         else:
             config.unused("downsample_padding")
         resampling = "block" if joined == "resnet" else _PADDED[config["downsample_padding"] == 1]
-        sizes, side, channels = (
-            config.wholes("block_out_channels"),
-            config.whole("sample_size"),
-            config.whole("in_channels"),
-        )
+        sizes, channels = config.wholes("block_out_channels"), config.whole("in_channels")
+        square = not isinstance(config["sample_size"], list | tuple)
+        sides = [config.whole("sample_size")] * 2 if square else config.wholes("sample_size")
+        if len(sides) != 2:
+            config.refuse("sample_size", "it must be one side, or height and width")
         width, out, classes = sizes[0], config["out_channels"], config["num_class_embeds"]
-        attention = []
-        for key, allowed in (("down_block_types", _DOWN[joined]), ("up_block_types", _UP[joined])):
-            blocks = config.words(key, allowed)
-            ordered = blocks if key == "down_block_types" else blocks[::-1]
-            attention.append([level for level, attends in enumerate(ordered) if attends])
-        if attention[0] != attention[1]:
-            config.refuse("up_block_types", "the levels that attend are others on the way up")
         if out not in (channels, 2 * channels):
             config.refuse(
                 "out_channels", f"a network of {channels} channels predicts {channels} or {2 * channels} channels"
@@ -112,13 +94,14 @@ class UNet2DModel(Model):
         head = config["attention_head_dim"]
         heads = {"heads": 1} if head is None else {"heads": None, "head_channels": config.whole("attention_head_dim")}
         found: Data = {
-            "data": {"shape": [channels, side, side]},
+            "data": {"shape": [channels, *sides]},
             "backbone": {
                 "width": width,
                 "multipliers": [size / width for size in sizes],
                 "stem": 1.0,
                 "blocks": config.whole("layers_per_block"),
-                "attention": attention[0],
+                "attention": attention,
+                "recentre": config.flag("center_input_sample"),
                 "embedding": embedding // width,
                 "resampling": resampling,
                 "block": {
@@ -163,7 +146,6 @@ class UNet2DModel(Model):
         asked(len(spec.data.shape) == 3, "a UNet2DModel takes images [C, H, W]")
         asked(net.stem == net.multipliers[0], "its first convolution and its first level have different channels")
         asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
-        asked(not net.recentre, "it is for data in [0, 1]")
         asked(block.resample == "box" and not block.rescale and not block.project, "its residual blocks are not ADM's")
         asked(
             net.frequencies in (None, time.frequencies) and not net.early, "the class enters its time embedding early"
@@ -174,28 +156,33 @@ class UNet2DModel(Model):
         asked(min(sizes) // block.group_size >= block.groups, "its norms have fewer groups at levels with few channels")
         attending = {size for level, size in enumerate(sizes) if net.attends(level)} | {sizes[-1]}
         dims = {size // block.head_count(size) for size in attending}
-        asked(len(dims) == 1, f"its heads have {' or '.join(map(str, sorted(dims)))} channels, depending on the level")
+        asked(
+            len(dims) == 1 or block.heads == 1,
+            f"its heads have {' or '.join(map(str, sorted(dims)))} channels, depending on the level",
+        )
         assert isinstance(spec.objective, Objective)
-        channels, side, _ = spec.data.shape
+        channels, *sides = spec.data.shape
+        embedding = net.embedding * net.width
         attends = [net.attends(level) for level in range(len(sizes))]
         joined = "resnet" if net.resampling == "block" else "conv"
         return {
             **self.DEFAULTS,
-            "sample_size": side,
+            "sample_size": sides[0] if sides[0] == sides[1] else sides,
             "in_channels": channels,
             "out_channels": spec.objective.out_channels(channels),
-            "time_embedding_dim": net.embedding * net.width,
+            "center_input_sample": net.recentre,
+            "time_embedding_dim": None if embedding == 4 * sizes[0] else embedding,
             "freq_shift": int(time.endpoint),
             "flip_sin_to_cos": not time.sines_first,
-            "down_block_types": [list(_DOWN[joined])[level] for level in attends],
-            "up_block_types": [list(_UP[joined])[level] for level in reversed(attends)],
+            "down_block_types": [_block(_DOWN, joined, level) for level in attends],
+            "up_block_types": [_block(_UP, joined, level) for level in reversed(attends)],
             "block_out_channels": sizes,
             "layers_per_block": net.blocks,
             "downsample_type": joined,
             "upsample_type": joined,
             "downsample_padding": int(net.resampling != "padded_conv"),
             "dropout": block.dropout,
-            "attention_head_dim": dims.pop(),
+            "attention_head_dim": None if block.heads == 1 else dims.pop(),
             "norm_num_groups": block.groups,
             "attn_norm_num_groups": block.groups,
             "norm_eps": block.eps,
@@ -209,6 +196,33 @@ class UNet2DModel(Model):
         return {
             name: _in_parts(tensor, net) if ".attention.qkv." in name else tensor for name, tensor in tensors.items()
         }
+
+
+def _blocks(config: Config) -> tuple[str, list[int]]:
+    """How levels are joined, and those that attend; refused unless it is the same everywhere, down and up."""
+    ways, attending = [], []
+    for key, usual, allowed in (
+        ("down_block_types", "downsample_type", _DOWN),
+        ("up_block_types", "upsample_type", _UP),
+    ):
+        config.unused(usual)
+        names = config.words(key, {name: name for name in allowed})
+        for name in names[:-1]:  # the last block of either way leads nowhere
+            if allowed[name] is None:
+                config.must(usual, "conv", "resnet", None)
+            ways.append(allowed[name] or ("resnet" if config[usual] == "resnet" else "conv"))
+        ordered = names if allowed is _DOWN else names[::-1]
+        attending.append([level for level, name in enumerate(ordered) if allowed[name] is None])
+    if len(set(ways)) > 1:
+        config.refuse("up_block_types", "some levels are joined by convolutions and some by residual blocks")
+    if attending[0] != attending[1]:
+        config.refuse("up_block_types", "the levels that attend are others on the way up")
+    return (ways or ["conv"])[0], attending[0]
+
+
+def _block(names: Mapping[str, str | None], joined: str, attends: bool) -> str:
+    """The block whose levels attend, or are joined so."""
+    return next(name for name, way in names.items() if way == (None if attends else joined))
 
 
 def _in_parts(qkv: Expr, net: UnetDenoiser) -> Expr:
