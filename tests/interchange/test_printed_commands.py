@@ -21,13 +21,14 @@ def unconditional(kind: Any, scheduler: Any) -> Callable[[Path], None]:
     return lambda folder: kind(unet(out_channels=3), scheduler).save_pretrained(folder)
 
 
+PIXELS: dict[str, Any] = {"copies": False, "in_channels": 3, "out_channels": 6, "sample_size": 8}
 SAVED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "DDPMPipeline": (unconditional(diffusers.DDPMPipeline, diffusers.DDPMScheduler()), "--count 8"),
     "DDIMPipeline": (unconditional(diffusers.DDIMPipeline, diffusers.DDIMScheduler()), "--count 8"),
     "DiTPipeline": (pipeline, "--class 0-7"),
     "UNet2DModel": (lambda folder: unet().save_pretrained(folder), "--count 8"),
     "UNet2DModel of classes": (lambda folder: unet(num_class_embeds=5).save_pretrained(folder), "--class 0-4"),
-    "DiTTransformer2DModel": (lambda folder: dit(copies=False).save_pretrained(folder), "--class 0-7"),
+    "DiTTransformer2DModel of pixels": (lambda folder: dit(**PIXELS).save_pretrained(folder), "--class 0-7"),
     "AutoencoderKL": (lambda folder: vae().save_pretrained(folder), "--given x=FILE"),
     "VQModel": (lambda folder: vq().save_pretrained(folder), "--given x=FILE"),
 }
@@ -47,3 +48,9 @@ def test_they_work(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         few = ["--set", "sampler.steps=2"] if " compile " in command and "FILE" not in asked else []
         assert run([*shlex.split(command)[1:], *few]) == 0, command
     assert len(list(Path("samples").glob("*.png"))) == (5 if asked.endswith("4") else 8)
+
+
+def test_a_transformer_of_latents_asks_for_its_autoencoder(tmp_path: Path) -> None:
+    dit().save_pretrained(tmp_path / "theirs")
+    commands = api.import_checkpoint(tmp_path / "theirs", tmp_path / "own").commands
+    assert " -w first_stage=FILE " in commands[1] and " --class 0-7 " in commands[2]

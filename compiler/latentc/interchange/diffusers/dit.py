@@ -90,8 +90,9 @@ class _Transformer(Model):
             config.refuse(
                 "out_channels", f"a network of {channels} channels predicts {channels} or {2 * channels} channels"
             )
+        pixels = {"first_stage": None} if channels in (1, 3) else {}
         return {
-            "data": {"shape": [channels, side, side], "classes": config.whole("num_embeds_ada_norm")},
+            "data": {"shape": [channels, side, side], "classes": config.whole("num_embeds_ada_norm"), **pixels},
             "backbone": {
                 "width": heads * config.whole("attention_head_dim"),
                 "depth": config.whole("num_layers"),
