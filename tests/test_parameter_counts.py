@@ -29,6 +29,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main"): 674_834_720,
         },
     ),
+    "diffusers_dit": (
+        "Hugging Face's diffusers",
+        {("S/2", "main"): 39_805_088, ("XL/2", "main"): 749_826_464},
+    ),
     "mean_flow": (
         "Gsunshine/meanflow",
         {

@@ -1,8 +1,8 @@
 """DiT in diffusers: State-of-the-art diffusion models (von Platen et al. 2022, github.com/huggingface/diffusers).
 
 In its `DiTTransformer2DModel` every block embeds timestep and class by weights of its own; the output norm uses those
-of the first. Pipelines converted from the authors' weights hold copies of one embedder, which is `dit`; those trained in
-diffusers hold different ones.
+of the first. Pipelines converted from the authors' weights hold copies of one embedder, which is `dit`; those trained
+in diffusers hold different ones.
 
 Specs: specs/diffusion/diffusers_dit.yaml.
 Tests: tests/systems/diffusers_dit, tests/interchange/test_own_embedders.py.
