@@ -1,4 +1,7 @@
-"""A stand-in of the Hugging Face Hub on 127.0.0.1: repositories in memory, large files by LFS, ranges, and faults."""
+"""A stand-in of the Hugging Face Hub on 127.0.0.1: repositories in memory, large files by LFS, ranges, and faults.
+
+It also serves plain files, as other hosts do.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ class Hub:
     url: str = ""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)  # by path, outside the repositories
+    down: bool = False  # answers downloads of these with an error
+    fails_after_cut: bool = False  # from then on
     asked: list[str] = field(default_factory=list)
     token: str | None = None  # needed to write, if given
     cut: int | None = None  # the next download ends after that many bytes
@@ -127,7 +133,12 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         name = found[1] if found else file[1] if file else ""
-        if name not in self.hub.repositories:
+        if path in self.hub.files:
+            if self.hub.down and self.command == "GET":
+                self.answer(403, {"error": "not now"})
+            else:
+                self.send_content(self.hub.files[path], True, {})
+        elif name not in self.hub.repositories:
             self.refuse(404, "RepoNotFound", "Repository not found")
         elif found and found[2] != "tree":
             self.answer(200, {"id": name, "sha": self.hub.revision(name), "siblings": [], "private": False})
@@ -147,17 +158,21 @@ class _Handler(BaseHTTPRequestHandler):
         return made
 
     def send_file(self, name: str, path: str, content: bytes) -> None:
-        digest = hashlib.sha256 if path.endswith(LARGE) else hashlib.sha1
-        headers = {"ETag": f'"{digest(content).hexdigest()}"', "X-Repo-Commit": self.hub.revision(name)}
-        headers |= {"Accept-Ranges": "bytes"}
+        self.send_content(content, path.endswith(LARGE), {"X-Repo-Commit": self.hub.revision(name)})
+
+    def send_content(self, content: bytes, large: bool, facts: dict[str, str]) -> None:
+        digest = hashlib.sha256 if large else hashlib.sha1
+        headers = {"ETag": f'"{digest(content).hexdigest()}"', "Accept-Ranges": "bytes", **facts}
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            asked = None
         start = int(asked[1]) if asked else 0
         if asked:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self.hub.asked.append(f"range {start}")
         part = content[start:]
-        if self.command == "GET" and self.hub.cut is not None and path.endswith(LARGE):
-            cut, self.hub.cut = self.hub.cut, None
+        if self.command == "GET" and self.hub.cut is not None and large:
+            cut, self.hub.cut, self.hub.down = self.hub.cut, None, self.hub.fails_after_cut
             self.send_response(206 if asked else 200)
             for key, value in {**headers, "Content-Length": str(len(part))}.items():
                 self.send_header(key, value)

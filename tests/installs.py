@@ -1,21 +1,57 @@
 """Install the wheel with each extra into an environment of its own, and use what the extra is for.
 
-    python tests/installs.py [EXTRA …]      (make installs)
+    python tests/installs.py [EXTRA …]              (make installs)
+    python tests/installs.py --sizes [EXTRA …]      write the table of docs/install.md, without downloading the packages
 
 Downloads the extras' packages: a few minutes each, and about 10 GB for all. `gpu`, `tensorrt` and `tensorrt-rtx` are
-installed and imported; running them takes a GPU.
+installed and imported; running them takes a GPU. The sizes are those of the wheels that pip chooses here, and of the
+files in them, which the table of contents at the end of each wheel names.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+import zipfile
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/install.md"
+TABLE = re.compile(r"(?<=<!-- sizes -->\n).*?(?=<!-- end of sizes -->)", re.DOTALL)
+
+# What each extra is for, in the order of the table.
+PURPOSES = {
+    "cpu": "compile for and run on ONNX Runtime on CPUs",
+    "gpu": "the same on NVIDIA GPUs, instead of `cpu`; CUDA and cuDNN are not among it",
+    "openvino": "compile for and run on OpenVINO",
+    "tensorrt": "TensorRT plans",
+    "tensorrt-rtx": "TensorRT-RTX plans",
+    "torch": "train, and read `.pt` files from before PyTorch 1.6",
+    "wandb": "log training to Weights & Biases",
+    "mlflow": "log training to MLflow",
+    "plots": "figures of `tune` and `sweep`",
+    "data": "read and write parquet",
+    "hub": "push, pull and read repositories of the Hugging Face Hub, official checkpoints, its data sets",
+    "serve": "the HTTP server and its web page",
+    "evaluate": "FID and other figures with Inception features",
+    "ray": "sample and evaluate on a Ray cluster",
+    "sweep": "train and judge many settings of a spec",
+    "retrieval": "search nearest neighbours in an index",
+    "text": "tokenizers, and captions cleaned for T5",
+    "demo": "the handwritten digits of the first spec and of `make demo`",
+    "dev": "tests and checks of latentc itself",
+}
 
 # Weights of the first spec, without PyTorch.
 WEIGHTS = """
@@ -47,7 +83,16 @@ USES: dict[str, list[str]] = {
         "latentc sweep my-model.yaml -o swept --set train.steps=2,3 --set train.schedule.warmup=1 --count 40"
     ],
     "cpu,data": [COMPILE, "latentc sample model.latentc --count 20 --as parquet -o samples"],
-    "hub": ["import datasets, latentc.survey; latentc.survey.survey"],
+    "hub": [
+        "import datasets, latentc.survey; latentc.survey.survey",
+        "import huggingface_hub.file_download as hub, filelock; hub.http_get",
+        "latentc specs --weights",
+    ],
+    "wandb": ["import wandb; print(wandb.__version__)"],
+    "mlflow": ["import mlflow; print(mlflow.__version__)"],
+    "retrieval": ["import usearch.index"],
+    "text": ["import tokenizers, ftfy"],
+    "ray": ["import ray"],
     "cpu,evaluate": [COMPILE, "latentc evaluate model.latentc --count 40"],
     "cpu,serve": [COMPILE, SERVER],
     "gpu": ["import onnxruntime; print(onnxruntime.get_available_providers())"],
@@ -61,11 +106,114 @@ def run(line: list[str], folder: Path) -> None:
         sys.exit(f"{' '.join(line)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
 
 
+class Remote(io.RawIOBase):
+    """A file of a web server that answers requests for ranges."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.place = url, 0
+        with urlopen(Request(url, method="HEAD"), timeout=60) as answer:
+            self.size = int(answer.headers["Content-Length"])
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        end = self.size if size < 0 else min(self.place + size, self.size)
+        if end <= self.place:
+            return b""
+        asked = Request(self.url, headers={"Range": f"bytes={self.place}-{end - 1}"})
+        with urlopen(asked, timeout=60) as answer:
+            if answer.status != 206:
+                raise OSError(f"{self.url} is not served in ranges")
+            found: bytes = answer.read()
+        self.place += len(found)
+        return found
+
+
+@cache
+def size_of(url: str) -> tuple[int, int | None]:
+    """Bytes of a package's file, and of the files in it; None if it is not a wheel."""
+    local = urlsplit(url).scheme == "file"
+    with Path(unquote(urlsplit(url).path)).open("rb") if local else Remote(url) as file:
+        size = file.seek(0, io.SEEK_END)
+        if not url.endswith(".whl"):
+            return size, None
+        with zipfile.ZipFile(file) as archive:
+            return size, sum(entry.file_size for entry in archive.infolist())
+
+
+def packages(python: str, wanted: Iterable[str]) -> dict[str, str]:
+    """{name: address} of the packages that pip would install. CalledProcessError if it finds none that fit."""
+    line = [python, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", "-", *wanted]
+    report = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    return {found["metadata"]["name"].lower(): found["download_info"]["url"] for found in report["install"]}
+
+
+def requirements() -> tuple[list[str], dict[str, list[str]]]:
+    """The packages that latentc needs, and those of each extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+
+    def flat(name: str) -> list[str]:
+        found = []
+        for text in extras[name]:
+            own = re.fullmatch(r"latentc\[(.*)\]", text)
+            found += [one for other in own[1].split(",") for one in flat(other)] if own else [text]
+        return found
+
+    return project["dependencies"], {name: flat(name) for name in extras}
+
+
+def row(python: str, name: str, base: dict[str, str]) -> str:
+    """A row of the table: what an extra adds to the installation without extras; `base` are its packages."""
+    needed, extras = requirements()
+    wanted, purpose = needed + (extras[name] if name else []), PURPOSES.get(name, "")
+    try:
+        found = packages(python, wanted)
+    except subprocess.CalledProcessError:
+        return f"| `{name}` | {purpose} | not on PyPI | |"
+    sizes = [size_of(url) for package, url in found.items() if package not in base]
+    whole = "" if all(inner is not None for _, inner in sizes) else "over "
+    download, installed = sum(size for size, _ in sizes), sum(inner or size for size, inner in sizes)
+    label = f"`{name}`" if name else "latentc without extras"
+    return f"| {label} | {purpose} | {whole}{download / 1e6:,.0f} | {whole}{installed / 1e6:,.0f} |"
+
+
+def write_sizes(chosen: list[str]) -> None:
+    """Measure extras and write their rows of the table; rows of others stay."""
+    text = PAGE.read_text()
+    (table,) = TABLE.findall(text)
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
+    base = packages(sys.executable, requirements()[0])
+    for name in ["", *chosen]:
+        made = row(sys.executable, name, base if name else {})
+        rows[made.split("|")[1].strip()] = made
+        print(made, flush=True)
+    head = ["| extra | for | MB downloaded | MB installed |", "|---|---|---|---|"]
+    order = ["latentc without extras", *(f"`{name}`" for name in PURPOSES)]
+    PAGE.write_text(TABLE.sub(lambda _: "\n".join([*head, *(rows[name] for name in order if name in rows), ""]), text))
+
+
 def main() -> None:
     """Build the wheel, then try each extra."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"all by default: {' '.join(filter(None, USES))}")
-    chosen = parser.parse_args().extras or list(USES)
+    parser.add_argument("--sizes", action="store_true", help="write the table of docs/install.md")
+    given = parser.parse_args()
+    if given.sizes:
+        write_sizes(given.extras or list(PURPOSES))
+        return
+    chosen = given.extras or list(USES)
     with tempfile.TemporaryDirectory() as name:
         dist = Path(name, "dist")
         run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(dist)], ROOT)

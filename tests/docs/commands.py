@@ -38,6 +38,7 @@ READ = {
     "push": "needs the Hub: tests/cli/test_hub.py",
     "pull": "needs the Hub",
     "hub:": "needs the Hub",
+    "official:": "needs the network: tests/cli/test_official.py",
     "sweep": "trains for minutes: tests/sweep",
     "swept/": "has no result of a sweep",
     "runs": "has no runs yet: tests/runs",
@@ -108,7 +109,7 @@ def _latentc(args: Sequence[str]) -> str | None:
         quick = ["--force"]  # a small one gains nothing
     if args[0] == "serve":
         return _served(args)
-    if args[0] in READ or any(arg.startswith(word) for arg in args for word in READ if not word.isalpha()):
+    if args[0] in READ or any(word in arg for arg in args for word in READ if not word.isalpha()):
         quick = ["--help"]  # after options that do not exist have been refused
     with patch.object(training, "run_training", run_training):
         status = run([*args, *quick])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 from served import NAMES, mel_bundle, served, tiny_bundles, two_step_counts
@@ -43,6 +44,22 @@ def test_a_prompt_is_a_class(server) -> None:
     more = {"size": "2x2", "response_format": "b64_json", "user": "u", "quality": "standard", "steps": 2, "guidance": 3}
     given = web.post(IMAGES, json={**asked, **more, "prompt": NAMES[1]})
     assert pngs(given) == expected(app, [1, 1], seeds=5, steps=2, guidance=3.0)
+
+
+def test_models_are_listed_in_both_forms(server) -> None:
+    """OpenAI's list, and the descriptions that latentc's own client reads."""
+    web, app = server
+    found = web.get("/v1/models").json()
+    assert found["object"] == "list"
+    assert [(one["id"], one["object"], one["owned_by"]) for one in found["data"]] == [
+        (name, "model", "latentc") for name in ("host", "tokens", "mel")
+    ]
+    written = [int((Path(app.models[one["id"]].place) / "manifest.json").stat().st_mtime) for one in found["data"]]
+    assert [one["created"] for one in found["data"]] == written
+    assert [(one["name"], one["programs"][0]["name"]) for one in found["models"]] == [
+        (name, app.models[name].manifest.programs[0].name) for name in app.models
+    ]
+    assert web.get("/v1/models/host").json().items() >= found["data"][0].items()
 
 
 def test_without_a_seed_pictures_differ_and_say_theirs(server) -> None:

@@ -319,6 +319,6 @@ def test_a_pickle_of_many_tensors_is_read() -> None:
     torch.save({f"blocks.{i}.weight": size for i in range(2000)}, file)
     with zipfile.ZipFile(file) as archive:
         data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-    reader = pickled._Reader(data)
+    reader = pickled.Reader(io.BytesIO(data), len(data))
     reader.load()
     assert 50 * (pickled.ROOM - reader.room) < pickled.ROOM

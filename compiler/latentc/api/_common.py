@@ -65,15 +65,24 @@ def lowered_spec(
 
 
 def _with_downloads(spec: Spec) -> Spec:
-    """The spec with files of this machine for pretrained weights on the Hub, for a project. DiagnosticError E0425."""
+    """The spec with files of this machine for pretrained weights elsewhere, for a project. DiagnosticError E0425.
+
+    Of official checkpoints, copies under latentc's own names in the user's cache, which a project reads. Raises
+    DiagnosticError, too: E0410, E0427 and E0428.
+    """
     from latentc.diagnostics import DiagnosticError
     from latentc.weights.files import files_of
-    from latentc.weights.hub import is_hub
+    from latentc.weights.hub import is_hub, is_official
 
     networks = dict(spec.networks)
     for name, network in spec.networks.items():
         path = getattr(network, "pretrained", None)
-        if path is not None and is_hub(path):
+        if path is not None and is_official(path):
+            from latentc.checkpoint import official_in_own_names
+
+            own = str(official_in_own_names(spec, name, path))
+            networks[name] = network.model_copy(update={"pretrained": own})
+        elif path is not None and is_hub(path):
             files = files_of(path)
             if len(files) != 1:
                 place = spec.span("networks", name, "pretrained")

@@ -55,7 +55,7 @@ def compile(
     from latentc.spec import load_spec, resolved_yaml
     from latentc.spec.named import checkpoint_files
     from latentc.weights.files import named_files
-    from latentc.weights.hub import is_hub, local
+    from latentc.weights.hub import is_official, is_remote, local
     from latentc_runtime.hashes import hash_file
 
     # The passes read the largest batch from the spec, so it is set there.
@@ -75,14 +75,19 @@ def compile(
     files = {} if isinstance(weights, Mapping) else named_files(weights or (), list(spec.networks), ())
     if not in_memory and "" not in files:
         files = {**checkpoint_files(spec), **files}
-    spec = with_known_names(spec, map(local, files.values()), warn or (lambda text: None))
-    text = resolved_yaml(spec.model_copy(update={"checkpoints": {}}))  # the bundle holds the weights
     if spec.data.first_stage is not None and spec.data.first_stage.weights is not None:
         files[FIRST_STAGE] = Path(spec.data.first_stage.weights)
+    shown = ", ".join(str(path) if is_remote(path) else path.name for path in files.values())
+    if any(map(is_official, files.values())):
+        from latentc.checkpoint.official import local_files
+
+        files = local_files(spec, files)
+    networks = [local(path) for name, path in files.items() if name != FIRST_STAGE]
+    spec = with_known_names(spec, networks, warn or (lambda text: None))
+    text = resolved_yaml(spec.model_copy(update={"checkpoints": {}}))  # the bundle holds the weights
     named = {f"tokenizer of {n}": Path(f.tokenizer) for n, f in spec.data.fields.items() if f.tokenizer is not None}
     texts = {name: file for name, file in named.items() if file.is_file()}
     same_weights = weights_as_they_are(files, texts)
-    shown = ", ".join(str(path) if is_hub(path) else path.name for path in files.values())
     given = {"file": shown or None, "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
     options["check"] = check

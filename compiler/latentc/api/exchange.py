@@ -74,7 +74,7 @@ def _of_bundle(
     from latentc.components.fields import FIRST_STAGE
     from latentc.measure.subject import open_subject
     from latentc.spec.named import first_stage_file
-    from latentc.weights.hub import is_hub
+    from latentc.weights.hub import is_remote
 
     if variant is not None or overrides:
         raise DiagnosticError.of(
@@ -100,7 +100,7 @@ def _of_bundle(
 
         spec = load_spec(bundle / "spec.yaml", None, given[0])
     file = first_stage_file(spec)
-    if file is not None and (is_hub(file) or file.exists()):
+    if file is not None and (is_remote(file) or file.exists()):
         tensors[FIRST_STAGE] = first_stage_weights(spec)
     return spec, tensors, notes
 
@@ -205,9 +205,18 @@ def pull(repository: str, folder: Path | str | None = None) -> tuple[Path, str]:
     """Download a repository of the Hugging Face Hub to `folder`, by default named like it.
 
     Returns the folder and what it holds: "bundle", whose checksums are verified, "spec" (with its weights) or "files".
-    Interrupted downloads go on. `repository` may end in @REVISION. Raises DiagnosticError: E0412, E0425, E0601 to
-    E0605, E0706.
+    Interrupted downloads go on. `repository` may end in @REVISION. Of `official:NAME`, the file in the user's cache and
+    "weights"; then there is no `folder`. Raises DiagnosticError: E0412, E0425, E0427, E0428, E0601 to E0605, E0701,
+    E0706.
     """
+    from latentc.spec.official import entry, file_of
+    from latentc.weights.hub import is_official
+
+    if is_official(repository):
+        if folder is not None:
+            mend = f"leave `-o` out; `latentc weights SPEC -w {repository} -o FILE` writes a file"
+            raise DiagnosticError.of("E0701", "official checkpoints are downloaded to the cache", help=mend)
+        return file_of(entry(repository)), "weights"
     from latentc.interchange import hub
     from latentc.weights.hub import place
     from latentc_runtime.bundle import open_bundle

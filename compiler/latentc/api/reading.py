@@ -36,6 +36,13 @@ def specs() -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
+def official_checkpoints() -> dict[str, dict[str, str | float | None]]:
+    """Official checkpoints by the NAME of `official:NAME`: the spec and variant, and the section's entry."""
+    from latentc.spec.official import catalogue
+
+    return {name: {"spec": found.spec, **found.given.model_dump()} for name, found in catalogue().items()}
+
+
 def check(
     source: Source,
     variant: str | None = None,

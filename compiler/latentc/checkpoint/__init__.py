@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from latentc import __version__
 from latentc.checkpoint.fitting import with_suggestion
 from latentc.checkpoint.former import renamed
+from latentc.checkpoint.official import check_fits
+from latentc.checkpoint.parameters import buffer, computed, network_params, network_types
 from latentc.components.contract import Lowered, Network
 from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError, did_you_mean
-from latentc.ir.core import Param, own_parameters, parameters
-from latentc.ir.inits import DETERMINISTIC, INITS
-from latentc.ir.types import NUMPY, Sym
+from latentc.ir.core import own_parameters
 from latentc.lower import lower
+from latentc.spec import load_spec
 from latentc.spec.named import checkpoint_files, first_stage_file
+from latentc.spec.official import entry, file_of, network_of
 from latentc.spec.schema import Spec
 from latentc.weights import (
-    Array,
     Expr,
     check_inverse,
     export_weights,
@@ -29,33 +31,15 @@ from latentc.weights import (
     materialise,
     write_safetensors,
 )
+from latentc.weights.download import place_of
 from latentc.weights.files import Files, group_readings, named_files, open_state_dicts
+from latentc.weights.hub import is_official
 from latentc.weights.in_memory import NAME as IN_MEMORY
 from latentc.weights.in_memory import Weights, by_network, tree_from_arrays
-from latentc.weights.names import Types
 from latentc.weights.state_dicts import Reading, chosen, several_fit, state_dicts
 from latentc.weights.templates import Sizes
 
 OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
-
-
-def network_params(lowered: Lowered, network: Network) -> dict[str, Param]:
-    """{state-dict path: Param} of a network, all its methods together."""
-    found: dict[str, Param] = {}
-    for function in network.functions:
-        found.update(parameters(lowered.module, function))
-    return found
-
-
-def network_types(lowered: Lowered, network: str) -> Types:
-    """{state-dict path: (shape, dtype)} of the tensors that a weights file of a network holds."""
-    params = network_params(lowered, lowered.networks[network])
-    return {name: (_shape(p), p.type.dtype) for name, p in params.items() if not computed(p)}
-
-
-def computed(param: Param) -> bool:
-    """True if a param is a buffer that can be computed from the spec, so that weights files need not contain it."""
-    return param.kind == "buffer" and param.init.kind in DETERMINISTIC
 
 
 def network_weights(
@@ -72,6 +56,8 @@ def network_weights(
 
     Instead of files, `files` may be a mapping of arrays by name; every network then has its weights from there.
 
+    `official:NAME` is read by the name map and key that its entry in the section `official` names.
+
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. If several networks
     share a file, their names begin with the network's (`refiner.blocks.0…`), or the name map tells them apart. `key`
     selects a state dict of the checkpoint (`ema`); the default is the one that fits the network, and if that is not the
@@ -79,7 +65,7 @@ def network_weights(
     values would not be written again, and about names of an earlier version. `networks` are all by default. A network
     without a file has the spec's default weights (`checkpoints`), under their own name map and key; without any file,
     `names` and `key` replace these. The weights of the first stage come from the file that the spec names. Raises
-    DiagnosticError: E0401 to E0411, E0415, E0420, E0421, E0703.
+    DiagnosticError: E0401 to E0411, E0415, E0420, E0421, E0425, E0427, E0428, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
     found = {}
@@ -99,6 +85,9 @@ def network_weights(
             path, default = defaults[name], spec.checkpoints[name]
             flavour = names if names is not None and not paths else default.names
             part = key if key is not None and not paths else default.key
+        if is_official(path):
+            found[name] = _official_weights(spec, lowered, name, path, part, taken, unused)
+            continue
         check_inverse(
             name_map(spec, name, flavour), network_types(lowered, name), symbols(lowered, lowered.networks[name])
         )
@@ -117,6 +106,43 @@ def first_stage_weights(spec: Spec) -> dict[str, Expr]:
     stage, given = spec.first_stage, spec.data.first_stage
     assert stage is not None and given is not None and given.weights is not None
     return network_weights(stage, lower(stage), first_stage_file(spec), given.names, given.key, ["main"])["main"]
+
+
+def _official_weights(
+    spec: Spec,
+    lowered: Lowered,
+    network: str,
+    path: Path,
+    key: str | None,
+    taken: list[str] | None,
+    unused: list[str] | None,
+) -> dict[str, Expr]:
+    """A network's tensors from an official checkpoint, which the spec that names it reads, and its computed buffers.
+
+    `key` counts if the entry of the checkpoint has none.
+    """
+    found = entry(path, spec)
+    given, source = found.given, load_spec(found.spec, found.given.variant)
+    theirs, name = lower(source), network_of(found, source, network)
+    check_fits(found, network, network_types(lowered, network), network_types(theirs, name))
+    file, part = file_of(found), given.key or key
+    tensors = network_weights(source, theirs, file, given.names, part, [name], taken, unused)[name]
+    params = network_params(lowered, lowered.networks[network])
+    own = {n: buffer(p) if computed(p) else tensors.get(n) for n, p in params.items()}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def official_in_own_names(spec: Spec, network: str, path: Path | str) -> Path:
+    """A copy of the official checkpoint `path` in the user's cache, under latentc's own names; raises as reading it."""
+    found, lowered = entry(path, spec), lower(spec)
+    source = load_spec(found.spec, found.given.variant)
+    name = network_of(found, source, network)
+    check_fits(found, network, network_types(lowered, network), network_types(lower(source), name))
+    copy = place_of(f"{found.name}.{name}.latentc-{__version__}", "own.safetensors")
+    if not copy.is_file():
+        tensors = network_weights(spec, lowered, str(path), networks=[network])
+        write_weights(spec, lowered, tensors, copy, metadata={"format": "pt", "spec": spec.name})
+    return copy
 
 
 def _read(
@@ -248,16 +274,6 @@ def _separable(spec: Spec, lowered: Lowered, named: Mapping[str, Mapping[str, Ex
 def arrays(weights: Mapping[str, Expr]) -> dict[str, np.ndarray]:
     """The tensors in memory."""
     return {name: materialise(expr) for name, expr in weights.items()}
-
-
-def buffer(param: Param) -> Array:
-    """The value of a computed buffer, in its own dtype."""
-    value = INITS[param.init.kind](np.random.default_rng(0), _shape(param), **param.init.args)
-    return Array(value.astype(NUMPY[param.type.dtype]))
-
-
-def _shape(param: Param) -> tuple[int, ...]:
-    return tuple(d for d in param.type.shape if not isinstance(d, Sym))  # params have no run-time sizes
 
 
 def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[str, Any]]:

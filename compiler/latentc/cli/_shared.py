@@ -38,6 +38,11 @@ def variants_of(context: typer.Context) -> list[str]:
         return []
 
 
+def weights_names(incomplete: str) -> list[str]:
+    """Completions of weights that begin with `official:`; of other texts none, as shells know files."""
+    return [f"official:{name}" for name in api.official_checkpoints()] if incomplete.startswith("offic") else []
+
+
 Spec = Annotated[
     str,
     typer.Argument(
@@ -59,7 +64,9 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="A .safetensors, .pt or .npz file or hub:ORG/NAME, or NETWORK=FILE per network. Default: the spec's own.",
+        help="A .safetensors, .pt or .npz file, hub:ORG/NAME or official:NAME, or NETWORK=FILE per network. "
+        "Default: the spec's own.",
+        autocompletion=weights_names,
     ),
 ]
 Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map for this file.")]

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from latentc import api
-from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, advancing, bar_for, echo, spec_names, warn
+from latentc.cli._shared import (
+    Json,
+    Key,
+    Names,
+    Sets,
+    Variant,
+    Weights,
+    advancing,
+    bar_for,
+    echo,
+    spec_names,
+    warn,
+    weights_names,
+)
 
 Replace = Annotated[bool, typer.Option("--force", help="Replace a folder written by latentc.")]
 
@@ -91,13 +104,20 @@ def push(
 
 
 def pull(
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository, or ORG/NAME@REVISION.")],
+    repository: Annotated[
+        str,
+        typer.Argument(
+            metavar="ORG/NAME",
+            help="The repository, ORG/NAME@REVISION, or official:NAME, which is downloaded to the cache.",
+            autocompletion=weights_names,
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write. Default: NAME.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Download a repository of the Hugging Face Hub: a bundle, or a spec with its weights."""
+    """Download a repository of the Hugging Face Hub (a bundle, or a spec with its weights), or official weights."""
     with bar_for("downloading"):
         folder, kind = api.pull(repository, output)
     if as_json:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,8 +32,17 @@ from latentc.diagnostics.faults import data_from_diagnostics, missing_packages
 from latentc.files.shipped import codes
 
 
-def specs(as_json: Json = False) -> None:
+def specs(
+    weights: Annotated[
+        bool, typer.Option("--weights", help="List the official checkpoints instead, for `--weights official:NAME`.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the shipped specs by family, with their variants."""
+    if weights:
+        checkpoints = api.official_checkpoints()
+        echo(checkpoints if as_json else _checkpoint_table(checkpoints))
+        return
     found = api.specs()
     if as_json:
         echo(found)
@@ -41,6 +51,18 @@ def specs(as_json: Json = False) -> None:
     for family, members in found.items():
         rows = [f"  {name:{width}}  {' '.join(variants)}".rstrip() for name, variants in members.items()]
         echo("\n".join([family, *rows]))
+
+
+def _checkpoint_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for name, given in found.items():
+        megabytes = given["megabytes"]
+        size = "" if megabytes is None else f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+        fits = given["spec"] if given["variant"] is None else f"{given['spec']} --variant {given['variant']}"
+        where = given["weights"] if given["by_hand"] is None else f"by hand: {given['weights']}"
+        rows.append((name, fits, size, given["licence"], where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows)
 
 
 def check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +25,7 @@ from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec, place_at
 from latentc.spec.write import yaml_from_data
 from latentc.spec.yaml import Document
-from latentc.weights.hub import is_hub
+from latentc.weights.hub import is_remote
 
 
 @blamed()
@@ -59,11 +60,17 @@ def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, 
 def spec_from_resolved(resolved: Resolved, rules: bool = True) -> Spec:
     """Check a resolved text against the schema, then, with `rules`, against the rules across sections."""
     document = without_removed(resolved.document)
+    if resolved.official is not None:
+        root = document.root
+        document = Document(replace(root, value={**root.fields, "official": resolved.official}))
     try:
         spec = Spec.model_validate(document.data)
     except ValidationError as error:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
     spec._document, spec._notes, spec._read_stage = document, resolved.notes, load_first_stage
+    if spec.official:
+        spec._official = spec.official
+        spec = spec.model_copy(update={"official": {}})
     spec = with_class_tokens(with_class_names(with_paths(spec)))
     if rules and (problems := check_rules(spec, document)):
         raise DiagnosticError(*problems)
@@ -137,9 +144,9 @@ def own_variant_names(source: str | Path) -> tuple[str, ...]:
 
 def data_from_spec(spec: Spec) -> dict[str, Any]:
     """The spec as plain data with every default, keys in the order of the sections; default weights by full path."""
-    data = spec.model_dump(mode="json", by_alias=True, exclude={"extends", "variants"})
+    data = spec.model_dump(mode="json", by_alias=True, exclude={"extends", "official", "variants"})
     for network, file in checkpoint_files(spec).items():
-        data["checkpoints"][network]["weights"] = str(file) if is_hub(file) else file.resolve().as_posix()
+        data["checkpoints"][network]["weights"] = str(file) if is_remote(file) else file.resolve().as_posix()
     if list(data["networks"]) == ["main"]:
         data = {"backbone" if key == "networks" else key: value for key, value in data.items()}
         data["backbone"] = data["backbone"]["main"]

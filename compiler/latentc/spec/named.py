@@ -13,7 +13,7 @@ from latentc.components.networks._class_names import with_tokens
 from latentc.diagnostics import DiagnosticError, Span
 from latentc.files import shipped
 from latentc.spec.yaml import HIDDEN
-from latentc.weights.hub import is_hub
+from latentc.weights.hub import is_remote
 from latentc_runtime.texts import tokens_from_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def named_file(spec: Spec, text: str, *place: str | int) -> Path:
     else as it is, which is relative to the current folder.
     """
     span, path = spec.span(*place), Path(text)
-    if span is None or path.is_absolute() or is_hub(text):
+    if span is None or path.is_absolute() or is_remote(text):
         return path
     beside = Path(span.file).parent / path
     return beside if exists(beside) or not exists(path) else path
@@ -71,9 +71,9 @@ def _changed(spec: Spec, model: Any, place: tuple[str, ...], *keys: str) -> Any:
 
 def _absolute(spec: Spec, text: str, *place: str) -> str:
     span, path = spec.span(*place), Path(text)
-    if not text or path.is_absolute() or is_hub(text):
+    if not text or path.is_absolute() or is_remote(text):
         return text
-    if span is None or not Path(span.file).is_file() or _ships(Path(span.file)):
+    if span is None or not Path(span.file).is_file() or ships(Path(span.file)):
         if not exists(path):
             return text
     else:
@@ -81,7 +81,8 @@ def _absolute(spec: Spec, text: str, *place: str) -> str:
     return os.path.abspath(path)  # noqa: PTH100  # unlike `resolve`, it keeps links
 
 
-def _ships(file: Path) -> bool:
+def ships(file: Path) -> bool:
+    """True for a spec in the folder of the shipped ones."""
     return file.resolve().is_relative_to(shipped.folder("specs").resolve())
 
 

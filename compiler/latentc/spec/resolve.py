@@ -27,16 +27,17 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Resolved:
-    """One spec with nothing left to look up: no `extends`, no `variants`, no `backbone`.
+    """One spec with nothing left to look up: no `extends`, no `variants`, no `backbone`, no `official`.
 
     `variants` {name: what it changes}; `variant`, the one that was chosen. `notes`: what merging did that the
-    author may not expect, a line each.
+    author may not expect, a line each. `official`: the section of that name, which belongs to the file alone.
     """
 
     document: Document
     variants: Mapping[str, Node]
     variant: str | None
     notes: tuple[str, ...] = ()
+    official: Node | None = None
 
     def giving(self, path: PathKey) -> dict[str, Set[str]]:
         """{variant that can still be chosen: the keys that it has at `path`}."""
@@ -149,7 +150,9 @@ def resolve_text(
         root = _set(root, text, replace(merging, own=f"{option} #{number}", same_kinds=True))
     root = _with_networks(root, (*chain, file))
     notes = dict.fromkeys((*merging.notes, *kept_guidance(root, file, option)))
-    return Resolved(Document(root), variants.fields if variants else {}, variant, tuple(notes))
+    official = root.fields.get("official")
+    root = without(root, ("official",))
+    return Resolved(Document(root), variants.fields if variants else {}, variant, tuple(notes), official)
 
 
 def _shown(path: Path) -> str:
@@ -180,8 +183,10 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...], mergin
     if root.replaces:
         message = "a whole spec cannot replace its base"
         raise DiagnosticError.of("E0104", message, root.span, help="leave out the tag, or `extends`")
-    # Notes on the merging of the base itself do not concern the author of this file.
-    return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here, Merging()), root, merging)
+    # Notes on the merging of the base itself do not concern the author of this file. Its official checkpoints are of
+    # its own sizes.
+    inherited = _with_base(read_text(base, _shown(base)), _shown(base), base, here, Merging())
+    return merge(without(inherited, ("official",)), root, merging)
 
 
 def _with_networks(root: Node, chain: tuple[str, ...]) -> Node:
@@ -277,7 +282,7 @@ def _variant(variants: Node | None, wanted: str) -> Node:
     if not isinstance(node.value, dict):
         raise _wrong_type("a variant must be a mapping of changes", node)
     node = replace(node, replaces=False)  # it replaces the base's variant of that name, not the spec
-    if forbidden := next((key for key in ("latentc", "extends", "variants") if key in node.fields), None):
+    if forbidden := next((key for key in ("latentc", "extends", "official", "variants") if key in node.fields), None):
         span = node.fields[forbidden].key or node.span
         message = f"a variant cannot change `{forbidden}`"
         raise DiagnosticError.of("E0209", message, span, help="remove this key from the variant")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -24,9 +25,12 @@ from latentc.components.parts import Applies, Part
 from latentc.components.read_fields import problems_of_encoded
 from latentc.components.sampler import Sampler, Wrapper
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, did_you_mean
+from latentc.spec.named import ships
+from latentc.spec.official import entry, shipped_entries
 from latentc.spec.schema import Spec
 from latentc.spec.section_rules import SECTION_RULES, Problem, Rule
 from latentc.spec.yaml import Document, PathKey
+from latentc.weights.hub import is_official
 from latentc.weights.rules import fault_of
 
 
@@ -178,6 +182,37 @@ def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
             known = ", ".join(name for name, maps in spec.weights.items() if network in maps) or "none"
             place = ("checkpoints", network, "names")
             yield Problem("E0703", place, message, help=f"name maps of this network: {known}")
+
+
+def official_checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
+    """Entries of `official` fit networks and name maps of the spec, and each `official:NAME` in it has an entry."""
+    for name, given in spec.official_checkpoints.items():
+        networks = [*spec.networks] if given.network is None else [given.network]
+        if given.network is not None and given.network not in spec.networks:
+            known = f"networks: {', '.join(spec.networks)}"
+            yield Problem("E0415", ("official", name, "network"), f"no network `{given.network}`", help=known)
+        elif given.names is not None and not {*networks} & {*spec.weights.get(given.names, {})}:
+            message = f"the spec has no name map `{given.names}` for the network `{networks[0]}`"
+            known = ", ".join(spec.weights) or "none"
+            yield Problem("E0703", ("official", name, "names"), message, help=f"name maps of this spec: {known}")
+        span = spec.span("official", name)
+        own = span is None or not ships(Path(span.file))
+        if own and (other := shipped_entries().get(name)) is not None and other.given != given:
+            message = f"`{name}` is an official checkpoint of the shipped spec `{other.spec}`"
+            yield Problem("E0427", ("official", name), message, help="choose another name")
+    named: list[tuple[PathKey, str | None]] = [
+        *((("checkpoints", network, "weights"), given.weights) for network, given in spec.checkpoints.items()),
+        *((("networks", name, "pretrained"), getattr(own, "pretrained", None)) for name, own in spec.networks.items()),
+    ]
+    if spec.data.first_stage is not None:
+        named.append((("data", "first_stage", "weights"), spec.data.first_stage.weights))
+    for place, text in named:
+        if text is not None and is_official(text):
+            try:
+                entry(text, spec)
+            except DiagnosticError as error:
+                (found,) = error.diagnostics
+                yield Problem("E0427", place, found.message, help=found.help)
 
 
 # ---- networks, conditioning, objective, sampler
@@ -401,6 +436,7 @@ RULES: tuple[Rule, ...] = (
     accumulation_divides_batch,
     name_maps_are_sound,
     checkpoints_are_known,
+    official_checkpoints_are_known,
     conditions_are_in_place,
     needs_are_met,
     networks_are_used,

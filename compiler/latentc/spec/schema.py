@@ -17,10 +17,12 @@ from latentc.components.dataset import Data
 from latentc.components.objective import Objective
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Span
-from latentc.spec.sections import Checkpoint, Identifier, Optimize, Target, Train
+from latentc.spec.sections import Checkpoint, Identifier, Official, Optimize, Target, Train
 from latentc.spec.yaml import Document, PathKey
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+
+OfficialName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Spec(Closed):
@@ -58,6 +60,10 @@ class Spec(Closed):
     checkpoints: dict[Identifier, Checkpoint] = Field(
         default_factory=dict, description="default weights by network, for commands without `--weights`"
     )
+    official: dict[OfficialName, Official] = Field(
+        default_factory=dict,
+        description="checkpoints of the authors, by the NAME of `--weights official:NAME`",
+    )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named overrides of this spec, merged by --variant"
     )
@@ -66,6 +72,9 @@ class Spec(Closed):
     _document: Document | None = PrivateAttr(None)
     # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
     _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
+
+    # The section `official` of the spec's own file: no part of the content either.
+    _official: dict[str, Official] = PrivateAttr(default_factory=dict)
 
     # Effects of merging that the spec's author may not expect, one line each.
     _notes: tuple[str, ...] = PrivateAttr(())
@@ -108,6 +117,11 @@ class Spec(Closed):
     def time(self) -> Component | None:
         """The time embedding (`latentc.components.condition.TimeEmbedding`), if the networks have one."""
         return self.conditioning.get("time")
+
+    @property
+    def official_checkpoints(self) -> dict[str, Official]:
+        """The section `official` of the spec's own file, which bundles and specs that extend it do not have."""
+        return self._official
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -32,6 +32,27 @@ class Checkpoint(Closed):
     key: str | None = Field(None, description="state dict to use from a checkpoint (`ema`); null: the one that fits")
 
 
+class Official(Closed):
+    """A checkpoint that the authors of the system publish, for `--weights official:NAME`."""
+
+    weights: Annotated[str, Field(pattern=r"^(https?://|hub:)\S+$")] = Field(
+        description="its address: https://… or hub:ORG/NAME/FILE"
+    )
+    variant: str | None = Field(None, description="variant of this spec that it fits; null: the spec without one")
+    network: Identifier | None = Field(None, description="network whose weights it holds; null: all of the spec's")
+    names: str | None = Field(None, description="name map of this spec for the file; null: latentc's own names")
+    key: str | None = Field(None, description="state dict to use from it (`ema`); null: the one that fits")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = Field(
+        None, description="its sha256, or the first digits of it, where its authors or its host publish it"
+    )
+    megabytes: float | None = Field(None, gt=0, description="approximate size of the file, in 10^6 bytes")
+    licence: str = Field(description="licence of the weights")
+    source: str = Field(description="the page on which its authors name it")
+    by_hand: str | None = Field(
+        None, description="why only a person can download it from `weights`; null: latentc downloads it"
+    )
+
+
 class Schedule(Closed):
     """How the learning rate changes: a linear warm-up, then its course to the last step."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.weights.distributed import parts_of, read_parts
 from latentc.weights.expr import Expr
-from latentc.weights.hub import is_hub, local
+from latentc.weights.hub import is_remote, local
 from latentc.weights.npz import read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
 from latentc.weights.state_dicts import Reading, chosen, readings, state_dicts
@@ -166,7 +166,7 @@ def named_files(given: Files, networks: Sequence[str], needed: Sequence[str]) ->
 def _named(text: Path | str, networks: Sequence[str]) -> tuple[str, Path]:
     """(network, file) of `NETWORK=FILE`; the network of a plain file is empty. DiagnosticError E0415."""
     name, equals, file = str(text).partition("=")
-    if not equals or not name.isidentifier() or is_hub(text) or Path(text).exists():
+    if not equals or not name.isidentifier() or is_remote(text) or Path(text).exists():
         return "", Path(text)
     if name not in networks:
         mend = did_you_mean(name, networks, f"networks of this spec: {', '.join(networks)}")

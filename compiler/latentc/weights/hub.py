@@ -14,6 +14,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.diagnostics.faults import needed
 
 HUB = "hub:"
+OFFICIAL = "official:"
 SAFE = ("*.safetensors", "*.safetensors.index.json")
 _OTHERS = ("*.pt", "*.pth", "*.ckpt", "*.bin", "*.npz", "*.bin.index.json")
 _BESIDE = ("class_names.txt", "config.json")
@@ -28,13 +29,26 @@ def is_hub(path: Path | str) -> bool:
     return str(path).startswith(HUB)
 
 
+def is_official(path: Path | str) -> bool:
+    """True for `official:NAME`, a checkpoint that a spec names in its section `official`."""
+    return str(path).startswith(OFFICIAL)
+
+
+def is_remote(path: Path | str) -> bool:
+    """True for `hub:…` and `official:…`, which name no file of this machine."""
+    return is_hub(path) or is_official(path)
+
+
 def local(path: Path | str) -> Path:
     """The file or folder that a path names; one of the Hub is downloaded, unless it is cached.
 
     Without a FILE, the weights at the top of the repository: safetensors, or other formats if there are none; of a
     bundle, its weights. FILE may be a folder. A repository is asked once per process, so that one command reads one
-    revision. DiagnosticError E0425, E0706.
+    revision. DiagnosticError E0425, E0706; E0427 for `official:…`, which only a spec can read.
     """
+    if is_official(path):
+        mend = f"give it to a command with a spec: `latentc compile SPEC --weights {path}`"
+        raise DiagnosticError.of("E0427", f"`{path}` stands for the weights of a spec, not for a file", help=mend)
     return _downloaded(str(path)) if is_hub(path) else Path(path)
 
 

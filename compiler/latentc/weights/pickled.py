@@ -7,11 +7,13 @@ few names that torch.save writes. Some harmless ones (argparse.Namespace in an o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from latentc.weights.expr import DTYPE_OF_TORCH
 
@@ -42,10 +44,10 @@ class Opaque:
     __setitem__ = append = extend = add = update = _ignore
 
 
-class _Dict(dict[Any, Any]):
+class PlainDict(dict[Any, Any]):
     """An OrderedDict, or a defaultdict, whose factory is ignored."""
 
-    def __new__(cls, *args: Any) -> _Dict:
+    def __new__(cls, *args: Any) -> PlainDict:
         return super().__new__(cls)
 
     def __init__(self, *args: Any) -> None:
@@ -100,8 +102,15 @@ def load(data: bytes) -> Any:
 
     Raises RefusedPickle if it names something unknown, ValueError if it is malformed.
     """
+    with as_malformed():
+        return Reader(io.BytesIO(data), len(data)).load()
+
+
+@contextlib.contextmanager
+def as_malformed() -> Iterator[None]:
+    """Raises ValueError for what a malformed pickle makes the unpickler raise."""
     try:
-        return _Reader(data).load()
+        yield
     except (pickle.UnpicklingError, struct.error, *_MALFORMED) as error:
         raise ValueError(f"its pickle is malformed ({type(error).__name__})") from error
 
@@ -119,18 +128,18 @@ _SIZES = {
 """About how many bytes each opcode takes that takes far more than its own."""
 
 
-class _Reader(pickle._Unpickler):
+class Reader(pickle._Unpickler):
     """The unpickler in Python: that in C allocates memory for every memo index up to the largest one named."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self.room, self.size = ROOM, len(data)
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        super().__init__(stream)
+        self.room, self.size = ROOM, size
         self.dispatch = {**self.dispatch, **{op[0]: self._counted(op[0], size) for op, size in _SIZES.items()}}  # type: ignore[misc]
 
     def _counted(self, opcode: int, size: int) -> Any:
         run = type(self).dispatch[opcode]
 
-        def counted(reader: _Reader) -> None:
+        def counted(reader: Reader) -> None:
             self.room -= size
             if self.room < 0:
                 raise ValueError("its pickle holds more objects than any state dict")
@@ -204,7 +213,7 @@ def _from_type(function: Any, kind: Global, args: Any, *rest: Any) -> Any:
 
 # Replacements for each name that the pickle may call.
 _CALLED = {
-    **dict.fromkeys(("collections OrderedDict", "collections defaultdict", "builtins dict"), _Dict),
+    **dict.fromkeys(("collections OrderedDict", "collections defaultdict", "builtins dict"), PlainDict),
     "torch Size": tuple,
     "torch._utils _rebuild_tensor_v2": _tensor_v2,
     "torch._utils _rebuild_tensor_v3": _tensor_v3,

@@ -1,7 +1,7 @@
 """PyTorch's .pt files: tensors of the zip format (torch ≥ 1.6) are file ranges, read without torch.
 
 The pickle inside is read as data (pickled.py) and cannot run code. The older format interleaves pickles and data; only
-that one is read with torch, with weights_only=True.
+that one is read with torch, with weights_only=True. Pickles of modules (pickled_modules.py) are read as data.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from latentc.diagnostics import DiagnosticError
 from latentc.weights import pickled
 from latentc.weights.expr import DTYPE_OF_TORCH, Array, Expr, Stored, dtype_from_name, transpose
 from latentc.weights.npz import damaged, data_range, unread
+from latentc.weights.pickled_modules import read_modules
 from latentc.weights.read import materialise
 from latentc_runtime.npy import DAMAGE
 
 PICKLE_LIMIT = 1 << 26  # bytes; the pickle of a model with a hundred thousand tensors has about 20 MB
+
+_SAVED = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of a file of torch.save before 1.6
 
 
 def read_torch(path: Path | str) -> Any:
@@ -121,6 +124,13 @@ def _strided(path: Path, tensor: pickled.Tensor, start: int, nbytes: int) -> Exp
 
 
 def _read_old(path: Path) -> Any:
+    with path.open("rb") as file:
+        is_saved = file.read(len(_SAVED)) == _SAVED
+    try:
+        if not is_saved and (found := read_modules(path)) is not None:
+            return found
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
     try:
         import torch
     except ImportError as error:

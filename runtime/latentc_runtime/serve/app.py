@@ -81,7 +81,9 @@ def _add_routes(app: App) -> None:
 
     @app.get("/v1/models", summary="What each model takes", tags=["models"])
     async def models() -> dict[str, Any]:
-        return {"models": [model.description(app.configuration) for model in app.models.values()]}
+        served = app.models.values()
+        described = [model.description(app.configuration) for model in served]
+        return {"object": "list", "data": [model.entry() for model in served], "models": described}
 
     for model in app.models.values():
         _add_model(app, model)

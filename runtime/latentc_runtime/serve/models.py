@@ -22,10 +22,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle that is served under `name`; `place` is the folder as it was given."""
+    """A bundle that is served under `name`; `place` is the folder as it was given, `created` when it was compiled.
+
+    `created` is in seconds since 1970.
+    """
 
     name: str
     place: str
+    created: int
     pipeline: Pipeline
     scheduler: Scheduler
 
@@ -37,10 +41,15 @@ class Model:
     def ready(self) -> bool:
         return self.scheduler.is_ready()
 
+    def entry(self) -> dict[str, Any]:
+        """The model in the form of OpenAI's interface."""
+        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "latentc"}
+
     def description(self, options: Options) -> dict[str, Any]:
         """The description of the model that clients need for requests."""
         manifest = self.manifest
         return {
+            **self.entry(),
             "name": self.name,
             # A path reveals the layout of the machine, which should not be visible on the network.
             "bundle": self.place if options.loopback else Path(self.place).name,
@@ -88,6 +97,7 @@ def open_models(bundles: Sequence[str], options: Options, metrics: Metrics) -> d
             message = f"two bundles are named `{name}`: {models[name].place} and {folder}"
             raise BundleError("E0619", message, f"name one of them here: {name}-2={folder}")
         scheduler = Scheduler(name, pipeline, options, metrics.observer(name))
-        models[name] = Model(name, folder, pipeline, scheduler)
+        created = int((Path(folder) / "manifest.json").stat().st_mtime)
+        models[name] = Model(name, folder, created, pipeline, scheduler)
         metrics.add_model(name, scheduler.waiting_samples, scheduler.is_ready)
     return models
