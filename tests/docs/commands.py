@@ -38,7 +38,7 @@ READ = {
     "push": "needs the Hub: tests/cli/test_hub.py",
     "pull": "needs the Hub",
     "hub:": "needs the Hub",
-    "official:": "needs the network: tests/cli/test_official.py",
+    "official:": "needs the network: tests/cli/test_official_checkpoints.py",
     "sweep": "trains for minutes: tests/sweep",
     "swept/": "has no result of a sweep",
     "runs": "has no runs yet: tests/runs",
