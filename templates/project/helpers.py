@@ -51,10 +51,10 @@ def sincos_1d(width: int, length: int, base: float) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
-def sincos_2d(width: int, grid: int) -> Tensor:
+def sincos_2d(width: int, grid: int, step: float = 1.0) -> Tensor:
     """Fixed 2-D position embedding [grid * grid, width]: first half the column, second half the row."""
     omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    position = torch.arange(grid, dtype=torch.float64)
+    position = torch.arange(grid, dtype=torch.float64) * step
     rows, columns = torch.meshgrid(position, position, indexing="ij")
     halves = []
     for index in (columns, rows):

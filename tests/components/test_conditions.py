@@ -28,6 +28,7 @@ data:
     x: {{shape: [1, 8, 8]}}
     y: {{classes: 5}}
     style: {{shape: [6]}}
+    style_null: {{shape: [6]}}
     sketch: {{shape: [2, 8, 8]}}
     labels: {{shape: [4, 4], classes: 3}}
     text: {{shape: [7], classes: 11}}
@@ -132,6 +133,33 @@ def test_guidance_of_a_sampler_leaves_it_out(case: str, tmp_path: Path) -> None:
     other = np.roll(value, 1, axis=0)
     np.testing.assert_allclose(sample(value, 0.0), sample(other, 0.0), rtol=1e-9, atol=1e-12)
     assert np.abs(sample(value, 1.0) - sample(other, 1.0)).max() > 1e-6
+
+
+def test_a_null_is_given_by_data_and_requests(tmp_path: Path) -> None:
+    """Dropped, or left out by guidance, a condition is the null of the sample."""
+    low = lowered(tmp_path, "style: {kind: vector, dropout: 0.2, null_embedding: given}")
+    assert low.updates[0].batch == ("x", "style", "style_null")
+    assert [(c.name, c.shape, c.required) for c in low.conditions] == [
+        ("style", (6,), True),
+        ("style_null", (6,), True),
+    ]
+    oracle, value = Interpreter(low.module, weights_of(low, 0.3)), VALUES["style"]
+    null, x, t = np.roll(value, 1, axis=0), RNG.standard_normal((2, 3, 1, 8, 8)), np.array([5, 500, 900])
+
+    def loss(value: np.ndarray, null: np.ndarray, drop: float) -> np.ndarray:
+        return oracle.run("loss.terms", x[0], value, null, t, x[1], np.full(3, drop))[0]
+
+    np.testing.assert_array_equal(loss(value, null, 0.0), loss(null, value, 0.9))
+    assert np.abs(loss(value, null, 0.0) - loss(value, null, 0.9)).max() > 1e-6
+    program = low.programs[0]
+
+    def sample(value: np.ndarray, null: np.ndarray, scale: float) -> np.ndarray:
+        given = {"x": x[0], "style": value, "style_null": null, "scale": np.full(3, scale)}
+        return oracle.run(program.entry, *(given[name] for name in program.sources))[0]
+
+    np.testing.assert_allclose(sample(value, null, 0.0), sample(null, value, 1.0), rtol=1e-9, atol=1e-12)
+    with pytest.raises(DiagnosticError, match="reads field `features_null`, which the data does not have"):
+        lowered(tmp_path, "features: {kind: features, dropout: 0.2, null_embedding: given}")
 
 
 def test_several_conditions_are_told_together(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "scheduler": (SCHEDULER, {"_class_name": "PNDMScheduler"}, "the scheduler PNDMScheduler has no equivalent"),
     "activation": (TRANSFORMER, {"activation_fn": "geglu"}, "activation_fn is 'geglu'"),
     "number": (TRANSFORMER, {"num_layers": "two"}, "num_layers is 'two': it must be a positive integer"),
-    "class": (TRANSFORMER, {"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel has no equivalent"),
-    "pipeline": ("model_index.json", {"_class_name": "FluxPipeline"}, "the pipeline FluxPipeline has no equivalent"),
+    "class": (TRANSFORMER, {"_class_name": "SanaTransformer2DModel"}, "SanaTransformer2DModel has no equivalent"),
+    "pipeline": ("model_index.json", {"_class_name": "SanaPipeline"}, "the pipeline SanaPipeline has no equivalent"),
 }
 
 

@@ -68,6 +68,13 @@ def unet(**changed: Any) -> Any:
     return randomised(diffusers.UNet2DModel(**{**sizes, **changed}))
 
 
+def pixart(**changed: Any) -> Any:
+    """PixArt of two blocks, with captions of 12 channels."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8}
+    sizes |= {"cross_attention_dim": 16, "caption_channels": 12}
+    return randomised(diffusers.PixArtTransformer2DModel(**{**sizes, **changed}))
+
+
 def vq(**changed: Any) -> Any:
     """An autoencoder with a codebook."""
     sizes = {
@@ -130,10 +137,17 @@ def looped(pipe: Any, classes: list[int], steps: int, guidance: float = 4.0) -> 
     return (images / 2 + 0.5).clamp(0, 1).numpy()
 
 
-def ours(bundle: Path, classes: list[int] | None, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:
+def ours(
+    bundle: Path,
+    classes: list[int] | None,
+    shape: tuple[int, ...],
+    count: int | None = None,
+    given: dict[str, Any] | None = None,
+    guidance: float | None = None,
+) -> np.ndarray:
     """Images in 0 to 1 of a bundle, from the noise that `theirs` has."""
     number = len(classes) if classes is not None else count
     noise = torch.randn((number, *shape), generator=torch.Generator().manual_seed(0)).numpy()
     name = latentc_runtime.load(bundle).manifest.programs[0].inputs[0].name
-    images = api.sample(bundle, classes, noise={name: noise}, count=count)
+    images = api.sample(bundle, classes, noise={name: noise}, count=count, given=given, guidance=guidance)
     return np.asarray((images / 2 + 0.5).clip(0, 1))

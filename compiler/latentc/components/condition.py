@@ -291,7 +291,7 @@ class GivenInput:
     programs if there is a source `random`. What training reads or draws has the type `stored`, by default that of the
     input, which `read` computes from it. Network `encoder` computes an operand from it, in training before the first
     step if there are `cached` features; `null` is the input whose encoding replaces a dropped condition. If it is
-    `searched`, it is a field of neighbours, which the data does not have.
+    `searched`, it is a field of neighbours, which the data does not have. It may be the null of the operand `null_of`.
     """
 
     name: str
@@ -307,6 +307,7 @@ class GivenInput:
     cached: CachedFeatures | None = None
     null: Callable[[Builder], Var] | None = None
     searched: Searched | None = None
+    null_of: str | None = None
 
     @property
     def source(self) -> TensorType:

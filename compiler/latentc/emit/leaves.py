@@ -345,7 +345,8 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
             text = call(helper("sincos_1d"), sizes, base=float(args["base"])).code
             return f"{text}.reshape({dims})" if len(shape) > 2 else text
         case "sincos_2d":
-            text = call(helper("sincos_2d"), [size(args["width"]), size(args["grid"])]).code
+            step = {"step": float(args["step"])} if "step" in args else {}
+            text = call(helper("sincos_2d"), [size(args["width"]), size(args["grid"])], **step).code
             return f"{text}.unsqueeze(0)" if len(shape) == 3 and shape[0] == 1 else f"{text}.reshape({dims})"
         case "rope_1d":
             sizes = [size(args[k]) for k in ("head_dim", "length")]

@@ -122,9 +122,10 @@ def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:
         notes += _compared(spec, again, model)
         return Part(model, config, again, model.adapted(spec, tensors))
     other = ("its network is", "its bottleneck is")  # of another class
-    own = [reason for _, reason in reasons if not reason.startswith(other)]
-    every = "; ".join(f"no {model.NAMES[0]}: {reason}" for model, reason in reasons)
-    raise _unequal(spec, own[0] if own else every)
+    own = [(model, reason) for model, reason in reasons if not reason.startswith(other)]
+    if len(own) == 1:
+        raise _unequal(spec, own[0][1])
+    raise _unequal(spec, "; ".join(f"no {model.NAMES[0]}: {reason}" for model, reason in own or reasons))
 
 
 def _compared(spec: Spec, again: Spec, model: Model) -> Iterator[str]:
@@ -218,6 +219,9 @@ def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> t
             continue
         if pipeline.autoencoder is not None and stage is None:
             notes.append(f"no {name}, which needs an autoencoder: give its weights with -w first_stage=FILE")
+            return None
+        if pipeline.texts is not None:
+            notes.append(f"no {name}, whose text encoders are not written: pass it theirs and the parts written here")
             return None
         network = spec.networks["main"]
         taken = list(network.takes(spec)) if isinstance(network, Backbone) else []

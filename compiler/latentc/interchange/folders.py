@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.interchange.diffusers import MODELS, SCHEDULERS, Config, Data, Model, wrong_class
+from latentc.interchange.diffusers import MODELS, SCHEDULERS, Config, Data, Model, class_of, wrong_class
+from latentc.interchange.diffusers.text import ENCODERS, TOKENIZER, Texts
 from latentc.spec import load_spec
 from latentc.weights import materialise, open_weights
 from latentc.weights.rules import parse_map
@@ -28,7 +29,7 @@ class Pipeline:
     """A pipeline of diffusers: where its network and autoencoder are, its default number of steps.
 
     `model`: the class of its network, which takes `conditions`. `scheduler`: the class that it converts every
-    scheduler to, if it does.
+    scheduler to, if it does. `texts`: the condition that it encodes a text as.
     """
 
     network: str
@@ -37,12 +38,20 @@ class Pipeline:
     steps: int
     conditions: tuple[str, ...] = ()
     scheduler: str | None = None
+    texts: Texts | None = None
 
 
 PIPELINES = {
     "DiTPipeline": Pipeline("transformer", "DiTTransformer2DModel", "vae", 50, ("class",)),
     "DDPMPipeline": Pipeline("unet", "UNet2DModel", None, 1000),
     "DDIMPipeline": Pipeline("unet", "UNet2DModel", None, 50, scheduler="DDIMScheduler"),
+    **{
+        f"PixArt{which}Pipeline": Pipeline(
+            *("transformer", "PixArtTransformer2DModel", "vae", 20, ("caption",)),
+            texts=Texts("caption", "text_encoder", "tokenizer", length),
+        )
+        for which, length in (("Alpha", 120), ("Sigma", 300))
+    },
 }
 
 
@@ -83,11 +92,14 @@ class _Reader:
         network, autoencoder = pipeline.network, pipeline.autoencoder
         for part, given in index.items():
             known = part.startswith("_") or part in (network, autoencoder, "scheduler", "id2label")
+            known = known or (pipeline.texts is not None and part in (pipeline.texts.encoder, pipeline.texts.tokenizer))
             if not known and given not in (None, [None, None]):
                 self.notes.append(f"{kind}.{part} is not taken over")
         spec, _ = self.model(self.folder / network, _class_of(index, network))
         spec = merged(spec, self.scheduler(_class_of(index, "scheduler"), pipeline.scheduler))
         spec["sampler"]["steps"] = min(pipeline.steps, spec["objective"]["process"]["steps"])
+        if pipeline.texts is not None:
+            self.texts(pipeline.texts, _class_of(index, pipeline.texts.encoder), spec)
         if spec["sampler"].get("variance") == "learned_range" and (autoencoder or not _learns(spec)):
             self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', but {kind} predicts no variance")
         if "classes" in spec["data"] and "class" not in pipeline.conditions:
@@ -95,14 +107,15 @@ class _Reader:
         first_stage = None
         if autoencoder is not None:
             first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec)
-            self.classes(index.get("id2label"), spec)
+            if "class" in pipeline.conditions:
+                self.classes(index.get("id2label"), spec)
         if self.refused:
             raise _cannot(self.folder, self.refused)
         name = f"{kind} of diffusers, with {_class_of(index, 'scheduler')}"
         return Found(name, spec, first_stage, self.notes)
 
     def model_alone(self) -> Found:
-        kind = str(_json(self.folder / CONFIG).get("_class_name"))
+        kind = class_of(_json(self.folder / CONFIG), "None")
         spec, _ = self.model(self.folder, kind)
         if self.refused:
             raise _cannot(self.folder, self.refused)
@@ -113,7 +126,7 @@ class _Reader:
     def model(self, folder: Path, kind: str) -> tuple[Data, Config]:
         """The spec of a network alone: changes to its shipped spec, with the weights."""
         given = _json(folder / CONFIG)
-        kind = str(given.get("_class_name", kind))
+        kind = class_of(given, kind)
         if kind not in MODELS:
             raise _cannot(folder, [wrong_class(f"the class {kind}", MODELS)])
         model = self.fitting(MODELS[kind], folder)
@@ -152,6 +165,36 @@ class _Reader:
         checkpoint = stage.pop("checkpoints")["main"]
         spec["data"]["first_stage"] = {"spec": FIRST_STAGE_FILE, **checkpoint, "scale": float(scale)}
         return {**stage, "checkpoints": {"main": checkpoint}}
+
+    def texts(self, texts: Texts, kind: str, spec: Data) -> None:
+        """The text encoder as a network of the spec; without one, requests pass the features and those of no text."""
+        name, fields = texts.condition, spec["data"]["fields"]
+        for kept in fields.values():
+            kept["shape"] = [texts.length, *kept["shape"][1:]]
+        if kind == "None":
+            self.notes.append(f"without {texts.encoder}, requests pass {name} and {name}_null: features of texts")
+            return
+        if kind not in ENCODERS:
+            self.refused.append(wrong_class(f"the {texts.encoder} {kind}", ENCODERS))
+            return
+        encoder, folder = ENCODERS[kind], self.folder / texts.encoder
+        config = encoder.config_of(_json(folder / CONFIG))
+        tokenizer = self.folder / texts.tokenizer / TOKENIZER
+        if not tokenizer.is_file():
+            self.notes.append(f"{texts.tokenizer} has no {TOKENIZER}, so requests pass tokens instead of texts")
+        found = encoder.tokens(config, texts.length, tokenizer if tokenizer.is_file() else None)
+        spec["data"] |= {"kind": "captioned_images", "path": "data/images"}
+        spec["data"]["fields"] = {name: found, f"{name}_mask": fields[f"{name}_mask"]}
+        spec["networks"] = {"text": {**encoder.network(config), "reads": name}}
+        spec["conditioning"][name] = {
+            "kind": "encoded_text",
+            "encoder": "text",
+            "dropout": 0.1,
+            "null_embedding": "empty_text",
+            "projection": texts.projection,
+        }
+        spec["checkpoints"]["text"] = {"weights": folder, "names": encoder.NAMES_OF_WEIGHTS}
+        self.collect(config)
 
     def classes(self, names: Any, spec: Data) -> None:
         """`id2label` as the names of the classes."""

@@ -158,9 +158,12 @@ def sincos_1d(rng: np.random.Generator, shape: tuple[int, ...], width: int, leng
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).reshape(shape)
 
 
-def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int) -> Array:
-    """Fixed 2-D positions (MAE, DiT): [grid*grid, width]; first half encodes the column, second the row."""
-    rows, columns = _of_grid(np.arange(grid)[:, None] * _frequencies(width // 2, 10000.0))
+def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int, step: float = 1.0) -> Array:
+    """Fixed 2-D positions (MAE, DiT): [grid*grid, width]; first half encodes the column, second the row.
+
+    `step`: distance of neighbouring rows, and columns, in the units of the frequencies.
+    """
+    rows, columns = _of_grid(step * np.arange(grid)[:, None] * _frequencies(width // 2, 10000.0))
     return np.concatenate([np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], axis=-1).reshape(shape)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.condition import Condition, Form
+from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
@@ -63,17 +64,39 @@ def request_of(port: Port, spec: Spec) -> Requested:
 
 
 class NumbersCondition(ArrayCondition):
-    """Numbers whose null may be learned; networks then also take `NAME_given` f32[B], which is 1 if it is given."""
+    """Numbers whose null may be learned; networks then also take `NAME_given` f32[B], which is 1 if it is given.
 
-    null_embedding: Literal["zeros", "vector", "sequence", "empty_text"]
+    The null may also be given itself, as the data's field `FIELD_null` and in requests: a negative prompt.
+    """
+
+    null_embedding: Literal["zeros", "vector", "sequence", "empty_text", "given"]
 
     @property
     def learns_null(self) -> bool:
         """True if networks have a weight for the null."""
         return self.nullable and self.null_embedding in ("vector", "sequence")
 
+    @property
+    def reads_null(self) -> bool:
+        """True if data and requests have the null."""
+        return self.nullable and self.null_embedding == "given"
+
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return *super().ports(name, spec), *([Port(f"{name}_given", f32(B), "condition")] if self.learns_null else [])
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        own = tuple(given for given in super().inputs(name, spec) if isinstance(given, GivenInput))
+        if not self.reads_null:
+            return own
+        null, field, nulls = f"{name}_null", f"{self.field or name}_null", []
+        for given in own:
+            end = "_mask" if given.part == "mask" else ""
+            nulls.append(replace(given, name=null + end, field=field + end, request=null, null_of=given.name))
+        return *own, *nulls
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        own = super().requests(name, spec)
+        return *own, *(replace(one, name=f"{name}_null") for one in own if self.reads_null)
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]

@@ -38,7 +38,7 @@ class EncodedText(TokenSequence, Features):
         description="features that replace dropped ones: zeros, one learned vector for all tokens, a learned "
         "sequence, or those of a text without words",
     )
-    padding: Literal["masked", "zeros", "none"] = Field(  # type: ignore[assignment]
+    padding: Literal["masked", "zeros", "none"] = Field(
         "masked",
         description="invalid features are hidden from attention, or are zeros that are seen; none: all are valid, and "
         "the data has no mask (texts for CLIP)",

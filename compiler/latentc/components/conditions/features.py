@@ -22,18 +22,20 @@ class Features(NumbersCondition, SequenceCondition):
     """
 
     kind: Literal["features"]
-    null_embedding: Literal["zeros", "vector", "sequence"] = Field(
+    null_embedding: Literal["zeros", "vector", "sequence", "given"] = Field(
         "zeros",
-        description="features that replace dropped ones: zeros, one learned vector for all tokens, or a learned "
-        "sequence (PixArt)",
+        description="features that replace dropped ones: zeros, one learned vector for all tokens, a learned sequence "
+        "(PixArt), or those that data and requests give as `NAME_null` (a negative prompt)",
     )
     projection: Literal["linear", "mlp", "none"] = Field(
         "linear",
         description="projection to the network's width; mlp: two linear layers with GELU between them; none: "
         "unchanged, for blocks that attend to features of any width",
     )
-    padding: Literal["masked", "zeros"] = Field(
-        "masked", description="invalid features are hidden from attention, or are zeros that are seen (STARFlow)"
+    padding: Literal["masked", "zeros", "none"] = Field(
+        "masked",
+        description="invalid features are hidden from attention, or are zeros that are seen (STARFlow); none: all are "
+        "valid, and the data has no mask (Stable Diffusion 3)",
     )
     RANKS: ClassVar[tuple[int, ...]] = (2,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "features"}

@@ -24,8 +24,10 @@ class Vector(NumbersCondition):
         "normal", description="initialisation of the linear layer; `magnitude_preserving`: rows of unit length, no bias"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
-    null_embedding: Literal["zeros", "vector"] = Field(
-        "zeros", description="numbers that replace dropped ones: zeros, or a learned vector"
+    null_embedding: Literal["zeros", "vector", "given"] = Field(
+        "zeros",
+        description="numbers that replace dropped ones: zeros, a learned vector, or those that data and requests give "
+        "as `NAME_null`",
     )
     RANKS: ClassVar[tuple[int, ...]] = (1,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vector"}

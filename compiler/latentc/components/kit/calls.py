@@ -19,7 +19,7 @@ Operands = Mapping[str, Var]
 """Operands of conditions by the names of their ports."""
 
 _EMPTY = "empty_"
-"""Prefix of the name of a port: the operand that a network computes for a dropped condition."""
+"""Prefix of the name of a port: the operand that replaces a dropped condition, computed by a network or given."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,17 @@ class Conditions:
         known, found = dict(inputs), dict[str, Var]()
         # Conditions with a prior come last, because priors may take the others as conditions.
         for name, condition in sorted(self.items(), key=lambda item: item[1].prior is not None):
-            own = [i.name for i in condition.inputs(name, self.spec)]
+            every = condition.inputs(name, self.spec)
+            nulls = {i.null_of: i.name for i in every if isinstance(i, GivenInput) and i.null_of is not None}
+            own = [i.name for i in every if i.name not in nulls.values()]
             if condition.prior is not None and own[0] not in known:
                 known[own[0]] = self._drawn(b, name, condition, known)
             made = condition.operands(b, name, tuple(known[key] for key in own), self.networks)
             found |= {port.name: x for port, x in zip(condition.ports(name, self.spec), made, strict=True)}
+            found |= {_EMPTY + port: known[key] for port, key in nulls.items()}
             if condition.nullable:
-                nulls = self._encoded_null(b, name, condition, known.get(_EMPTY + name))
-                found |= {_EMPTY + port: x for port, x in nulls.items()}
+                encoded = self._encoded_null(b, name, condition, known.get(_EMPTY + name))
+                found |= {_EMPTY + port: x for port, x in encoded.items()}
         return found
 
     def _encoded_null(self, b: Builder, name: str, condition: Condition, known: Var | None = None) -> dict[str, Var]:

@@ -6,12 +6,15 @@ changes to a shipped spec, and a spec into the configuration. `MODELS` and `SCHE
 
 from __future__ import annotations
 
-from latentc.interchange.diffusers import ancestral, autoencoders, dit, multistep, noise_levels, unet
+from collections.abc import Mapping
+from typing import Any
+
+from latentc.interchange.diffusers import ancestral, autoencoders, dit, multistep, noise_levels, pixart, unet
 from latentc.interchange.diffusers.ancestral import USUAL
 from latentc.interchange.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, asked, wrong_class
 
 MODELS: dict[str, Model] = {
-    name: model for file in (dit, unet, autoencoders) for model in file.MODELS for name in model.NAMES
+    name: model for file in (dit, pixart, unet, autoencoders) for model in file.MODELS for name in model.NAMES
 }
 EVERY_MODEL = tuple(dict.fromkeys(one for model in MODELS.values() for one in (model, model.UNTIED) if one is not None))
 """All of them, and those that hold other weights under the same names."""
@@ -21,6 +24,14 @@ SCHEDULERS: dict[str, Scheduler] = {
     for scheduler in file.SCHEDULERS
     for name in scheduler.NAMES
 }
+
+
+def class_of(config: Mapping[str, Any], default: str) -> str:
+    """The class of a model's configuration; some were published under a class that two others have replaced."""
+    name = str(config.get("_class_name", default))
+    single = config.get("norm_type") == "ada_norm_single"
+    return "PixArtTransformer2DModel" if name == "Transformer2DModel" and single else name
+
 
 __all__ = [
     "EVERY_MODEL",
@@ -33,5 +44,6 @@ __all__ = [
     "Scheduler",
     "Unequal",
     "asked",
+    "class_of",
     "wrong_class",
 ]

@@ -172,6 +172,14 @@ def asked(condition: bool, reason: str) -> None:
         raise Unequal(reason)
 
 
+def given_null(name: str, length: int | None, width: int, masked: bool = True) -> Data:
+    """The fields of a condition whose null is given with it: f32[width], or [length, width], `masked` if need be."""
+    shape = [width] if length is None else [length, width]
+    mask = {"_mask": {"shape": [length], "dtype": "bool"}} if masked and length is not None else {}
+    ends: Data = {"": {"shape": shape, "medium": "array"}, **mask}
+    return {f"{name}{null}{end}": dict(field) for null in ("", "_null") for end, field in ends.items()}
+
+
 def wrong_class(found: object, names: Mapping[str, Any] | tuple[str, ...]) -> str:
     """The reason for a class without an equal."""
     return f"{found} has no equivalent; supported classes: {', '.join(names)}"

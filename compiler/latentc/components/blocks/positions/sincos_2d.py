@@ -17,10 +17,14 @@ class Sincos2d(Positions):
     stored: bool = Field(False, description="checkpoints contain the table, which may then differ (PixArt)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_2d"}
 
-    def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
+    def check_width(self, dim: int) -> None:
+        """Refusal: sines and cosines of rows and columns do not fill so many channels."""
         if int(dim) % 4:
-            message = f"sincos_2d needs a width divisible by 4, not {int(dim)}"
+            message = f"{self.kind} needs a width divisible by 4, not {int(dim)}"
             raise Refusal(message, f"the nearest is {max(4, round(dim / 4) * 4)}", part=self)
+
+    def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
+        self.check_width(dim)
         table = f32(1, x.shape[1], dim)
         # First operand, because a sum has its memory layout: patches come transposed from the convolution, and
         # everything after is faster on contiguous rows.

@@ -1,0 +1,126 @@
+"""Text-to-image pipelines of diffusers become specs that draw the same images for the same features of texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+from test_export_diffusers import same_weights, settings
+from tiny_pipelines import ours, pixart, vae
+
+from latentc import api
+from latentc.diagnostics import DiagnosticError
+from latentc.spec import load_spec
+
+SHAPE = (4, 8, 8)
+
+
+def features(length: int, channels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of two texts [2, L, C], and a mask of their tokens."""
+    drawn = torch.randn((2, length, channels), generator=torch.Generator().manual_seed(seed))
+    return drawn, torch.arange(length) < torch.tensor([[length - 2], [3]])
+
+
+def theirs(pipe: Any, steps: int, guidance: float, **given: Any) -> np.ndarray:
+    """Images [2, C, H, W] in 0 to 1 of a text-to-image pipeline for given features."""
+    pipe.set_progress_bar_config(disable=True)
+    side = SHAPE[1] * 2
+    made = pipe(
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(0),
+        height=side,
+        width=side,
+        output_type="np",
+        **given,
+    )
+    return np.asarray(made.images.transpose(0, 3, 1, 2))
+
+
+PIXART = {
+    "Alpha": (120, {}),
+    # positions twice as close, as in 1024 × 1024 images; another path and no variance
+    "Sigma": (300, {"interpolation_scale": 2, "out_channels": 4}),
+}
+
+
+@pytest.mark.parametrize("which", PIXART)
+def test_pixart_draws_the_same_images(which: str, tmp_path: Path) -> None:
+    length, changed = PIXART[which]
+    scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="linear")
+    kind = getattr(diffusers, f"PixArt{which}Pipeline")
+    pipe = kind(None, None, vae(), pixart(**changed), scheduler)
+    pipe.save_pretrained(tmp_path / "theirs")
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    assert [note for note in found.notes if "caption_null" not in note] == []
+    assert "--given caption=FILE --given caption_null=FILE" in found.commands[2]
+    overrides = [f"data.fields.{name}.shape=[7, 12]" for name in ("caption", "caption_null")]
+    overrides += [f"data.fields.{name}_mask.shape=[7]" for name in ("caption", "caption_null")]
+    assert load_spec(found.spec).data.fields["caption"].shape == (length, 12)
+    api.compile(found.spec, None, tmp_path / "bundle", overrides=["sampler.steps=5", *overrides])
+    (told, mask), (null, null_mask) = features(7, 12, 1), features(7, 12, 2)
+    given = {"caption": {"value": told.numpy(), "mask": mask.numpy()}}
+    given["caption_null"] = {"value": null.numpy(), "mask": null_mask.numpy()}
+    texts = {"prompt_embeds": told, "prompt_attention_mask": mask.long(), "negative_prompt": None}
+    texts |= {"negative_prompt_embeds": null, "negative_prompt_attention_mask": null_mask.long()}
+    drawn = {}
+    for guidance in (4.5, 1.0):
+        expected = theirs(pipe, 5, guidance, use_resolution_binning=False, **texts)
+        drawn[guidance] = ours(tmp_path / "bundle", None, SHAPE, 2, given, guidance)
+        assert np.abs(drawn[guidance] - expected).max() < 1e-4
+    assert drawn[4.5].std() > 0.05 and np.abs(drawn[4.5] - drawn[1.0]).max() > 0.02
+    made = api.export_diffusers(found.spec, tmp_path / "back")
+    assert made.pipeline is None and any("text encoders" in note for note in made.notes)
+    again = diffusers.PixArtTransformer2DModel.from_pretrained(tmp_path / "back", subfolder="transformer")
+    same_weights(again, pipe.transformer)
+    written = {"interpolation_scale": changed.get("interpolation_scale", 1), "use_additional_conditions": False}
+    assert settings(again) == {**settings(pipe.transformer), **written}
+
+
+def test_pixart_with_its_text_encoder(tmp_path: Path) -> None:
+    """Tokens are encoded by T5 in the program; guidance contrasts with a text that only ends."""
+    sizes = {"vocab_size": 40, "d_model": 12, "d_kv": 4, "d_ff": 20, "num_layers": 2, "num_heads": 3}
+    config = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")
+    torch.manual_seed(1)
+    text = transformers.T5EncoderModel(config).eval()
+    pipe = diffusers.PixArtAlphaPipeline(
+        None, text, vae(), pixart(), diffusers.DPMSolverMultistepScheduler(beta_schedule="linear")
+    )
+    pipe.save_pretrained(tmp_path / "theirs")
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    assert found.notes == ("tokenizer has no tokenizer.json, so requests pass tokens instead of texts",)
+    api.compile(found.spec, None, tmp_path / "bundle", overrides=["sampler.steps=4"])
+    tokens = np.zeros((2, 120), np.int64)
+    tokens[0, :5], tokens[1, :3] = [7, 3, 9, 22, 1], [30, 2, 1]
+    empty = np.zeros((2, 120), np.int64)
+    empty[:, 0] = 1
+    texts: dict[str, Any] = {"negative_prompt": None}
+    for name, given in (("", tokens), ("negative_", empty)):
+        mask = torch.from_numpy((given != 0).astype(np.int64))
+        with torch.no_grad():
+            texts[f"{name}prompt_embeds"] = text(torch.from_numpy(given), attention_mask=mask)[0]
+        texts[f"{name}prompt_attention_mask"] = mask
+    expected = theirs(pipe, 4, 4.5, use_resolution_binning=False, **texts)
+    made = ours(tmp_path / "bundle", None, SHAPE, 2, {"caption": {"value": tokens, "mask": tokens != 0}})
+    assert np.abs(made - expected).max() < 1e-4
+
+
+def test_the_class_under_which_pixart_was_published(tmp_path: Path) -> None:
+    """Larger images need conditions that latentc lacks, and are refused."""
+    pixart().save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs/config.json"
+    config = json.loads(file.read_text())
+    old = {"_class_name": "Transformer2DModel", "num_vector_embeds": None, "use_linear_projection": False}
+    file.write_text(json.dumps({**config, **old}))
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    assert found.system == "PixArtTransformer2DModel of diffusers" and len(found.notes) == 1
+    file.write_text(json.dumps({**config, **old, "use_additional_conditions": True, "caption_channels": None}))
+    with pytest.raises(DiagnosticError) as error:
+        api.import_checkpoint(tmp_path / "theirs", tmp_path / "other")
+    assert "resolution and aspect ratio" in str(error.value) and "caption_channels is None" in str(error.value)
