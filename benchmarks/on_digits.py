@@ -67,7 +67,7 @@ def trained(
             raise SystemExit(f"{project}: training was stopped; run the benchmark again to go on")
     text = log.read_text(encoding="utf-8") if log.exists() else ""
     losses: dict[str, list[float]] = {}
-    for row in re.findall(r"^step \d+: (.*)", text, re.M):
+    for row in re.findall(r"^step \d+(?:/\d+)?: (.*)", text, re.M):
         for name, value in re.findall(r"([\w/]+) ([-+.\deinfa]+)", row):
             if name.rpartition("/")[2] in ("loss", "error"):
                 losses.setdefault(name, []).append(float(value))

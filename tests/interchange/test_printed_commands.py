@@ -15,10 +15,12 @@ from tiny_pipelines import dit, pipeline, unet, vae, vq
 from latentc import api
 from latentc.cli import run
 
+ONE_LEVEL = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+
 
 def unconditional(kind: Any, scheduler: Any) -> Callable[[Path], None]:
     """Saves a pipeline of a U-Net without conditions."""
-    return lambda folder: kind(unet(out_channels=3), scheduler).save_pretrained(folder)
+    return lambda folder: kind(unet(out_channels=3, **ONE_LEVEL), scheduler).save_pretrained(folder)
 
 
 PIXELS: dict[str, Any] = {"copies": False, "in_channels": 3, "out_channels": 6, "sample_size": 8}
@@ -26,8 +28,11 @@ SAVED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "DDPMPipeline": (unconditional(diffusers.DDPMPipeline, diffusers.DDPMScheduler()), "--count 8"),
     "DDIMPipeline": (unconditional(diffusers.DDIMPipeline, diffusers.DDIMScheduler()), "--count 8"),
     "DiTPipeline": (pipeline, "--class 0-7"),
-    "UNet2DModel": (lambda folder: unet().save_pretrained(folder), "--count 8"),
-    "UNet2DModel of classes": (lambda folder: unet(num_class_embeds=5).save_pretrained(folder), "--class 0-4"),
+    "UNet2DModel": (lambda folder: unet(**ONE_LEVEL).save_pretrained(folder), "--count 8"),
+    "UNet2DModel of classes": (
+        lambda folder: unet(num_class_embeds=5, **ONE_LEVEL).save_pretrained(folder),
+        "--class 0-4",
+    ),
     "DiTTransformer2DModel of pixels": (lambda folder: dit(**PIXELS).save_pretrained(folder), "--class 0-7"),
     "AutoencoderKL": (lambda folder: vae().save_pretrained(folder), "--given x=FILE"),
     "VQModel": (lambda folder: vq().save_pretrained(folder), "--given x=FILE"),

@@ -25,10 +25,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "swish": {"act_fn": "swish"},
     "by blocks alone": {**BY_CONVOLUTIONS, "down_block_types": ("ResnetDownsampleBlock2D", "DownBlock2D")}
     | {"up_block_types": ("ResnetUpsampleBlock2D", "UpBlock2D")},
-    "time": {"time_embedding_dim": 16, "freq_shift": 1, "flip_sin_to_cos": False},
+    "time": {"time_embedding_dim": 16, "freq_shift": 1},
+    "as DDPM's": {**BY_CONVOLUTIONS, "downsample_padding": 0, "freq_shift": 1, "flip_sin_to_cos": False}
+    | {"attention_head_dim": None, "resnet_time_scale_shift": "default", "norm_eps": 1e-6, "attn_norm_num_groups": None}
+    | {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
 }
 WRITTEN = {  # what has another name for the same
     "swish": {"act_fn"},
+    "as DDPM's": {"attn_norm_num_groups"},
     "by blocks alone": {"downsample_type", "upsample_type", "down_block_types", "up_block_types"},
 }
 
