@@ -252,6 +252,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("512", "main"): 558_997_638,  # paper: 559 M
         },
     ),
+    "cm": (
+        "diffusers' UNet2DModel, as openai/diffusers-cd_imagenet64_l2 and diffusers-cd_cat256_l2 are",
+        {
+            ("imagenet64", "main"): 295_899_267,
+            ("imagenet64-distilled", "main"): 295_899_267,
+            ("lsun", "main"): 526_304_771,
+            ("lsun-distilled", "main"): 526_304_771,
+        },
+    ),
     "clip_vision": (
         "transformers' CLIPVisionModelWithProjection",
         {("B/32", "main"): 87_849_216, ("B/16", "main"): 86_192_640, ("L/14", "main"): 303_966_208},

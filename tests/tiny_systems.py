@@ -45,6 +45,8 @@ def edm(variant: str, frequencies: int = 16, data: tuple[str, ...] = DIGITS) -> 
 
 UVIT = (*DIGITS, *under("backbone", (*BLOCKS, "half=1")), "conditioning.time.frequencies=16", "sampler.steps=4")
 ADM = (*DIGITS, *under("backbone", UNET), "backbone.block.head_channels=8", "conditioning.time.frequencies=16")
+CM = (*ADM, "networks.perceptual=null", "objective.distance=pseudo_huber", "objective.steps=8")
+CM = (*CM, "objective.growth.first=2", "sampler.spacing.levels=9", "sampler.steps=2")
 MP_UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.head_channels=8")
 EDM2 = (*DIGITS, *under("networks.main", MP_UNET), "networks.uncertainty.frequencies=8", "sampler.steps=3")
 EDM2 = (*EDM2, "conditioning.time.frequencies=16")
@@ -175,6 +177,7 @@ SYSTEMS: dict[str, Tiny] = {
         ),
     ),
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
+    "cm": Tiny("cm", CM),
     "adm_classifier": Tiny("adm_classifier", ADM),
     "adm_sdg": Tiny("adm_sdg", (*ADM, *EYE, "sampler.steps=3")),
     "adm_sdg-text": Tiny(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_systems import SYSTEMS
 from torch_module import error, model_text, network, objective_and_sampler, random_input, random_weights, tensors
 
 from latentc.components.contract import Lowered
@@ -53,6 +54,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             *("backbone.convolution.groups=4", "sampler.steps=2"),
         ],
     ),
+    "cm": ("cm", [*SYSTEMS["cm"].sizes, "objective.target=null", "networks.target=null"]),
     "diffusers_dit": ("diffusers_dit", [*DIT, "sampler.steps=2"]),
     "diffit": (
         "diffit",

@@ -137,6 +137,44 @@ def looped(pipe: Any, classes: list[int], steps: int, guidance: float = 4.0) -> 
     return (images / 2 + 0.5).clamp(0, 1).numpy()
 
 
+def consistency(folder: Path, levels: int = 40, **changed: Any) -> Any:
+    """A ConsistencyModelPipeline of ADM's U-Net, saved in the folder."""
+    scheduler = diffusers.CMStochasticIterativeScheduler(num_train_timesteps=levels)
+    made = diffusers.ConsistencyModelPipeline(unet(out_channels=3, **changed), scheduler)
+    made.save_pretrained(folder)
+    return made
+
+
+def latent(folder: Path, scheduler: Any = None) -> Any:
+    """An LDMPipeline whose latents [4, 4, 4] are rows of a codebook, saved in the folder."""
+    joined = {"downsample_type": "conv", "upsample_type": "conv", "resnet_time_scale_shift": "default"}
+    blocks = {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
+    net = unet(sample_size=4, in_channels=4, out_channels=4, attn_norm_num_groups=None, **joined, **blocks)
+    made = diffusers.LDMPipeline(vq(scaling_factor=0.5), net, scheduler or diffusers.DDIMScheduler(clip_sample=False))
+    made.save_pretrained(folder)
+    return made
+
+
+def images_of(pipe: Any, *given: Any, **more: Any) -> np.ndarray:
+    """Images [B, C, H, W] in 0 to 1 of a pipeline, from the seed 0."""
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(*given, generator=torch.Generator().manual_seed(0), output_type="np", **more).images
+    return np.asarray(images.transpose(0, 3, 1, 2))
+
+
+def noises(bundle: Path, count: int) -> dict[str, np.ndarray]:
+    """The random numbers of a bundle's program as a pipeline draws them from the seed 0, one array after another."""
+    generator, found = torch.Generator().manual_seed(0), {}
+    for of in latentc_runtime.load(bundle).manifest.programs[0].inputs:
+        if of.source.kind == "random":
+            rows = [torch.randn((count, *of.sample_shape), generator=generator).numpy() for _ in range(of.rows or 1)]
+            found[of.name] = rows[0] if of.rows is None else np.stack(rows)
+    return found
+
+
 def ours(
     bundle: Path,
     classes: list[int] | None,

@@ -4,7 +4,6 @@ consistency function and the loss of ECT (Geng et al. 2024), on EDM's network.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,31 +12,17 @@ from cases import Array, Forward, Loss, Sampler
 from parity_data import Numbers
 
 from latentc.components.processes.prediction import conversion
-from latentc.spec import load_spec
 
 SIZES = ("data.shape=[3, 16, 16]", "data.classes=10", "conditioning.time.frequencies=32", "backbone.width=32")
 SIZES += ("backbone.multipliers=[1, 2]", "backbone.blocks=1", "backbone.attention=[1]")
 SIZES += ("backbone.block={qkv: parts, head_channels: 16}",)
 BASE = "base: {kind: diffusion, process: {kind: edm, time_factor: 250}, predicts: preconditioned}"
-DIFFUSION = f"objective={BASE.removeprefix('base: ')}"
 NETWORKS = {"main": "model.", "target": "target."}
 GRID = 40  # levels
 
 
-def maps() -> str:
-    """ADM's name map for attention by convolutions over rows and columns."""
-    rules = json.dumps([dict(rule) for rule in load_spec("adm").weights["official"]["main"]])
-    return "weights.official.main=" + rules.replace('{"squeeze": 2}', '{"squeeze": [2, 3]}')
-
-
-def level(number: Array) -> Array:
-    """Noise levels f64 by their number in the sampler's grid."""
-    ends = 80 ** (1 / 7), 0.002 ** (1 / 7)
-    return np.asarray((ends[0] + number / (GRID - 1) * (ends[1] - ends[0])) ** 7)
-
-
 def network(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    sigma, process = numbers.inputs["sigmas"].astype(np.float64), spec.objective.process
+    sigma, process = numbers.inputs["sigmas"].astype(np.float64), spec.objective.parameterization().process
     point = process.point(sigma)
     x = point.scale[:, None, None, None] * numbers.inputs["x_t"]
     return {"x": x, "t": point.time, "y": numbers.inputs["y"]}
@@ -84,12 +69,13 @@ def end(out: Array, numbers: Numbers, spec: Any) -> Array:
     return of_x * numbers.inputs["x"] + of_out * out
 
 
-TARGET = "networks.target={kind: average, decay: 0.95}"
+TARGET = ("networks.target={kind: average, decay: 0.95}", "networks.perceptual=null")
 TEACHER = "networks.teacher={kind: like, pretrained: teacher.safetensors}"
 OPTIONS = ("target: target", "solver: heun", "distance: l1", "weighting: edm")
 DISTILLATION = objective("consistency_distillation", GRID - 1, *OPTIONS)
 TRAINING = objective("consistency_training", 17, "target: target", "distance: l2")
-JUMPS = f"sampler={{kind: consistency, steps: 2, clip: 1.0, timesteps: [80, {level(np.array(22))}]}}"
+ALONE = ("networks.target=null", "networks.perceptual=null", objective("consistency_training", 17))
+JUMPS = (*ALONE, f"sampler.spacing.levels={GRID}", "sampler.spacing.at=[0, 22]", "sampler.steps=2")
 EASY = ("data.shape=[3, 8, 8]", "data.classes=10", "backbone.width=16", "backbone.multipliers=[1, 2]")
 EASY += ("backbone.blocks=1", "backbone.attention=[1]", "backbone.embedding=2", "backbone.early=[class]")
 EASY += ("data.augment=0", "conditioning.augment=null", "conditioning.time.frequencies=16", "sampler=null")
@@ -98,15 +84,15 @@ EASY += (f"objective={{kind: easy_consistency_tuning, process: {{kind: edm, {TUN
 CASES = [
     Forward(
         "cm",
-        "adm",
-        (*SIZES, maps(), DIFFUSION, "sampler={kind: heun, steps: 18}"),
+        "cm",
+        SIZES,
         network,
         wanted=lambda numbers: numbers.outputs["out.model"],
     ),
     Loss(
         "cm.loss_distillation",
-        "adm",
-        (*SIZES, maps(), TARGET, TEACHER, DISTILLATION, "sampler=null"),
+        "cm",
+        (*SIZES, *TARGET, TEACHER, DISTILLATION, "sampler=null"),
         loss,
         wanted=mean,
         tolerance=2e-5,
@@ -115,13 +101,13 @@ CASES = [
     ),
     Loss(
         "cm.loss_training",
-        "adm",
-        (*SIZES, maps(), TARGET, TRAINING, "sampler=null"),
+        "cm",
+        (*SIZES, *TARGET, TRAINING, "sampler=null"),
         loss,
         wanted=mean,
         prefixes=NETWORKS,
     ),
-    Sampler("cm.sampler_multistep", "adm", (*SIZES, maps(), objective("consistency_training", 17), JUMPS), sampler),
+    Sampler("cm.sampler_multistep", "cm", (*SIZES, *JUMPS), sampler),
     Forward("ect", "edm", EASY, easy, output=end),
     Loss("ect.loss", "edm", EASY, easy_loss, wanted=mean, scale=4.0),
 ]

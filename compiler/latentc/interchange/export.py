@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from latentc.components.fields import FIRST_STAGE
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import DiagnosticError
 from latentc.export.folder import new_folder
-from latentc.interchange.diffusers import EVERY_MODEL, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
+from latentc.interchange.diffusers import (
+    EVERY_MODEL,
+    FIRST_STAGES,
+    SCHEDULERS,
+    USUAL,
+    Data,
+    Model,
+    Scheduler,
+    Unequal,
+    asked,
+)
 from latentc.interchange.folders import CONFIG, INDEX, PIPELINES, SCHEDULER_CONFIG, Pipeline, merged
 from latentc.interchange.imported import MARKER, check_free
 from latentc.lower import lower
@@ -69,8 +79,9 @@ def export_diffusers(
 ) -> Exported:
     """Write a spec as a folder of diffusers, from the weights of its networks (and of its first stage).
 
-    A class-conditional DiT with a first stage becomes a `DiTPipeline`, a U-Net without conditions a `DDPMPipeline`,
-    others a model alone with its scheduler. `force` replaces an earlier export; `notes` are the first of the result's.
+    A class-conditional DiT with a first stage becomes a `DiTPipeline`, a U-Net without conditions a `DDPMPipeline` or,
+    with a first stage, an `LDMPipeline`, a consistency model a `ConsistencyModelPipeline`, others a model alone with
+    its scheduler. `force` replaces an earlier export; `notes` are the first of the result's.
     Raises DiagnosticError: E0418 for a network without an equal, E0501, E0502.
     """
     check_free(folder, force)
@@ -81,23 +92,24 @@ def export_diffusers(
     main = _part(spec, weights["main"], notes)
     stage = None
     if FIRST_STAGE in weights and spec.first_stage is not None and spec.data.first_stage is not None:
-        stage = _part(spec.first_stage, weights[FIRST_STAGE], notes)
+        stage = _part(spec.first_stage, weights[FIRST_STAGE], notes, FIRST_STAGES.values())
         shift, scale = spec.data.normalisation
         if any(shift) or len(set(scale)) > 1:
             raise _unequal(spec, "its latents are normalised per channel, but diffusers divides them by one factor")
         stage.config["scaling_factor"] = scale[0]
     pipeline = _pipeline(spec, main, stage, notes)
-    if spec.data.class_names and (pipeline is None or not pipeline[1].conditions):
+    if spec.data.class_names and _taken(spec) and (pipeline is None or pipeline[1].null_class is None):
         notes.append("the names of the classes are left out: only a DiTPipeline has them")
-    scheduler = _scheduler(spec, pipeline is not None, notes) if main.model.SCHEDULED else None
+    scheduler = _scheduler(spec, pipeline, notes) if main.model.SCHEDULED else None
+    places = _places(main, stage, pipeline)
     with new_folder(folder, "export", MARKER) as temporary:
-        contents = dict(_files(spec, main, stage, scheduler, pipeline))
+        contents = dict(_files(spec, places, scheduler, pipeline))
         for name, content in contents.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         files = list(contents)
-        for place, part in _places(main, stage):
+        for place, part in places:
             write_safetensors(temporary / place / WEIGHTS, _named(part), {"format": "pt"})
             files.append(f"{place}/{WEIGHTS}" if place else WEIGHTS)
         about = {"exported_from": spec.name, "notes": notes}
@@ -105,10 +117,10 @@ def export_diffusers(
     return Exported(folder, None if pipeline is None else pipeline[0], tuple(files), tuple(notes))
 
 
-def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:
+def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str], models: Iterable[Model] = EVERY_MODEL) -> Part:
     """The network `main` as a model. Raises E0418 with the reason of the class that comes nearest."""
     reasons = []
-    for model in EVERY_MODEL:
+    for model in models:
         try:
             config = model.config(spec)
         except Unequal as reason:
@@ -162,11 +174,8 @@ def _differences(ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[tupl
         yield path, ours, theirs
 
 
-def _scheduler(spec: Spec, piped: bool, notes: list[str]) -> tuple[Scheduler, Data]:
-    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process.
-
-    `piped`: a pipeline runs it. Those here do not scale the state as some schedulers want.
-    """
+def _scheduler(spec: Spec, pipeline: tuple[str, Pipeline] | None, notes: list[str]) -> tuple[Scheduler, Data]:
+    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process."""
     sampler = spec.sampler
     try:
         for scheduler in dict.fromkeys(SCHEDULERS.values()):
@@ -175,7 +184,7 @@ def _scheduler(spec: Spec, piped: bool, notes: list[str]) -> tuple[Scheduler, Da
             config = scheduler.config(spec)
             _same_table(spec, scheduler, config)
             asked(
-                not (piped and scheduler.SCALES_NOISE),
+                not scheduler.SCALES_NOISE or pipeline is None or pipeline[1].scales_noise,
                 f"the pipeline does not scale the state for {scheduler.NAMES[0]}",
             )
             return scheduler, config
@@ -183,12 +192,20 @@ def _scheduler(spec: Spec, piped: bool, notes: list[str]) -> tuple[Scheduler, Da
         assert sampler is not None
         raise Unequal(f"the sampler `{sampler.kind}` has no equivalent in diffusers")
     except Unequal as reason:
+        if _jumps(spec):
+            raise _unequal(spec, str(reason)) from None
         try:
             config = USUAL.config(spec.model_copy(update={"sampler": USUAL.usual(sampler)}))
         except Unequal as why:
             raise _unequal(spec, str(why)) from None
         notes.append(f"the scheduler is a {USUAL.NAMES[0]} of the same process: {reason}")
         return USUAL, config
+
+
+def _jumps(spec: Spec) -> bool:
+    """Whether the network jumps to the end of a trajectory, so that no sampler of denoisers runs it."""
+    target = parameterization_of(spec.objective)
+    return target is not None and target.boundary is not None
 
 
 def _same_table(spec: Spec, scheduler: Scheduler, config: Data) -> None:
@@ -214,36 +231,54 @@ def _same_table(spec: Spec, scheduler: Scheduler, config: Data) -> None:
 
 def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> tuple[str, Pipeline] | None:
     """The pipeline that the models make up; None, with a note, if no pipeline of diffusers runs them."""
-    for name, pipeline in PIPELINES.items():
-        if pipeline.model != main.name:
-            continue
+    latent, taken = spec.first_stage is not None, _taken(spec)
+    found = {
+        name: pipeline
+        for name, pipeline in PIPELINES.items()
+        if pipeline.model == main.name and bool(pipeline.schedulers) == _jumps(spec)
+    }
+    fitting = {name: pipeline for name, pipeline in found.items() if (pipeline.autoencoder is not None) == latent}
+    for name, pipeline in fitting.items():
         if pipeline.autoencoder is not None and stage is None:
-            notes.append(f"no {name}, which needs an autoencoder: give its weights with -w first_stage=FILE")
-            return None
-        if pipeline.texts is not None:
-            notes.append(f"no {name}, whose text encoders are not written: pass it theirs and the parts written here")
-            return None
-        network = spec.networks["main"]
-        taken = list(network.takes(spec)) if isinstance(network, Backbone) else []
-        if pipeline.conditions != tuple(taken):
-            takes, own = (" and ".join(names) or "no condition" for names in (pipeline.conditions, taken))
-            notes.append(f"no {name}, whose network takes {takes}: this one takes {own}")
-            return None
-        if pipeline.autoencoder is not None:
-            notes += _guidance(spec, name)
-        return name, pipeline
-    if main.model.SCHEDULED:
+            break
+        if pipeline.texts is None and taken in pipeline.conditions:
+            notes += _guidance(spec, name, pipeline)
+            return name, pipeline
+    if not main.model.SCHEDULED:
+        return None
+    if not found:
         notes.append(f"no pipeline of diffusers runs a {main.name}")
+        return None
+    name, pipeline = next(iter((fitting or found).items()))
+    if pipeline.autoencoder is not None and stage is None:
+        notes.append(f"no {name}, which needs an autoencoder: give its weights with -w first_stage=FILE")
+    elif not fitting:
+        notes.append(f"no {name}, which decodes no latents")
+    elif pipeline.texts is not None:
+        notes.append(f"no {name}, whose text encoders are not written: pass it theirs and the parts written here")
+    else:
+        one, own = (" and ".join(names) or "no condition" for names in (pipeline.conditions[0], taken))
+        notes.append(f"no {name}, whose network takes {one}: this one takes {own}")
     return None
 
 
-def _guidance(spec: Spec, name: str) -> Iterator[str]:
+def _taken(spec: Spec) -> tuple[str, ...]:
+    """The conditions of the network."""
+    network = spec.networks["main"]
+    return tuple(network.takes(spec)) if isinstance(network, Backbone) else ()
+
+
+def _guidance(spec: Spec, name: str, pipeline: Pipeline) -> Iterator[str]:
     """How a pipeline guides differently."""
+    if pipeline.null_class is None:
+        if isinstance(spec.sampler, ArraySampler) and spec.sampler.terms():
+            yield f"{name} does not guide, but the spec's sampler does"
+        return
     classes = spec.data.classes or 0
-    if classes != 1000:
+    if classes != pipeline.null_class:
         yield (
-            f"{name} uses class 1000 for guidance, which {classes} classes do not include: call it with "
-            "guidance_scale=1"
+            f"{name} uses class {pipeline.null_class} for guidance, which {classes} classes do not include: call it "
+            "with guidance_scale=1"
         )
     if not isinstance(spec.sampler, ArraySampler):
         return
@@ -259,25 +294,22 @@ def _guidance(spec: Spec, name: str) -> Iterator[str]:
         yield f"{name} has one term of guidance, but the spec's sampler has {len(spec.sampler.terms())}"
 
 
-def _places(main: Part, stage: Part | None) -> list[tuple[str, Part]]:
+def _places(main: Part, stage: Part | None, pipeline: tuple[str, Pipeline] | None) -> list[tuple[str, Part]]:
     """(folder, model): a pipeline's parts, models with a scheduler, or one model alone at the top."""
     if not main.model.SCHEDULED:
         return [("", main)]
-    found = next(p for p in PIPELINES.values() if p.model == main.name)
-    places = [(found.network, main)]
-    return [*places, (found.autoencoder, stage)] if stage is not None and found.autoencoder else places
+    of = pipeline[1] if pipeline is not None else next(p for p in PIPELINES.values() if p.model == main.name)
+    return [(of.network, main), *([] if stage is None else [(of.autoencoder or "vae", stage)])]
 
 
 def _files(
     spec: Spec,
-    main: Part,
-    stage: Part | None,
+    places: list[tuple[str, Part]],
     scheduler: tuple[Scheduler, Data] | None,
     pipeline: tuple[str, Pipeline] | None,
 ) -> Iterator[tuple[str, Data]]:
     """(path, content) of the JSON files."""
-    parts = _places(main, stage)
-    for place, part in parts:
+    for place, part in places:
         content = {"_class_name": part.name, "_diffusers_version": VERSION, **part.config}
         yield (f"{place}/{CONFIG}" if place else CONFIG), content
     if scheduler is not None:
@@ -287,10 +319,10 @@ def _files(
         if pipeline is not None:
             index: Data = {"_class_name": pipeline[0], "_diffusers_version": VERSION}
             names = spec.data.class_names
-            if pipeline[1].autoencoder is not None:
+            if pipeline[1].null_class is not None:
                 index["id2label"] = None if not names else {str(i): name for i, name in enumerate(names)}
             index["scheduler"] = ["diffusers", kind]
-            yield INDEX, {**index, **{place: ["diffusers", part.name] for place, part in parts}}
+            yield INDEX, {**index, **{place: ["diffusers", part.name] for place, part in places}}
 
 
 def _without_infinities(config: Data) -> Data:

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
-from latentc.interchange.diffusers import MODELS, SCHEDULERS, Config, Data, Model, class_of, wrong_class
+from latentc.interchange.diffusers import (
+    FIRST_STAGES,
+    MODELS,
+    SCHEDULERS,
+    Config,
+    Data,
+    Model,
+    class_of,
+    wrong_class,
+)
 from latentc.interchange.diffusers.text import ENCODERS, TOKENIZER, Texts
 from latentc.spec import load_spec
 from latentc.weights import materialise, open_weights
@@ -28,26 +37,45 @@ _LARGEST = 1 << 24  # largest size of a JSON file, in bytes
 class Pipeline:
     """A pipeline of diffusers: where its network and autoencoder are, its default number of steps.
 
-    `model`: the class of its network, which takes `conditions`. `scheduler`: the class that it converts every
-    scheduler to, if it does. `texts`: the condition that it encodes a text as.
+    `model`: the class of its network, which takes one of the sets of `conditions`. `spec`: the shipped spec that it is,
+    if not that of the network. `scheduler`: the class that it converts every scheduler to, if it does; `schedulers`:
+    the only ones that it takes, otherwise those of denoisers. `scales_noise`: it scales the state as they expect.
+    `null_class`: the class that guidance contrasts with, if it guides. `texts`: the condition that it
+    encodes a text as.
     """
 
     network: str
     model: str
     autoencoder: str | None
     steps: int
-    conditions: tuple[str, ...] = ()
+    conditions: tuple[tuple[str, ...], ...] = ((),)
+    spec: str | None = None
     scheduler: str | None = None
+    schedulers: tuple[str, ...] = ()
+    scales_noise: bool = False
+    null_class: int | None = None
     texts: Texts | None = None
 
 
 PIPELINES = {
-    "DiTPipeline": Pipeline("transformer", "DiTTransformer2DModel", "vae", 50, ("class",)),
+    "DiTPipeline": Pipeline("transformer", "DiTTransformer2DModel", "vae", 50, (("class",),), null_class=1000),
     "DDPMPipeline": Pipeline("unet", "UNet2DModel", None, 1000),
     "DDIMPipeline": Pipeline("unet", "UNet2DModel", None, 50, scheduler="DDIMScheduler"),
+    "LDMPipeline": Pipeline("unet", "UNet2DModel", "vqvae", 50, scales_noise=True),
+    "ConsistencyModelPipeline": Pipeline(
+        "unet",
+        "UNet2DModel",
+        None,
+        1,
+        ((), ("class",)),
+        spec="cm",
+        schedulers=("CMStochasticIterativeScheduler",),
+        scales_noise=True,
+    ),
     **{
         f"PixArt{which}Pipeline": Pipeline(
-            *("transformer", "PixArtTransformer2DModel", "vae", 20, ("caption",)),
+            *("transformer", "PixArtTransformer2DModel", "vae", 20, (("caption",),)),
+            scales_noise=True,
             texts=Texts("caption", "text_encoder", "tokenizer", length),
         )
         for which, length in (("Alpha", 120), ("Sigma", 300))
@@ -95,20 +123,26 @@ class _Reader:
             known = known or (pipeline.texts is not None and part in (pipeline.texts.encoder, pipeline.texts.tokenizer))
             if not known and given not in (None, [None, None]):
                 self.notes.append(f"{kind}.{part} is not taken over")
-        spec, _ = self.model(self.folder / network, _class_of(index, network))
-        spec = merged(spec, self.scheduler(_class_of(index, "scheduler"), pipeline.scheduler))
-        spec["sampler"]["steps"] = min(pipeline.steps, spec["objective"]["process"]["steps"])
+        spec, config = self.model(self.folder / network, _class_of(index, network))
+        if pipeline.spec is not None:
+            spec["extends"] = pipeline.spec
+        scheduled = self.scheduler(_class_of(index, "scheduler"), kind)
+        if pipeline.schedulers and spec.pop("objective").get("variance") == "learned_range":
+            self.refused.append(f"{config.name}.out_channels is {config['out_channels']!r}: {kind} has no variance")
+        spec = merged(spec, scheduled)
+        most = spec["objective"].get("process", {}).get("steps", pipeline.steps)
+        spec["sampler"]["steps"] = min(pipeline.steps, most)
         if pipeline.texts is not None:
             self.texts(pipeline.texts, _class_of(index, pipeline.texts.encoder), spec)
         if spec["sampler"].get("variance") == "learned_range" and (autoencoder or not _learns(spec)):
             self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', but {kind} predicts no variance")
-        if "classes" in spec["data"] and "class" not in pipeline.conditions:
+        if "classes" in spec["data"] and ("class",) not in pipeline.conditions:
             self.notes.append(f"{kind} does not pass a class to its network, which takes one")
         first_stage = None
         if autoencoder is not None:
-            first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec)
-            if "class" in pipeline.conditions:
-                self.classes(index.get("id2label"), spec)
+            first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec, kind)
+        if pipeline.null_class is not None:
+            self.classes(index.get("id2label"), spec, kind, pipeline.null_class)
         if self.refused:
             raise _cannot(self.folder, self.refused)
         name = f"{kind} of diffusers, with {_class_of(index, 'scheduler')}"
@@ -123,45 +157,47 @@ class _Reader:
             self.notes.append(f"a {kind} alone has no scheduler: the sampler is that of the spec `{spec['extends']}`")
         return Found(f"{kind} of diffusers", spec, None, self.notes)
 
-    def model(self, folder: Path, kind: str) -> tuple[Data, Config]:
+    def model(self, folder: Path, kind: str, models: Mapping[str, Model] = MODELS) -> tuple[Data, Config]:
         """The spec of a network alone: changes to its shipped spec, with the weights."""
         given = _json(folder / CONFIG)
         kind = class_of(given, kind)
-        if kind not in MODELS:
-            raise _cannot(folder, [wrong_class(f"the class {kind}", MODELS)])
-        model = self.fitting(MODELS[kind], folder)
+        if kind not in models:
+            raise _cannot(folder, [wrong_class(f"the class {kind}", models)])
+        model = self.fitting(models[kind], folder)
         config = model.config_of(given)
         changes = model.changes(config)
         self.collect(config)
         checkpoint = {"weights": folder, "names": model.MAP}
         return {"extends": model.SPEC, **changes, "checkpoints": {"main": checkpoint}}, config
 
-    def scheduler(self, kind: str, becomes: str | None) -> Data:
-        file = self.folder / "scheduler" / SCHEDULER_CONFIG
+    def scheduler(self, kind: str, pipeline: str) -> Data:
+        file, of = self.folder / "scheduler" / SCHEDULER_CONFIG, PIPELINES[pipeline]
         given = _json(file)
-        kind = becomes or str(given.get("_class_name", kind))
-        if kind not in SCHEDULERS:
-            reason = wrong_class(f"the scheduler {kind}", SCHEDULERS)
-            mend = "in diffusers, replace it by DDIMScheduler.from_config(pipe.scheduler.config), and save the pipeline"
+        kind = of.scheduler or str(given.get("_class_name", kind))
+        taken = of.schedulers or [name for name, scheduler in SCHEDULERS.items() if scheduler.DENOISES]
+        if kind not in taken:
+            reason = wrong_class(f"the scheduler {kind}", dict.fromkeys(taken))
+            mend = f"in diffusers, replace it by {taken[0]}.from_config(pipe.scheduler.config), and save the pipeline"
             raise _cannot(file, [reason], mend)
-        config = SCHEDULERS[kind].config_of(given)
-        changes = SCHEDULERS[kind].changes(config)
+        scheduler = SCHEDULERS[kind]
+        config = scheduler.config_of(given)
+        changes = scheduler.changes(config)
         self.collect(config)
-        if SCHEDULERS[kind].SCALES_NOISE:
+        if scheduler.SCALES_NOISE and not of.scales_noise:
             self.notes.append(
-                f"{kind}: the state is scaled as the scheduler expects, which DiTPipeline does not do, so images differ"
+                f"{kind}: the state is scaled as the scheduler expects, which {pipeline} does not do, so images differ"
             )
         return changes
 
-    def autoencoder(self, part: str, kind: str, spec: Data) -> Data:
+    def autoencoder(self, part: str, kind: str, spec: Data, pipeline: str) -> Data:
         """The spec of the first stage; adds it to the data of the other one."""
-        stage, config = self.model(self.folder / part, kind)
+        stage, config = self.model(self.folder / part, kind, FIRST_STAGES)
         scale, shift = config.values["scaling_factor"], config.values.get("shift_factor")
         if not isinstance(scale, int | float) or scale <= 0:
             self.refused.append(f"{config.name}.scaling_factor is {scale!r}: it must be a positive number")
             scale = 1.0
         if shift:
-            self.notes.append(f"{config.name}.shift_factor is {shift!r}, which DiTPipeline does not apply either")
+            self.notes.append(f"{config.name}.shift_factor is {shift!r}, which {pipeline} does not apply either")
         checkpoint = stage.pop("checkpoints")["main"]
         spec["data"]["first_stage"] = {"spec": FIRST_STAGE_FILE, **checkpoint, "scale": float(scale)}
         return {**stage, "checkpoints": {"main": checkpoint}}
@@ -196,12 +232,12 @@ class _Reader:
         spec["checkpoints"]["text"] = {"weights": folder, "names": encoder.NAMES_OF_WEIGHTS}
         self.collect(config)
 
-    def classes(self, names: Any, spec: Data) -> None:
+    def classes(self, names: Any, spec: Data, pipeline: str, null: int) -> None:
         """`id2label` as the names of the classes."""
         count = spec["data"].get("classes", 0)
-        if count != 1000:
+        if count != null:
             self.notes.append(
-                f"guidance uses class {count} as the null class; DiTPipeline uses 1000, which {count} "
+                f"guidance uses class {count} as the null class; {pipeline} uses {null}, which {count} "
                 "classes do not include"
             )
         if names is None:

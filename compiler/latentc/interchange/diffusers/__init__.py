@@ -1,7 +1,8 @@
 """Classes of diffusers and their equals in a spec, one file per kind of class.
 
 A file holds subclasses of `Model` or `Scheduler` (equivalent.py), each of which turns the class's configuration into
-changes to a shipped spec, and a spec into the configuration. `MODELS` and `SCHEDULERS` list them by name.
+changes to a shipped spec, and a spec into the configuration. `MODELS` and `SCHEDULERS` list them by name,
+`FIRST_STAGES` autoencoders as latent diffusion uses them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentc.interchange.diffusers import ancestral, autoencoders, dit, multistep, noise_levels, pixart, unet
+from latentc.interchange.diffusers import ancestral, autoencoders, dit, jumps, multistep, noise_levels, pixart, unet
 from latentc.interchange.diffusers.ancestral import USUAL
 from latentc.interchange.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, asked, wrong_class
 
@@ -18,9 +19,10 @@ MODELS: dict[str, Model] = {
 }
 EVERY_MODEL = tuple(dict.fromkeys(one for model in MODELS.values() for one in (model, model.UNTIED) if one is not None))
 """All of them, and those that hold other weights under the same names."""
+FIRST_STAGES: dict[str, Model] = {name: model for model in autoencoders.FIRST_STAGES for name in model.NAMES}
 SCHEDULERS: dict[str, Scheduler] = {
     name: scheduler
-    for file in (ancestral, multistep, noise_levels)
+    for file in (ancestral, multistep, noise_levels, jumps)
     for scheduler in file.SCHEDULERS
     for name in scheduler.NAMES
 }
@@ -35,6 +37,7 @@ def class_of(config: Mapping[str, Any], default: str) -> str:
 
 __all__ = [
     "EVERY_MODEL",
+    "FIRST_STAGES",
     "MODELS",
     "SCHEDULERS",
     "USUAL",

@@ -9,6 +9,7 @@ import numpy as np
 
 from latentc.components.blocks.bottlenecks.codebook import EPS, Codebook
 from latentc.components.blocks.bottlenecks.gaussian import Gaussian
+from latentc.components.blocks.bottlenecks.late_codebook import LateCodebook
 from latentc.components.networks.autoencoder import Autoencoder
 from latentc.interchange.diffusers.equivalent import Config, Data, Model, asked
 from latentc.weights.expr import Computed, Expr
@@ -156,9 +157,11 @@ class VQModel(Model):
         "force_upcast": False,
     }
 
+    BOTTLENECK: ClassVar[type[Codebook]] = Codebook
+
     def changes(self, config: Config) -> Data:
         config.unused("scaling_factor", "force_upcast", "lookup_from_codebook")  # what pipelines call it
-        config.must("norm_type", "group")
+        config.must("norm_type", "group", why="norms of the decoder that the codes scale and shift (MoVQ)")
         found = _halves(config)
         latent = config.whole("latent_channels")
         rows = latent if config["vq_embed_dim"] is None else config.whole("vq_embed_dim")
@@ -172,7 +175,8 @@ class VQModel(Model):
 
     def config(self, spec: Spec) -> Data:
         net, shared = _config(spec)
-        asked(isinstance(net.bottleneck, Codebook), f"its bottleneck is `{net.bottleneck.kind}`, not a codebook")
+        wanted = self.BOTTLENECK.model_fields["kind"].annotation.__args__[0]  # type: ignore[union-attr]
+        asked(type(net.bottleneck) is self.BOTTLENECK, f"its bottleneck is `{net.bottleneck.kind}`, not `{wanted}`")
         assert isinstance(net.bottleneck, Codebook)
         asked(
             net.bottleneck.decay is None, "rows of its codebook average latents (`decay`), but diffusers' are weights"
@@ -195,9 +199,18 @@ class VQModel(Model):
         return {**tensors, "codebook.weight": unit}
 
 
+class LatentVQModel(VQModel):
+    """A `VQModel` whose latents are continuous: pipelines of latent diffusion choose the rows where they decode."""
+
+    SPEC = "vq_f4"
+    BOTTLENECK = LateCodebook
+
+
 def _unit_rows(table: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.sum(np.square(table.astype(np.float64)), axis=1, keepdims=True))
     return (table / np.maximum(length, EPS)).astype(table.dtype)
 
 
 MODELS = (AutoencoderKL(), VQModel())
+FIRST_STAGES = (MODELS[0], LatentVQModel())
+"""Of latent diffusion, by the same names of classes."""

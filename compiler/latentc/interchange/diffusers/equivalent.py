@@ -160,6 +160,8 @@ class Scheduler(Equivalent):
 
     SCALES_NOISE: ClassVar[bool] = False
     """Whether a pipeline has to multiply the initial noise by the scheduler's `init_noise_sigma`."""
+    DENOISES: ClassVar[bool] = True
+    """Whether it samples with denoisers."""
 
     @abstractmethod
     def takes(self, sampler: object) -> bool:

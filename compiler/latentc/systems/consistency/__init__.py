@@ -3,9 +3,9 @@
 Distillation of a diffusion model into a function that maps any point of a trajectory to its end, or its training from
 data, on grids that grow.
 
-Specs: specs/digits/digits_consistency.yaml.
+Specs: specs/diffusion/cm.yaml, specs/digits/digits_consistency.yaml.
 Tests: tests/systems/consistency, tests/parity/consistency.py.
-Row in docs/systems.yaml: CCM (consistency models and their control adapters).
+Rows in docs/systems.yaml: cm, CCM (consistency models and their control adapters).
 """
 
 COMPONENTS = {
@@ -15,4 +15,5 @@ COMPONENTS = {
         "easy_consistency_tuning": "easy_consistency_tuning",
     },
     "samplers": {"consistency": "consistency_sampler"},
+    "samplers/spacings": {"training_levels": "training_levels"},
 }
