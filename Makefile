@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests start hundreds of processes: they should not compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery screens map lint format clean packages rtx triton
+.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery screens map site lint format clean packages rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -42,6 +42,9 @@ screens: .venv/ready  ## draw the pictures of docs/ that show what commands draw
 
 map: .venv/ready  ## the measured figures of the design, today's beside the goal (a minute)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/map.py
+
+site: .venv/ready  ## build docs/ as a site with search, in out/site
+	$(BIN)/python docs/site/build.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -190,7 +190,8 @@ def _anchor(title: str) -> str:
 
 def _page(name: str, path: Path, note: Mapping[str, Any]) -> str:
     spec = load_spec(name)
-    lines = [f"# {note['title']}", "", f"{PAGE} Spec: `{path.relative_to(ROOT)}`.", ""]
+    file = path.relative_to(ROOT)
+    lines = [f"# {note['title']}", "", f"{PAGE} Spec: [{file}](../../{file}).", ""]
     lines += [f"Paper: {_source(spec.source)}", ""] if spec.source else []
     lines += _body(note, _totals(name))
     entries = json.loads((ROOT / "docs" / "verified.json").read_text(encoding="utf-8"))["systems"]
