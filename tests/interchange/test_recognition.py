@@ -75,6 +75,16 @@ def test_systems_are_told_apart() -> None:
     assert options("edm", "ffhq64") == [*alike, "--spec pfgmpp --variant ffhq64-D128"]
 
 
+def test_copies_are_one_tensor_of_a_system() -> None:
+    """A DiT of diffusers, by a file of its weights alone."""
+    reading = official("dit", "S/8", "main", "diffusers")
+    assert [found.options for found in candidates([reading])] == ["--spec dit --variant S/8"]
+    name = "transformer_blocks.3.norm1.emb.timestep_embedder.linear_2.bias"
+    tensors = {**reading.tensors, name: Array(np.ones(reading.tensors[name].shape, np.float32))}
+    changed = Reading("", "", tensors, True)
+    assert [found.options for found in candidates([changed])] == ["--spec diffusers_dit --variant S/8"]
+
+
 def saved(folder: Path, system: str, variant: str | None, names: str = "official", **more: np.ndarray) -> Path:
     """A checkpoint file of zeros and computed buffers."""
     tensors = dict(official(system, variant, "main", names).tensors)

@@ -63,6 +63,17 @@ def test_settings_without_an_equal(case: str, folder: Path, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_more_blocks_than_any_file_has(folder: Path, tmp_path: Path) -> None:
+    before = (folder / TRANSFORMER).read_text()
+    (folder / TRANSFORMER).write_text(changed(folder, TRANSFORMER, lambda data: data.update(num_layers=10**9)))
+    try:
+        with pytest.raises(DiagnosticError, match="depth"):
+            api.import_checkpoint(folder, tmp_path / "out")
+    finally:
+        (folder / TRANSFORMER).write_text(before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_taken_over_is_named(folder: Path, tmp_path: Path) -> None:
     before = (folder / SCHEDULER).read_text()
     (folder / SCHEDULER).write_text(changed(folder, SCHEDULER, lambda data: data.update(skip_prk_steps=True)))

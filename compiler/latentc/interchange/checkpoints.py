@@ -12,6 +12,7 @@ from latentc.checkpoint import computed, name_map, network_params, network_types
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.files import shipped
+from latentc.interchange.copies import are_equal, copies
 from latentc.interchange.diffusers import Data
 from latentc.interchange.folders import Found
 from latentc.lower import lower, lower_networks
@@ -90,7 +91,8 @@ def candidates(
     """The systems and variants that a file fits; those it fits with all networks that sample hide the others.
 
     Networks that are trained from a copy of another have no published checkpoints, and are tried only if `system`
-    names their spec. A spec without a variant is left out if it equals one of its variants.
+    names their spec. A spec without a variant is left out if it equals one of its variants. Of systems of which some
+    have one tensor where the file has copies, those that have them all are left out, or the others if they differ.
     """
     kinds = [name_kinds(reading.tensors) for reading in readings]
     found: list[Candidate] = []
@@ -110,7 +112,30 @@ def candidates(
             fit for fit in fits if fit.variant is not None or all(fit.spec != o.spec for o in fits if o is not fit)
         ]
     whole = [candidate for candidate in found if candidate.complete]
-    yield from whole or found
+    yield from _explaining(whole or found)
+
+
+def _explaining(found: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Of several candidates, those that take equal tensors for copies, if any; none that takes different ones so."""
+    if len(found) < 2:
+        return found
+    ties = [_ties(candidate) for candidate in found]
+    wanted = (True,) if True in ties else (None,)
+    return [candidate for candidate, tie in zip(found, ties, strict=True) if tie in wanted]
+
+
+def _ties(candidate: Candidate) -> bool | None:
+    """Whether what its name maps leave out as copies of other tensors is equal to them; None if they leave out none."""
+    opened = opened_variant(candidate.system, candidate.variant)
+    assert opened is not None
+    spec, lowered = opened
+    equal = None
+    for network, (names, fits) in candidate.networks.items():
+        rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+        for fit in fits:
+            if pairs := list(copies(fit.tensors, rules, sizes)):
+                equal = equal is not False and are_equal(fit.tensors, pairs)
+    return equal
 
 
 def name_maps(system: str) -> Iterator[Sequence[RawRule]]:

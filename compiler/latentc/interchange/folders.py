@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from latentc.diagnostics import DiagnosticError
+from latentc.interchange.copies import are_equal, copies
 from latentc.interchange.diffusers import (
     FIRST_STAGES,
     MODELS,
@@ -23,9 +22,7 @@ from latentc.interchange.diffusers import (
 )
 from latentc.interchange.diffusers.text import ENCODERS, TOKENIZER, Texts
 from latentc.spec import load_spec
-from latentc.weights import materialise, open_weights
-from latentc.weights.rules import parse_map
-from latentc.weights.templates import AnySizes
+from latentc.weights import open_weights
 from latentc_runtime.class_names import is_name
 
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
@@ -163,10 +160,11 @@ class _Reader:
         kind = class_of(given, kind)
         if kind not in models:
             raise _cannot(folder, [wrong_class(f"the class {kind}", models)])
-        model = self.fitting(models[kind], folder)
+        model = models[kind]
         config = model.config_of(given)
         changes = model.changes(config)
         self.collect(config)
+        model = self.fitting(model, folder, changes)
         checkpoint = {"weights": folder, "names": model.MAP}
         return {"extends": model.SPEC, **changes, "checkpoints": {"main": checkpoint}}, config
 
@@ -257,26 +255,14 @@ class _Reader:
         self.notes += config.notes
         self.notes += [f"{config.name}.{key} = {config.values[key]!r} is not taken over" for key in config.left()]
 
-    def fitting(self, model: Model, folder: Path) -> Model:
-        """The model, or, if tensors that it ties differ, the one that has them all. Refuse them if there is none."""
-        tensors = open_weights(folder)
-        rules = load_spec(model.SPEC).weights[model.MAP]["main"]
-        for alternative in parse_map(rules, AnySizes()):
-            for rule in alternative:
-                if rule.written_as is None:
-                    continue
-                for name in tensors:
-                    bindings = rule.theirs[0].match(name)
-                    original = None if bindings is None else rule.written_as.fill(bindings)
-                    if original in tensors and not _equal(tensors[name], tensors[original]):
-                        if model.UNTIED is None:
-                            self.refused.append(f"{name} differs from {original}: the spec has one tensor for both")
-                        return model.UNTIED or model
-        return model
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return one.shape == other.shape and np.array_equal(materialise(one), materialise(other))
+    def fitting(self, model: Model, folder: Path, changes: Data) -> Model:
+        """The model, or the one that has the tensors that this one takes for copies, if they differ."""
+        if model.UNTIED is None:
+            return model
+        tensors, rules = open_weights(folder), load_spec(model.SPEC).weights[model.MAP]["main"]
+        most = len(tensors)  # no file has more blocks, whatever the configuration says
+        sizes = {name: min(size, most) for name, size in changes["backbone"].items() if isinstance(size, int)}
+        return model if are_equal(tensors, copies(tensors, rules, sizes)) else model.UNTIED
 
 
 def _learns(spec: Data) -> bool:
