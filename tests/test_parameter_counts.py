@@ -87,6 +87,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},
     ),
     "pixart": ("maple-research-lab/SIM", {("XL/2-512", "main"): 611_347_616}),  # paper: 0.6 B
+    "sd3": (
+        "Hugging Face's diffusers",
+        {
+            ("medium", "main"): 2_028_328_000,  # announced: 2 B
+            ("3.5-medium", "main"): 2_243_171_520,  # announced: 2.5 B, with the stored positions
+            ("3.5-large", "main"): 8_056_627_520,  # announced: 8.1 B
+        },
+    ),
+    "flux": (
+        "Hugging Face's diffusers",
+        {("dev", "main"): 11_901_408_320, ("schnell", "main"): 11_891_178_560},  # announced: 12 B
+    ),
     "dico": (
         "shallowdream204/DiCo",
         {

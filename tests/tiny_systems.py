@@ -143,6 +143,33 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.block.feed_forward.hidden=24", "sampler.steps=3", WHOLE),
         ),
     ),
+    "sd3": Tiny(
+        "sd3",
+        (
+            "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, caption_null: "
+            "{shape: [5, 8]}, pooled: {shape: [6]}, pooled_null: {shape: [6]}}}",
+            *under("backbone", ("width=16", "depth=3", "dual=1", "heads=2", "positions.side=6", "positions.extent=4")),
+            "sampler.steps=3",
+        ),
+        "3.5-medium",
+    ),
+    "sd3_labels": Tiny("digits_sd3", (*under("backbone", ("width=16", "depth=2", "heads=2")), "sampler.steps=3")),
+    "flux": Tiny(
+        "flux",
+        (
+            "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, "
+            "pooled: {shape: [6]}}}",
+            *under("backbone", ("width=16", "depth=2", "single=1", "heads=2", "positions.axes=[2, 4, 2]")),
+            "sampler.steps=3",
+        ),
+    ),
+    "flux_labels": Tiny(
+        "digits_flux",
+        (
+            *under("backbone", ("width=16", "depth=2", "single=2", "heads=2", "positions.axes=[2, 2, 4]")),
+            "sampler.steps=3",
+        ),
+    ),
     "rdm": Tiny("digits_rdm", RDM),
     "dod": Tiny("digits_dod", DOD),
     "nested": Tiny("digits_nested", NESTED),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from test_export_diffusers import same_weights, settings
-from tiny_pipelines import ours, pixart, vae
+from tiny_pipelines import flux, ours, pixart, sd3, vae
 
 from latentc import api
 from latentc.diagnostics import DiagnosticError
@@ -109,6 +109,91 @@ def test_pixart_with_its_text_encoder(tmp_path: Path) -> None:
     expected = theirs(pipe, 4, 4.5, use_resolution_binning=False, **texts)
     made = ours(tmp_path / "bundle", None, SHAPE, 2, {"caption": {"value": tokens, "mask": tokens != 0}})
     assert np.abs(made - expected).max() < 1e-4
+
+
+def spans(null: bool) -> list[str]:
+    """Overrides for texts of 7 tokens."""
+    return [f"data.fields.caption{end}.shape=[7, 12]" for end in (("", "_null") if null else ("",))]
+
+
+SD3 = {
+    "static": {"shift": 3.0},
+    "dynamic": {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64},
+}
+
+
+@pytest.mark.parametrize("kind", SD3)
+def test_stable_diffusion_3_draws_the_same_images(kind: str, tmp_path: Path) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**SD3[kind])
+    parts = {f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")}
+    autoencoder = vae(shift_factor=0.2, use_quant_conv=False, use_post_quant_conv=False)
+    pipe = diffusers.StableDiffusion3Pipeline(transformer=sd3(), scheduler=scheduler, vae=autoencoder, **parts)
+    pipe.save_pretrained(tmp_path / "theirs")
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    assert any("requests pass caption, caption_null, pooled, pooled_null" in note for note in found.notes)
+    api.compile(found.spec, None, tmp_path / "bundle", overrides=["sampler.steps=5", *spans(True)])
+    (told, _), (null, _) = features(7, 12, 1), features(7, 12, 2)
+    pooled, none = torch.randn((2, 2, 6), generator=torch.Generator().manual_seed(3))
+    texts = {"prompt_embeds": told, "negative_prompt_embeds": null}
+    texts |= {"pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": none}
+    given = {"caption": told, "caption_null": null, "pooled": pooled, "pooled_null": none}
+    given = {name: value.numpy() for name, value in given.items()}
+    drawn = {}
+    for guidance in (7.0, 1.0):
+        expected = theirs(pipe, 5, guidance, **texts)
+        drawn[guidance] = ours(tmp_path / "bundle", None, SHAPE, 2, given, guidance)
+        assert np.abs(drawn[guidance] - expected).max() < 1e-4
+    assert drawn[7.0].std() > 0.05 and np.abs(drawn[7.0] - drawn[1.0]).max() > 0.02
+    made = api.export_diffusers(found.spec, tmp_path / "back")
+    again = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "back", subfolder="transformer")
+    same_weights(again, pipe.transformer)
+    assert settings(again) == settings(pipe.transformer)
+    after = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "back", subfolder="scheduler")
+    assert any("text encoders" in note for note in made.notes)
+    pipe.transformer, pipe.scheduler = again, after
+    assert np.abs(theirs(pipe, 5, 7.0, **texts) - drawn[7.0]).max() < 1e-4
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_flux_draws_the_same_images(guided: bool, tmp_path: Path) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    parts = {f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2")}
+    net = flux(guidance_embeds=guided)
+    pipe = diffusers.FluxPipeline(transformer=net, scheduler=scheduler, vae=vae(shift_factor=0.2), **parts)
+    pipe.save_pretrained(tmp_path / "theirs")
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    overrides = ["sampler.steps=5", "data.shape=[4, 8, 8]", *spans(False)]
+    api.compile(found.spec, None, tmp_path / "bundle", overrides=overrides)
+    (told, _), pooled = features(7, 12, 1), torch.randn((2, 6), generator=torch.Generator().manual_seed(3))
+    given = {"caption": told.numpy(), "pooled": pooled.numpy()}
+    drawn = []
+    for guidance in (3.5, 1.0):
+        expected = theirs(pipe, 5, guidance, prompt_embeds=told, pooled_prompt_embeds=pooled)
+        drawn.append(ours(tmp_path / "bundle", None, SHAPE, 2, given, guidance if guided else None))
+        assert np.abs(drawn[-1] - expected).max() < 1e-4
+    assert drawn[0].std() > 0.05 and (np.abs(drawn[0] - drawn[1]).max() > 0.001) == guided
+    made = api.export_diffusers(found.spec, tmp_path / "back")
+    again = diffusers.FluxTransformer2DModel.from_pretrained(tmp_path / "back", subfolder="transformer")
+    same_weights(again, net)
+    assert settings(again) == settings(net) and any("text encoders" in note for note in made.notes)
+    after = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "back", subfolder="scheduler")
+    assert settings(after) == settings(scheduler)
+
+
+def test_the_shift_of_an_image_of_the_default_size(tmp_path: Path) -> None:
+    """FLUX.1 dev's scheduler shifts by the number of tokens."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    parts = {f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2")}
+    diffusers.FluxPipeline(transformer=flux(), scheduler=scheduler, vae=vae(), **parts).save_pretrained(tmp_path / "in")
+    spec = load_spec(api.import_checkpoint(tmp_path / "in", tmp_path / "out").spec)
+    scheduler.set_timesteps(28, sigmas=np.linspace(1.0, 1 / 28, 28), mu=1.15)
+    times = spec.sampler.table(spec.objective.parameterization()).columns["t"]
+    assert np.abs(times - scheduler.timesteps.numpy() / 1000).max() < 1e-6
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "in/scheduler")
+    with pytest.raises(
+        DiagnosticError, match="the scheduler DDIMScheduler has no equivalent; supported classes: FlowMatchEuler"
+    ):
+        api.import_checkpoint(tmp_path / "in", tmp_path / "other")
 
 
 def test_the_class_under_which_pixart_was_published(tmp_path: Path) -> None:

@@ -75,6 +75,21 @@ def pixart(**changed: Any) -> Any:
     return randomised(diffusers.PixArtTransformer2DModel(**{**sizes, **changed}))
 
 
+def sd3(**changed: Any) -> Any:
+    """MM-DiT-X of three blocks, the first with two attentions."""
+    sizes: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 3, "sample_size": 8}
+    sizes |= {"in_channels": 4, "out_channels": 4, "caption_projection_dim": 16, "joint_attention_dim": 12}
+    sizes |= {"pooled_projection_dim": 6, "pos_embed_max_size": 6, "dual_attention_layers": (0,), "qk_norm": "rms_norm"}
+    return randomised(diffusers.SD3Transformer2DModel(**{**sizes, **changed}))
+
+
+def flux(**changed: Any) -> Any:
+    """FLUX of two blocks of two streams and two of one."""
+    sizes: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "num_single_layers": 2}
+    sizes |= {"in_channels": 16, "joint_attention_dim": 12, "pooled_projection_dim": 6, "axes_dims_rope": (2, 4, 2)}
+    return randomised(diffusers.FluxTransformer2DModel(**{**sizes, "guidance_embeds": True, **changed}))
+
+
 def vq(**changed: Any) -> Any:
     """An autoencoder with a codebook."""
     sizes = {

@@ -45,6 +45,10 @@ CHOSEN = (
     ("dis", "openvino"),  # whose scan is a graph in the graph
     ("lit", "onnxruntime"),
     ("can", "onnxruntime"),
+    ("sd3", "onnxruntime"),
+    ("sd3_labels", "openvino"),
+    ("flux", "openvino"),
+    ("flux_labels", "onnxruntime"),
     ("rdm", "onnxruntime"),
     ("rarm", "onnxruntime"),
     ("pixelcnn-autoencoder", "openvino"),

@@ -94,13 +94,17 @@ def export_diffusers(
     if FIRST_STAGE in weights and spec.first_stage is not None and spec.data.first_stage is not None:
         stage = _part(spec.first_stage, weights[FIRST_STAGE], notes, FIRST_STAGES.values())
         shift, scale = spec.data.normalisation
-        if any(shift) or len(set(scale)) > 1:
+        shifts = any(pipeline.shifts for pipeline in PIPELINES.values() if pipeline.model == main.name)
+        if (any(shift) and not shifts) or len(set(shift)) > 1 or len(set(scale)) > 1:
             raise _unequal(spec, "its latents are normalised per channel, but diffusers divides them by one factor")
         stage.config["scaling_factor"] = scale[0]
+        if shifts:
+            stage.config["shift_factor"] = shift[0]
     pipeline = _pipeline(spec, main, stage, notes)
     if spec.data.class_names and _taken(spec) and (pipeline is None or pipeline[1].null_class is None):
         notes.append("the names of the classes are left out: only a DiTPipeline has them")
-    scheduler = _scheduler(spec, pipeline, notes) if main.model.SCHEDULED else None
+    even = any(one.even for one in PIPELINES.values() if one.model == main.name)
+    scheduler = _scheduler(spec, pipeline, even, notes) if main.model.SCHEDULED else None
     places = _places(main, stage, pipeline)
     with new_folder(folder, "export", MARKER) as temporary:
         contents = dict(_files(spec, places, scheduler, pipeline))
@@ -174,15 +178,21 @@ def _differences(ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[tupl
         yield path, ours, theirs
 
 
-def _scheduler(spec: Spec, pipeline: tuple[str, Pipeline] | None, notes: list[str]) -> tuple[Scheduler, Data]:
-    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process."""
-    sampler = spec.sampler
+def _scheduler(
+    spec: Spec, pipeline: tuple[str, Pipeline] | None, even: bool, notes: list[str]
+) -> tuple[Scheduler, Data]:
+    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process.
+
+    `even`: pipelines of the network lay out noise levels themselves.
+    """
+    sampler, nearest = spec.sampler, None
     try:
         for scheduler in dict.fromkeys(SCHEDULERS.values()):
             if not scheduler.takes(sampler):
                 continue
+            nearest = scheduler
             config = scheduler.config(spec)
-            _same_table(spec, scheduler, config)
+            _same_table(spec, scheduler, config, even)
             asked(
                 not scheduler.SCALES_NOISE or pipeline is None or pipeline[1].scales_noise,
                 f"the pipeline does not scale the state for {scheduler.NAMES[0]}",
@@ -197,7 +207,7 @@ def _scheduler(spec: Spec, pipeline: tuple[str, Pipeline] | None, notes: list[st
         try:
             config = USUAL.config(spec.model_copy(update={"sampler": USUAL.usual(sampler)}))
         except Unequal as why:
-            raise _unequal(spec, str(why)) from None
+            raise _unequal(spec, str(why if nearest is None else reason)) from None
         notes.append(f"the scheduler is a {USUAL.NAMES[0]} of the same process: {reason}")
         return USUAL, config
 
@@ -208,10 +218,10 @@ def _jumps(spec: Spec) -> bool:
     return target is not None and target.boundary is not None
 
 
-def _same_table(spec: Spec, scheduler: Scheduler, config: Data) -> None:
+def _same_table(spec: Spec, scheduler: Scheduler, config: Data, even: bool) -> None:
     """Raise Unequal unless the scheduler, imported again, has the coefficients of the spec's sampler."""
     found = scheduler.config_of(config)
-    changes = scheduler.changes(found)
+    changes = scheduler.changes_in(found, 1, even)
     assert not found.refused, found.refused
     data = data_from_spec(spec)
     steps = {"steps": getattr(spec.sampler, "steps", 1)}
@@ -235,13 +245,13 @@ def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> t
     found = {
         name: pipeline
         for name, pipeline in PIPELINES.items()
-        if pipeline.model == main.name and bool(pipeline.schedulers) == _jumps(spec)
+        if pipeline.model == main.name and (pipeline.spec is not None) == _jumps(spec)
     }
     fitting = {name: pipeline for name, pipeline in found.items() if (pipeline.autoencoder is not None) == latent}
     for name, pipeline in fitting.items():
         if pipeline.autoencoder is not None and stage is None:
             break
-        if pipeline.texts is None and taken in pipeline.conditions:
+        if not pipeline.for_texts and taken in pipeline.conditions:
             notes += _guidance(spec, name, pipeline)
             return name, pipeline
     if not main.model.SCHEDULED:
@@ -254,7 +264,7 @@ def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> t
         notes.append(f"no {name}, which needs an autoencoder: give its weights with -w first_stage=FILE")
     elif not fitting:
         notes.append(f"no {name}, which decodes no latents")
-    elif pipeline.texts is not None:
+    elif pipeline.for_texts:
         notes.append(f"no {name}, whose text encoders are not written: pass it theirs and the parts written here")
     else:
         one, own = (" and ".join(names) or "no condition" for names in (pipeline.conditions[0], taken))

@@ -37,8 +37,9 @@ class Pipeline:
     `model`: the class of its network, which takes one of the sets of `conditions`. `spec`: the shipped spec that it is,
     if not that of the network. `scheduler`: the class that it converts every scheduler to, if it does; `schedulers`:
     the only ones that it takes, otherwise those of denoisers. `scales_noise`: it scales the state as they expect.
-    `null_class`: the class that guidance contrasts with, if it guides. `texts`: the condition that it
-    encodes a text as.
+    `null_class`: the class that guidance contrasts with, if it guides. `texts`: the condition that it encodes a text
+    as. `encoders`: parts for texts that have no equivalent, so that requests pass what they return. `even`: it lays out
+    noise levels itself, evenly. `shifts`: it shifts latents as the autoencoder's configuration says.
     """
 
     network: str
@@ -52,6 +53,14 @@ class Pipeline:
     scales_noise: bool = False
     null_class: int | None = None
     texts: Texts | None = None
+    encoders: tuple[str, ...] = ()
+    even: bool = False
+    shifts: bool = False
+
+    @property
+    def for_texts(self) -> bool:
+        """Whether it has text encoders."""
+        return self.texts is not None or bool(self.encoders)
 
 
 PIPELINES = {
@@ -77,6 +86,19 @@ PIPELINES = {
         )
         for which, length in (("Alpha", 120), ("Sigma", 300))
     },
+    "StableDiffusion3Pipeline": Pipeline(
+        *("transformer", "SD3Transformer2DModel", "vae", 28, (("pooled", "caption"),)),
+        schedulers=("FlowMatchEulerDiscreteScheduler",),
+        encoders=tuple(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")),
+        shifts=True,
+    ),
+    "FluxPipeline": Pipeline(
+        *("transformer", "FluxTransformer2DModel", "vae", 28, (("pooled", "caption"),)),
+        schedulers=("FlowMatchEulerDiscreteScheduler",),
+        encoders=tuple(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2")),
+        even=True,
+        shifts=True,
+    ),
 }
 
 
@@ -118,17 +140,21 @@ class _Reader:
         for part, given in index.items():
             known = part.startswith("_") or part in (network, autoencoder, "scheduler", "id2label")
             known = known or (pipeline.texts is not None and part in (pipeline.texts.encoder, pipeline.texts.tokenizer))
+            known = known or part in pipeline.encoders
             if not known and given not in (None, [None, None]):
                 self.notes.append(f"{kind}.{part} is not taken over")
         spec, config = self.model(self.folder / network, _class_of(index, network))
         if pipeline.spec is not None:
             spec["extends"] = pipeline.spec
-        scheduled = self.scheduler(_class_of(index, "scheduler"), kind)
-        if pipeline.schedulers and spec.pop("objective").get("variance") == "learned_range":
+        scheduled = self.scheduler(_class_of(index, "scheduler"), kind, spec)
+        if pipeline.spec is not None and spec.pop("objective").get("variance") == "learned_range":
             self.refused.append(f"{config.name}.out_channels is {config['out_channels']!r}: {kind} has no variance")
         spec = merged(spec, scheduled)
         most = spec["objective"].get("process", {}).get("steps", pipeline.steps)
         spec["sampler"]["steps"] = min(pipeline.steps, most)
+        if pipeline.encoders:
+            taken = ", ".join(spec["data"]["fields"])
+            self.notes.append(f"{kind} has text encoders without an equivalent: requests pass {taken}")
         if pipeline.texts is not None:
             self.texts(pipeline.texts, _class_of(index, pipeline.texts.encoder), spec)
         if spec["sampler"].get("variance") == "learned_range" and (autoencoder or not _learns(spec)):
@@ -168,7 +194,7 @@ class _Reader:
         checkpoint = {"weights": folder, "names": model.MAP}
         return {"extends": model.SPEC, **changes, "checkpoints": {"main": checkpoint}}, config
 
-    def scheduler(self, kind: str, pipeline: str) -> Data:
+    def scheduler(self, kind: str, pipeline: str, spec: Data) -> Data:
         file, of = self.folder / "scheduler" / SCHEDULER_CONFIG, PIPELINES[pipeline]
         given = _json(file)
         kind = of.scheduler or str(given.get("_class_name", kind))
@@ -179,7 +205,8 @@ class _Reader:
             raise _cannot(file, [reason], mend)
         scheduler = SCHEDULERS[kind]
         config = scheduler.config_of(given)
-        changes = scheduler.changes(config)
+        side, patch = spec["data"]["shape"][-1], spec["backbone"].get("patch", 2)  # FLUX's class has none
+        changes = scheduler.changes_in(config, (side // patch) ** 2, of.even)
         self.collect(config)
         if scheduler.SCALES_NOISE and not of.scales_noise:
             self.notes.append(
@@ -194,10 +221,13 @@ class _Reader:
         if not isinstance(scale, int | float) or scale <= 0:
             self.refused.append(f"{config.name}.scaling_factor is {scale!r}: it must be a positive number")
             scale = 1.0
-        if shift:
+        moved: Data = {}
+        if PIPELINES[pipeline].shifts:  # the shipped spec has a variant and a shift, which these replace
+            moved = {"variant": None, "shift": float(shift) if isinstance(shift, int | float) else 0.0}
+        elif shift:
             self.notes.append(f"{config.name}.shift_factor is {shift!r}, which {pipeline} does not apply either")
         checkpoint = stage.pop("checkpoints")["main"]
-        spec["data"]["first_stage"] = {"spec": FIRST_STAGE_FILE, **checkpoint, "scale": float(scale)}
+        spec["data"]["first_stage"] = {"spec": FIRST_STAGE_FILE, **checkpoint, **moved, "scale": float(scale)}
         return {**stage, "checkpoints": {"main": checkpoint}}
 
     def texts(self, texts: Texts, kind: str, spec: Data) -> None:

@@ -38,12 +38,16 @@ class GuidanceScale(Derived):
             yield Problem(("range",), f"scales from {low:g} to {high:g}", "give [low, high] with 0 <= low < high")
         elif not low <= self.default <= high:
             yield Problem(("default",), f"{self.default:g} is outside the range from {low:g} to {high:g}")
+        yield from self.problems_of_objective(spec)
+        if sum(isinstance(other, GuidanceScale) for other in spec.conditions.values()) > 1:
+            yield Problem((), "a spec can have only one guidance scale", "keep one")
+
+    def problems_of_objective(self, spec: Spec) -> Iterator[Problem]:
+        """An objective that gives the scale no meaning."""
         if isinstance(spec.objective, Objective) and not spec.objective.DISTILS:
             message = f"the objective `{spec.objective.kind}` does not train a network with the guidance scale as input"
             others = kinds_with("objectives", lambda cls: issubclass(cls, Objective) and cls.DISTILS)
             yield Problem((), message, f"use the objective {others}, or leave this condition out")
-        if sum(isinstance(other, GuidanceScale) for other in spec.conditions.values()) > 1:
-            yield Problem((), "a spec can have only one guidance scale", "keep one")
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         return (Port(name, f32(B), "condition"),)

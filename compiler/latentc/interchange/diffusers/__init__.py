@@ -10,19 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentc.interchange.diffusers import ancestral, autoencoders, dit, jumps, multistep, noise_levels, pixart, unet
+from latentc.interchange.diffusers import (
+    ancestral,
+    autoencoders,
+    dit,
+    flow,
+    jumps,
+    multistep,
+    noise_levels,
+    pixart,
+    two_streams,
+    unet,
+)
 from latentc.interchange.diffusers.ancestral import USUAL
 from latentc.interchange.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, asked, wrong_class
 
 MODELS: dict[str, Model] = {
-    name: model for file in (dit, pixart, unet, autoencoders) for model in file.MODELS for name in model.NAMES
+    name: model
+    for file in (dit, pixart, two_streams, unet, autoencoders)
+    for model in file.MODELS
+    for name in model.NAMES
 }
 EVERY_MODEL = tuple(dict.fromkeys(one for model in MODELS.values() for one in (model, model.UNTIED) if one is not None))
 """All of them, and those that hold other weights under the same names."""
 FIRST_STAGES: dict[str, Model] = {name: model for model in autoencoders.FIRST_STAGES for name in model.NAMES}
 SCHEDULERS: dict[str, Scheduler] = {
     name: scheduler
-    for file in (ancestral, multistep, noise_levels, jumps)
+    for file in (ancestral, multistep, flow, noise_levels, jumps)
     for scheduler in file.SCHEDULERS
     for name in scheduler.NAMES
 }

@@ -163,6 +163,10 @@ class Scheduler(Equivalent):
     DENOISES: ClassVar[bool] = True
     """Whether it samples with denoisers."""
 
+    def changes_in(self, config: Config, tokens: int | None, even: bool) -> Data:
+        """As `changes`, in a pipeline of images of so many tokens, which lays out its own levels evenly if `even`."""
+        return self.changes(config)
+
     @abstractmethod
     def takes(self, sampler: object) -> bool:
         """Whether `config` may be asked about a spec with this sampler."""

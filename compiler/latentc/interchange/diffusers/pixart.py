@@ -92,14 +92,14 @@ class PixArtTransformer2DModel(Model):
         closer = max(side // _TRAINED, 1)
         if config["interpolation_scale"] is not None:
             closer = config.whole("interpolation_scale")
-        span = {"span": side // patch / closer} if closer != 1 else {}
+        extent = {"extent": side // patch / closer} if closer != 1 else {}
         return {
             "data": {"shape": [channels, side, side], "fields": given_null("caption", LENGTH, _features(config))},
             "backbone": {
                 "width": width,
                 "depth": config.whole("num_layers"),
                 "patch": patch,
-                "positions": {"kind": "sincos_2d_table" if span else "sincos_2d", "stored": False, **span},
+                "positions": {"kind": "sincos_2d_table" if extent else "sincos_2d", "stored": False, **extent},
                 "block": {
                     "mixer": {"heads": heads, "dropout": dropout},
                     "feed_forward": {
@@ -137,8 +137,8 @@ class PixArtTransformer2DModel(Model):
         assert isinstance(spec.objective, Objective)
         channels, side, _ = spec.data.shape
         closer = 1.0
-        if isinstance(net.positions, Sincos2dTable) and net.positions.span is not None:
-            closer = side // net.patch / net.positions.span
+        if isinstance(net.positions, Sincos2dTable) and net.positions.extent is not None:
+            closer = side // net.patch / net.positions.extent
         asked(closer == int(closer), "its positions are not a whole number of times closer than those of DiT")
         return {
             **self.DEFAULTS,

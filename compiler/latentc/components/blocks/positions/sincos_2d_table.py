@@ -14,7 +14,7 @@ from latentc.ir.builder import Builder, Var, f32
 class Sincos2dTable(Sincos2d):
     """Sines and cosines of row and column, the middle of a square table that may be larger than the grid.
 
-    Coordinates of the table run from 0 to `span`, whatever its side, so that a network trained at one resolution can
+    Coordinates of the table run from 0 to `extent`, whatever its side, so that a network trained at one resolution can
     be tuned at another (PixArt-alpha, Chen et al. 2023, arXiv:2310.00426; Stable Diffusion 3, Esser et al. 2024,
     arXiv:2403.03206, 5.3.2).
     """
@@ -23,10 +23,10 @@ class Sincos2dTable(Sincos2d):
     side: int | None = Field(
         None, gt=0, le=4_096, description="rows and columns of the table; null: those of the grid of patches"
     )
-    span: float | None = Field(
-        None, gt=0, le=65_536, description="rows are `span` / `side` apart in the units of sincos_2d; null: 1 apart"
+    extent: float | None = Field(
+        None, gt=0, le=65_536, description="rows are `extent` / `side` apart in the units of sincos_2d; null: 1 apart"
     )
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_2d_table", "side": 6, "span": 4}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_2d_table", "side": 6, "extent": 4}
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         self.check_width(dim)
@@ -34,7 +34,7 @@ class Sincos2dTable(Sincos2d):
         if int(grid) > int(side):
             message = f"the table of positions has {int(side)} rows, but there are {int(grid)} rows of patches"
             raise Refusal(message, f"set `side` to {int(grid)} or more", ("side",), self)
-        step = {} if self.span is None else {"step": self.span / int(side)}
+        step = {} if self.extent is None else {"step": self.extent / int(side)}
         kind = "state" if self.stored else "buffer"
         positions = b.param("pos_embed", f32(1, side * side, dim), "sincos_2d", kind, width=dim, grid=side, **step)
         if self.side is not None:
