@@ -16,7 +16,10 @@ from PIL import Image
 from tiny_model import write_random_weights
 
 from latentc import api
+from latentc.api._common import lowered_spec
+from latentc.api.training import emitted_project
 from latentc.diagnostics import DiagnosticError
+from latentc.spec import load_spec
 from latentc.weights.hub import _downloaded, is_hub, local, place
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -135,6 +138,59 @@ def test_a_first_stage_goes_with_its_model(hub, project, tmp_path, monkeypatch) 
     assert (folder, kind) == (Path("own"), "spec")
     api.compile("own/spec.yaml", None, "b", check=False)
     assert np.array_equal(api.sample("b", "1"), expected)
+
+
+def test_a_project_keeps_its_spec(hub, latentc, tiny, tmp_path, monkeypatch) -> None:
+    """Emitted with settings, a project is pushed without naming them, with its first stage and class names."""
+    monkeypatch.chdir(tmp_path)
+    Path("sets").mkdir()
+    stage = "backbone: {width: 8, multipliers: [1, 2], blocks: 1, groups: 4, bottleneck: {channels: 4}}"
+    Path("sets/stage.yaml").write_text(f"latentc: 1\nname: stage\nextends: sd_vae\n{stage}\n")
+    write_random_weights(Path("sets/stage.yaml"), Path("sets/stage.safetensors"), 0.1)
+    first = "first_stage: {spec: stage.yaml, names: null, weights: stage.safetensors}"
+    data = f"data: {{shape: [4, 4, 4], classes: 10, class_names: [{', '.join('abcdefghij')}], {first}}}"
+    backbone = "backbone: {depth: 1, block: {mixer: {heads: 2}}}"
+    Path("sets/own.yaml").write_text(f"latentc: 1\nextends: dit\nname: own\n{data}\n{backbone}\n")
+    api.emit("sets/own.yaml", "project", overrides=["backbone.width=16", "sampler.steps=2"])
+    assert "class_names: class_names.txt" in Path("project/latentc_support/spec.yaml").read_text()
+    run = Path("project/runs/train")
+    run.mkdir(parents=True)
+    write_random_weights(Path("project/latentc_support/spec.yaml"), run / "weights.safetensors", 0.1)
+    for source in ("project", run):
+        hub.repositories.clear()
+        done = latentc("push", source, "me/own", "--licence", "mit")
+        assert (done.status, done.err) == (0, "")
+    held = hub.repositories["me/own"]
+    assert {"spec.yaml", "model.safetensors", "first_stage/spec.yaml", "first_stage/model.safetensors"} <= held.keys()
+    assert not any(str(tmp_path) in content.decode() for name, content in held.items() if name.endswith(".yaml"))
+    api.pull("me/own")
+    manifest = api.compile("own/spec.yaml", None, "b", check=False)
+    assert manifest.conditions[0].names == tuple("abcdefghij")
+    assert api.sample("b", "1").shape[1:] == (3, 8, 8)
+
+
+def test_another_target_does_not_make_another_project(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, lowered = lowered_spec(tiny.spec, None, ())
+    emitted_project(lowered, load_spec(tiny.spec), Path("project"))
+    emitted_project(lowered, load_spec(tiny.spec, None, ["target.max_batch=2"]), Path("project"))
+    with pytest.raises(DiagnosticError, match="E0709"):
+        emitted_project(lowered, load_spec(tiny.spec, None, ["train.batch_size=4"]), Path("project"))
+
+
+def test_a_pushed_bundle_has_no_paths_of_this_machine(hub, latentc, tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("set.npz", x=np.zeros((4, 1, 8, 8), np.float32), y=np.zeros(4, np.int64))
+    changes = [f"data={{kind: npz, path: {tmp_path}/set.npz, classes: 10, shape: [1, 8, 8]}}"]
+    api.compile(tiny.spec, tiny.weights, "bundle", overrides=changes)
+    assert str(tmp_path) in Path("bundle/spec.yaml").read_text()
+    assert latentc("push", "bundle", "me/tiny", "--licence", "mit").status == 0
+    held = hub.repositories["me/tiny"]
+    assert "path: data/set.npz" in held["spec.yaml"].decode()
+    assert not any(str(tmp_path).encode() in content for content in held.values())
+    api.pull("me/tiny", "back")  # the checksums are those of the files
+    assert np.array_equal(api.sample("back", "3"), api.sample("bundle", "3"))
+    assert api.compile("back/spec.yaml", tiny.weights, "again").name == "tiny"
 
 
 def test_a_spec_names_weights_on_the_hub(hub, tiny, tmp_path, monkeypatch) -> None:

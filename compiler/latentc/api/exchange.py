@@ -119,11 +119,11 @@ def push(
 ) -> tuple[str, list[str]]:
     """Upload a bundle or a trained project to the Hugging Face Hub; returns its address and the files there.
 
-    `source` is a bundle, a project, or the folder of one of its runs; a project needs its `spec`, with `variant` and
-    `overrides` as it was emitted. The model card shows the data, the figures of `report` (a folder that `evaluate`
-    wrote) with their extractors, samples, `licence` (an identifier of the Hub, such as apache-2.0) and how to run it.
-    Samples are `picture` (a PNG), else the run's newest grid, or are drawn from the bundle. Raises DiagnosticError:
-    E0401 to E0411, E0426, E0601 to E0605, E0701, E0706.
+    `source` is a bundle, a project, or the folder of one of its runs. `spec`, with `variant` and `overrides`: that of a
+    project; None for the one that it was emitted from. The model card shows the data, the figures of `report` (a folder
+    that `evaluate` wrote) with their extractors, samples, `licence` (an identifier of the Hub, such as apache-2.0) and
+    how to run it. Samples are `picture` (a PNG), else the run's newest grid, or are drawn from the bundle. Raises
+    DiagnosticError: E0401 to E0411, E0426, E0601 to E0605, E0701, E0706.
     """
     from latentc.diagnostics.faults import needed
     from latentc.interchange import hub
@@ -154,9 +154,12 @@ def push(
                 shown = _drawn(folder, Path(temporary) / hub.PICTURE, progress)
         else:
             run = hub.trained(folder)
+            spec = spec if spec is not None else hub.spec_of_project(folder)
             if spec is None:
                 mend = "add `--spec SPEC`, with the `--variant` and `--set` that it was emitted with"
-                raise DiagnosticError.of("E0701", "a project needs the spec that it was emitted from", help=mend)
+                raise DiagnosticError.of(
+                    "E0701", f"{folder} does not hold the spec that it was emitted from", help=mend
+                )
             own = load_spec(spec, variant, overrides)
             files = hub.project_files(run, own, Path(temporary), licence)
             what, about, facts = "Trained weights", "", {}

@@ -13,7 +13,8 @@ from pathlib import Path
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import project_files, project_from_lowered
-from latentc.emit.project import as_bytes
+from latentc.emit.model import SUPPORT
+from latentc.emit.project import SPEC, as_bytes
 from latentc.spec import Spec
 from latentc.spec.named import exists
 
@@ -32,6 +33,8 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
         return folder
     for name, content in project_files(lowered, spec).items():
         file = folder / name
+        if name == f"{SUPPORT}/{SPEC}":  # other parts of the spec, such as its target, may have changed
+            continue
         if not file.is_file() or file.read_bytes() != as_bytes(content):
             message = f"{file} is not what this spec emits: the folder holds another project, or one that was modified"
             mend = f"train the existing project with `latentc train {folder}`, or choose another folder with -o"

@@ -76,7 +76,7 @@ def push(
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository, created if need be.")],
     spec: Annotated[
         str | None,
-        typer.Option("--spec", metavar="SPEC", help="The spec of a project.", autocompletion=spec_names),
+        typer.Option("--spec", metavar="SPEC", help="Spec of a project. Default: its own.", autocompletion=spec_names),
     ] = None,
     variant: Variant = None,
     overrides: Sets = None,

@@ -31,9 +31,12 @@ from latentc.emit.optimizers import evaluates, optimizer_settings, training_file
 from latentc.emit.reach import reached_only
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.emit.updates import update_class
+from latentc.files.shipped import shipped_specs
 from latentc.files.templates import rendered, template, with_regions
 from latentc.ir.core import Function, Module, callees, parameters, walk
 from latentc.ir.types import Sym
+from latentc.spec.load import data_from_spec, first_stage_path
+from latentc.spec.write import yaml_from_data
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
 from latentc_runtime.sources import needed
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 NAMES = "class_names.txt"
+SPEC = "spec.yaml"
 MARK = ".latentc-project"  # marks a folder as an emitted project, which may be overwritten
 _COPIED = ("sample.py", "ruff.toml")
 _EMITTED = ("model.py", "objective.py", "sampler.py", "schedule.py")
@@ -141,6 +145,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         support["features.py"] = template("project/support/features.py")
     if isinstance(names := spec.data.class_names, tuple):
         support[NAMES] = "".join(f"{name}\n" for name in names)
+    support[SPEC] = _spec_text(spec)
     files |= in_support(support)
     config = {**config_of(spec, lowered.updates), "model": offered_sizes(model, spec)}
     rolls_out = any(update.rollout for update in lowered.updates)
@@ -164,6 +169,22 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= _reached(files, spec.data.kind, {"SETTINGS": _described(config)})
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
+
+
+def _spec_text(spec: Spec) -> str:
+    """The spec as `latentc push` reads it from the project: class names and first stage are files of the project."""
+    data = data_from_spec(spec.model_copy(update={"checkpoints": {}}))
+    stage, names = spec.data.first_stage, spec.data.class_names
+    if stage is not None:
+        section = data["data"]["first_stage"]
+        if stage.spec not in shipped_specs():
+            section["spec"] = str(first_stage_path(spec, stage).resolve())
+        if stage.weights is not None:
+            section |= {"weights": f"../{FIRST_STAGE}.safetensors", "names": None, "key": None}
+    for section in (data["data"], *data["data"]["fields"].values()):
+        if isinstance(names, tuple) and section.get("class_names") == list(names):
+            section["class_names"] = NAMES
+    return yaml_from_data(data)
 
 
 def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled: bool) -> set[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ from latentc import __version__
 from latentc.checkpoint import network_weights
 from latentc.components.fields import FIRST_STAGE
 from latentc.diagnostics import DiagnosticError
+from latentc.emit.model import SUPPORT
 from latentc.files.named import make_folder
+from latentc.files.shipped import shipped_specs
 from latentc.interchange.card import Card, card_of
 from latentc.lower import lower
 from latentc.spec import Spec, load_spec
 from latentc.spec.load import data_from_spec
 from latentc.spec.write import yaml_from_data
 from latentc.weights import open_weights, write_safetensors
-from latentc.weights.hub import asking, place, snapshot
+from latentc.weights.hub import asking, is_remote, place, snapshot
 from latentc_runtime.bundle import open_bundle
+from latentc_runtime.manifest import FileEntry
+from latentc_runtime.manifest_json import bytes_from_manifest
 
 Files = dict[str, Path | bytes]
 """{path in the repository: file, or content}."""
 SPEC, MODEL, CARD, PICTURE = "spec.yaml", "model.safetensors", "README.md", "samples.png"
+_PATHS = ("path", "captions", "tokenizer", "pretrained", "database", "evaluate_features", "reference")
 _MEND = "check the name and the network; `hf auth login` or HF_TOKEN, with the right to write there, logs in"
 
 
@@ -61,13 +67,48 @@ def trained(source: Path) -> Trained:
     return Trained(folder, found[0], pictures[-1] if pictures else None)
 
 
+def spec_of_project(source: Path) -> Path | None:
+    """The spec in an emitted project, of which `source` is the folder or that of a run; None if it has none."""
+    found = [folder / SUPPORT / SPEC for folder in (source, source.absolute().parent.parent)]
+    return next((file for file in found if file.is_file()), None)
+
+
 def bundle_files(bundle: Path) -> Files:
-    """The files of an intact bundle. BundleError; DiagnosticError E0426 if it refers to weights elsewhere."""
+    """The files of an intact bundle, without the folders of this machine in its spec.
+
+    BundleError; DiagnosticError E0426 if it refers to weights elsewhere.
+    """
     manifest = open_bundle(bundle).manifest
     if manifest.references:
         mend = "compile it again without `--by-reference`"
         raise DiagnosticError.of("E0426", f"{bundle} refers to weights that lie outside it", help=mend)
-    return {name: bundle / name for name in ("manifest.json", *manifest.files)}
+    spec = load_spec(bundle / SPEC)
+    data, changed = _without_folders(data_from_spec(spec)), Files()
+    stage = spec.data.first_stage
+    if stage is not None:
+        section = data["data"]["first_stage"]
+        section["weights"] = stage.weights if stage.weights and is_remote(stage.weights) else None  # in the bundle
+        if stage.spec not in shipped_specs() and spec.first_stage is not None:
+            section["spec"] = f"{FIRST_STAGE}/{SPEC}"
+            changed[section["spec"]] = yaml_from_data(_without_folders(data_from_spec(spec.first_stage))).encode()
+    changed[SPEC] = yaml_from_data(data).encode()
+    entries = {n: FileEntry(hashlib.sha256(c).hexdigest(), len(c)) for n, c in changed.items() if isinstance(c, bytes)}
+    whole = bytes_from_manifest(replace(manifest, files={**manifest.files, **entries}))
+    return {**{name: bundle / name for name in manifest.files}, **changed, "manifest.json": whole}
+
+
+def _without_folders(data: Any) -> Any:
+    """A spec's data with `data/NAME` for absolute paths of files and folders."""
+    if isinstance(data, list):
+        return [_without_folders(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        key: f"data/{Path(value).name}"
+        if key in _PATHS and isinstance(value, str) and Path(value).is_absolute()
+        else _without_folders(value)
+        for key, value in data.items()
+    }
 
 
 def project_files(run: Trained, spec: Spec, folder: Path, licence: str | None) -> Files:
@@ -85,11 +126,9 @@ def project_files(run: Trained, spec: Spec, folder: Path, licence: str | None) -
     about |= {"license": licence} if licence else {}
     write_safetensors(folder / MODEL, tensors, {**_metadata(run.weights), **{k: v for k, v in about.items() if v}})
     files: Files = {MODEL: folder / MODEL}
-    data = data_from_spec(spec)
+    data = _without_folders(data_from_spec(spec))
     prefixed = all(any(name.startswith(f"{network}.") for name in tensors) for network in own)
     data["checkpoints"] = {n: {"weights": MODEL, **({"key": n} if prefixed else {})} for n in own}
-    if getattr(spec.data, "path", None):
-        data["data"]["path"] = f"data/{Path(spec.data.path).name}"  # type: ignore[attr-defined]
     if spec.first_stage is not None and spec.data.first_stage is not None:
         files |= _first_stage(spec, data["data"]["first_stage"], folder)
     files[SPEC] = yaml_from_data(data).encode()
@@ -105,7 +144,7 @@ def _first_stage(spec: Spec, section: dict[str, Any], folder: Path) -> Files:
     assert spec.first_stage is not None and spec.data.first_stage is not None
     plain = data_from_spec(spec.first_stage.model_copy(update={"checkpoints": {}}))
     section |= {"spec": f"{FIRST_STAGE}/{SPEC}", "variant": None, "names": None, "key": None}
-    files: Files = {section["spec"]: yaml_from_data(plain).encode()}
+    files: Files = {section["spec"]: yaml_from_data(_without_folders(plain)).encode()}
     if spec.data.first_stage.weights is not None:
         section["weights"] = f"{FIRST_STAGE}/{MODEL}"
         make_folder(folder / FIRST_STAGE)
