@@ -163,14 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
     def send_content(self, content: bytes, large: bool, facts: dict[str, str]) -> None:
         digest = hashlib.sha256 if large else hashlib.sha1
         headers = {"ETag": f'"{digest(content).hexdigest()}"', "Accept-Ranges": "bytes", **facts}
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
             asked = None
-        start = int(asked[1]) if asked else 0
+        start, end = int(asked[1]) if asked else 0, int(asked[2]) + 1 if asked and asked[2] else len(content)
         if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
             self.hub.asked.append(f"range {start}")
-        part = content[start:]
+        part = content[start:end]
         if self.command == "GET" and self.hub.cut is not None and large:
             cut, self.hub.cut, self.hub.down = self.hub.cut, None, self.hub.fails_after_cut
             self.send_response(206 if asked else 200)

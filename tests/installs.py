@@ -96,6 +96,8 @@ USES: dict[str, list[str]] = {
     "cpu,evaluate": [COMPILE, "latentc evaluate model.latentc --count 40"],
     "cpu,serve": [COMPILE, SERVER],
     "gpu": ["import onnxruntime; print(onnxruntime.get_available_providers())"],
+    "tensorrt": ["import tensorrt"],
+    "tensorrt-rtx": ["import tensorrt_rtx"],
 }
 
 
@@ -181,7 +183,7 @@ def row(python: str, name: str, base: dict[str, str]) -> str:
     try:
         found = packages(python, wanted)
     except subprocess.CalledProcessError:
-        return f"| `{name}` | {purpose} | not on PyPI | |"
+        return f"| `{name}` | {purpose} | not measured | |"
     sizes = [size_of(url) for package, url in found.items() if package not in base]
     whole = "" if all(inner is not None for _, inner in sizes) else "over "
     download, installed = sum(size for size, _ in sizes), sum(inner or size for size, inner in sizes)

@@ -6,13 +6,43 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
+import installs
 import pytest
+from hub_server import serving
 
 ROOT = Path(__file__).parents[1]
 MAIN = "from latentc.__main__ import main; main()"
+
+
+def test_every_extra_is_installed_and_measured() -> None:
+    """docs/install.md says what each extra adds, and `make installs` uses each but the developers' own."""
+    extras = {*tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]}
+    assert {*installs.PURPOSES} == extras
+    assert {extra for names in installs.USES for extra in names.split(",") if extra} == extras - {"dev"}
+    (table,) = installs.TABLE.findall(installs.PAGE.read_text())
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["latentc without extras", *(f"`{name}`" for name in installs.PURPOSES)]
+    for name, purpose, download, installed in rows[1:]:
+        assert purpose == installs.PURPOSES[name.strip("`")]
+        if download != "not measured":
+            sizes = [int(cell.removeprefix("over ").replace(",", "")) for cell in (download, installed)]
+            assert 0 < sizes[0] < sizes[1]
+
+
+def test_sizes_are_those_of_the_wheel(tmp_path: Path) -> None:
+    """Of a local wheel and one of a server that answers ranges."""
+    with zipfile.ZipFile(tmp_path / "one.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one/__init__.py", "x = 1\n" * 10_000)
+    size = (tmp_path / "one.whl").stat().st_size
+    with serving() as server:
+        server.files["/one.whl"] = (tmp_path / "one.whl").read_bytes()
+        for url in ((tmp_path / "one.whl").as_uri(), f"{server.url}/one.whl"):
+            assert installs.size_of(url) == (size, 60_000)
+        assert any(asked.startswith("range") for asked in server.asked)
 
 
 def built(source: Path, to: Path, kind: str) -> Path:
