@@ -50,6 +50,8 @@ PURPOSES = {
     "retrieval": "search nearest neighbours in an index",
     "text": "tokenizers, and captions cleaned for T5",
     "demo": "the handwritten digits of the first spec and of `make demo`",
+    "notebooks": "run the notebooks of the tutorials",
+    "site": "build these pages as a site",
     "dev": "tests and checks of latentc itself",
 }
 
@@ -96,6 +98,8 @@ USES: dict[str, list[str]] = {
     "cpu,evaluate": [COMPILE, "latentc evaluate model.latentc --count 40"],
     "cpu,serve": [COMPILE, SERVER],
     "gpu": ["import onnxruntime; print(onnxruntime.get_available_providers())"],
+    "notebooks": ["import ipykernel, diffusers, latentc_runtime"],
+    "site": ["import sphinx, myst_nb, furo"],
     "tensorrt": ["import tensorrt"],
     "tensorrt-rtx": ["import tensorrt_rtx"],
 }

@@ -163,6 +163,7 @@ def test_the_network_is_compared_before_the_download(tiny, server, content, late
         done = latentc(*line.split(), "-w", "official:own-tiny")
         assert done.err.startswith("error[E0410]")
         assert "it is for `own.yaml`" in done.err
+        assert "the network has [11, 48], the checkpoint [11, " in done.err
     assert not server.asked
 
 

@@ -45,10 +45,12 @@ def check_fits(found: Entry, network: str, ours: Types, theirs: Types) -> None:
 
     `theirs` are those of the network that it is published for, under latentc's names.
     """
+    # Sizes as plain numbers: those of two networks are different symbols.
+    wanted, held = ({name: [*map(int, shape)] for name, (shape, _) in types.items()} for types in (ours, theirs))
     faults = [
-        f"{name}: the network has {_shape(ours[name])}, the checkpoint {_shape(theirs.get(name))}"
-        for name in ours
-        if name not in theirs or tuple(ours[name][0]) != tuple(theirs[name][0])
+        f"{name}: the network has {shape}, the checkpoint {held.get(name, 'none')}"
+        for name, shape in wanted.items()
+        if held.get(name) != shape
     ]
     if not faults:
         return
@@ -56,7 +58,3 @@ def check_fits(found: Entry, network: str, ours: Types, theirs: Types) -> None:
     others = [name for name, other in catalogue().items() if other.spec == found.spec and name != found.name]
     mend = f"it is for `{found.fits}`" + (f"; others of this spec: {', '.join(others[:8])}" if others else "")
     raise DiagnosticError.of("E0410", message, notes=tuple(faults[:3]), help=mend)
-
-
-def _shape(one: tuple[object, object] | None) -> str:
-    return "none" if one is None else str(list(one[0]))  # type: ignore[call-overload]
