@@ -443,6 +443,13 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
     "adc_gan": Tiny("adc_gan", GAN),
+    "vae": Tiny(
+        "vae",
+        (
+            *(*DIGITS, *under("backbone", ("width=8", "hidden=16", "embedding=8", "latent_dim=4"))),
+            "sampler.likelihood_samples=3",
+        ),
+    ),
     "wgan_gp": Tiny("wgan_gp", GAN),
     "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
     "sd_vae": Tiny("sd_vae", STAGE),

@@ -100,6 +100,7 @@ ENTRIES = (
     Entry("digits_llamagen", "LlamaGen: autoregressive", digits),
     Entry("digits_maskgit", "MaskGIT: masked tokens, 16 steps", digits),
     Entry("digits_mar", "MAR: masked tokens, diffusion head", digits),
+    Entry("digits_vae", "VAE: one pass of the decoder", digits),
     Entry("digits_biggan", "BigGAN: one pass", digits),
     Entry("digits_wgan_gp", "WGAN-GP: one pass", digits),
     Entry(str(HERE / "tones.yaml"), "DiffWave: sounds of three pitches", sounds),

@@ -106,6 +106,16 @@ CAPABILITIES: Mapping[Capability, Mapping[str, Any]] = {
         "words": "turns noise into a sample",
         "methods": {"forward": "noise condition* -> output", "train_forward?": "noise+ condition* -> output"},
     },
+    # `posterior`: mean and log-variance f32[B, Z] of the noise that a sample comes from. `likelihood`: mean of the
+    # sample, which is `forward`, and logarithm of its standard deviation f32[B].
+    "infer": {
+        "words": "turns noise into a sample, and samples into distributions of that noise",
+        "methods": {
+            "forward": "noise condition* -> output",
+            "posterior": "state condition* -> output output",
+            "likelihood": "noise condition* -> output output",
+        },
+    },
     # Noise of the port's distribution if it scores random crops. Built if the objective needs them: `averages` (scores
     # of data and of samples) -> averages f32[1] of earlier scores of each; `augmentations` (a difference of features)
     # -> one output per augmentation.
