@@ -6,7 +6,7 @@
 density of the 899 held-out digits from 1 latent, as the bound of training, and from 16; the class under which it is
 highest is that of the digit, if the model knows the classes. Goals: 95 % of the samples are of the requested class,
 95 % of the held-out digits are classified by the likelihood, and the estimate rises with the number of latents by more
-than the spread of the seeds. A training takes about 50 seconds of one core; what is in the folder already is not
+than the spread of the seeds. A training takes about half a minute of one core; what is in the folder already is not
 trained again.
 """
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.bottlenecks.gaussian import HIGH, LOW
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.layers import INITS
@@ -90,7 +90,8 @@ class VariationalAutoencoder(Backbone):
         }
         z = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(entries))
         x = (Port("x", f32(B, channels, height, width), "state"), *ports_of(entries))
-        bodies, two = _methods(self.multipliers, entries), ("output", "output")
+        bodies = _methods(self.multipliers, entries)
+        two: tuple[Role, Role] = ("output", "output")
         methods = {
             "forward": add_method(mb, name, "forward", bodies["forward"], z, static),
             "posterior": add_method(mb, name, "posterior", bodies["posterior"], x, static, two),

@@ -53,9 +53,10 @@ class DecodePrior(OnePass):
         """Adds entry `encode` or `reconstruct`: data x and the conditions -> mean, log-variance, or reconstruction."""
         of, network = self._of_data(mb, networks, spec, name), networks["main"]
         mean, log_variance = call(of.b, network, "posterior", of.operands, state=of.x, out="mean log_variance")
+        outputs: tuple[OutputField, ...] = (OutputField("mean"), OutputField("log_variance"))
         if name == "encode":
             of.b.output(mean, log_variance)
-            outputs, doc = (OutputField("mean"), OutputField("log_variance")), "The latents of data x."
+            doc = "The latents of data x."
         else:
             of.b.output(call(of.b, network, "forward", of.operands, noise=mean, out=name))
             outputs, doc = (OutputField("reconstruction", "x"),), "Data x, encoded and decoded."
