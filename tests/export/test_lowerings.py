@@ -238,6 +238,10 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "resize": [
         ((f32(B, 2, 3, 4),), op("resize", size=(2, 5), mode=mode), -2, 2) for mode in ("area", "antialiased", "bicubic")
     ],
+    "grid_sample": [
+        ((f32(B, 2, 3, 4), f32(B, 2, 5, 2)), op("grid_sample", padding=padding), -2, 2)
+        for padding in ("zeros", "border", "reflection")
+    ],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
     **{
         name: [
@@ -305,7 +309,7 @@ def test_lowering_means_what_the_row_means(name: str, case: int) -> None:
     compare(module, [array(t, low, high, rng) for t in types])
 
 
-@pytest.mark.parametrize("name", ["attention", "rotary", "rms_norm", "gelu", "group_norm"])
+@pytest.mark.parametrize("name", ["attention", "rotary", "rms_norm", "gelu", "group_norm", "grid_sample"])
 @pytest.mark.parametrize("opset", [18, 20])
 def test_older_opsets_get_the_decomposition(name: str, opset: int) -> None:
     for types, build, low, high in CASES[name]:
@@ -319,7 +323,7 @@ def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
         *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
         *("noted", "posterior_mean", "running_mean", "set_from_data", "training_passes", "weight_norm"),
     }
-    older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert"}
+    older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert", "grid_sample"}
     assert missing_lowerings(18) == missing_lowerings() | older
     assert all(OPS[name].decompose is not None for name in missing_lowerings(18))
     assert set(TABLE) <= set(OPS)

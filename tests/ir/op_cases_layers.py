@@ -199,6 +199,15 @@ def resize(d: Draw) -> Case:
     return Case([image], lambda x: F.interpolate(x, size, **how), {"size": size, "mode": mode})
 
 
+@case("grid_sample")
+def grid_sample(d: Draw) -> Case:
+    lead, padding = d.lead(), d.choose(["zeros", "border", "reflection"])
+    image = d.floats(lead, d.int(1, 2), d.int(1, 4), d.int(1, 4))
+    points = d.floats(lead, d.int(1, 3), d.int(1, 3), 2, low=-3, high=3)
+    how = {"mode": "bilinear", "padding_mode": padding, "align_corners": False}
+    return Case([image, points], lambda x, grid: F.grid_sample(x, grid, **how), {"padding": padding})
+
+
 @case("avg_pool", "max_pool")
 def pool(d: Draw, name: str) -> Case:
     axes = d.int(1, 3)

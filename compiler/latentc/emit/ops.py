@@ -183,6 +183,12 @@ def _resize(p: Printer, n: Node) -> Text:
     return call("F.interpolate", [p.arg(n.inputs[0])], size=per_axis(p.size, whole), **texts)
 
 
+def _grid_sample(p: Printer, n: Node) -> Text:
+    padding = n.attrs["padding"]
+    how = None if padding == "zeros" else Text(f'"{padding}"')
+    return call("F.grid_sample", [p.arg(v) for v in n.inputs], padding_mode=how, align_corners=Text("False"))
+
+
 def _pool(function: str) -> Row:
     def row(p: Printer, n: Node) -> Text:
         return call(f"{function}{n.inputs[0].type.rank - 2}d", [p.arg(n.inputs[0]), per_axis(p.size, n.attrs["size"])])
@@ -329,6 +335,7 @@ TORCH: dict[str, Row] = {
         "F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"])
     ),
     "resize": _resize,
+    "grid_sample": _grid_sample,
     "avg_pool": _pool("F.avg_pool"),
     "max_pool": _pool("F.max_pool"),
     "attention": _attention,

@@ -22,6 +22,7 @@ _WORDS = {  # names of values that have none of their own, by op
     **dict.fromkeys(("relu", "leaky_relu", "silu", "gelu", "mish", "elu"), "activated"),
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "batch_norm", "pixel_norm"), "normalised"),
     **dict.fromkeys(("resize", "upsample_nearest"), "resized"),
+    "grid_sample": "warped",
 }
 # These always get a line of their own.
 _NEVER_FOLDED = ("attention", "branch", "guided", "loop", "split", "unbind")

@@ -152,6 +152,12 @@ class Transcript(Rewriter):
         del self._nodes[mark:]
         return nodes
 
+    def forget(self, nodes: Sequence[Node]) -> None:
+        """Makes constants anew that these nodes, which were taken back, compute: until they run again, none may use
+        them."""
+        gone = {value for node in nodes for value in node.outputs}
+        self._constants = {key: x for key, x in self._constants.items() if x.value not in gone}
+
     def replaced(self, node: Node, operands: Sequence[Var], callee: Function, **attrs: str) -> list[Var]:
         """Appends a call or loop that runs `callee` instead: the outputs of `node`, then those that callee adds."""
         types = CONTROL[node.op].types(callee, [x.type for x in operands], node.attrs)
@@ -201,7 +207,9 @@ class Walk(ABC):
             raise OpError(f"{node.op} has no derivative, but {self.b.name} needs one")
         mark = self.b.mark()
         outs = [x.value for x in row.decompose(self.b, operands, node.attrs)]
-        return self.run(self.b.take_back(mark), outs)
+        parts = self.b.take_back(mark)
+        self.b.forget(parts)
+        return self.run(parts, outs)
 
     @abstractmethod
     def _op(self, node: Node, operands: list[Var], varying: list[Value]) -> Sequence[Var]: ...

@@ -102,7 +102,7 @@ _RULES: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys(("sum", "mean", "max"), _inner_axes),
     "matmul": lambda node: aligned(node) and (node.outputs[0].type.rank > 2 or not batched(node.inputs[1])),
     "attention": aligned,
-    **dict.fromkeys(("upsample_nearest", "avg_pool", "max_pool"), aligned),
+    **dict.fromkeys(("upsample_nearest", "avg_pool", "max_pool", "grid_sample"), aligned),
     "pixel_norm": _inner,
     "rotary": lambda node: batched(node.inputs[0]) and not any(map(batched, node.inputs[1:])),
     "timestep_embedding": _same_batch,

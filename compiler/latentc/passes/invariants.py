@@ -20,6 +20,7 @@ _VIEWS = frozenset({"reshape", "transpose", "slice", "split", "unbind", "broadca
 _READERS = frozenset(
     {"linear", "linear_blocks", "linear_int8", "linear_int8_dynamic", "matmul", "expert", "experts", "conv"}
     | {"conv_transpose", "attention", "take", "take_along", "embedding", "concat", "pad", "resize", "max_pool"}
+    | {"grid_sample"}
 )
 """Ops that never write to an operand's memory, though their result may have its size."""
 

@@ -146,6 +146,11 @@ def upsample_nearest(c: Context) -> None:
     c.final("Resize", [c.ins[0], "", scales], **mode)
 
 
+@lower("grid_sample", opset=20)
+def grid_sample(c: Context) -> None:
+    c.final("GridSample", c.ins, mode="linear", padding_mode=c.attrs["padding"], align_corners=0)
+
+
 def _pool(op: str) -> Lowering:
     def emit(c: Context) -> None:
         size = list(map(int, factors_of("size", c.attrs, c.type().rank - 2)))

@@ -5,6 +5,7 @@ from latentc.ir.ops import (
     conv,
     elementwise,
     experts,
+    grid_sample,
     image,
     linear,
     magnitude,
@@ -31,6 +32,7 @@ OPS: dict[str, Op] = {
     **experts.OPS,
     **scan.OPS,
     **image.OPS,
+    **grid_sample.OPS,
     **training.OPS,
 }
 
