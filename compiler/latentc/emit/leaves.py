@@ -221,7 +221,7 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
     kind, args = param.init.kind, param.init.args
     gain = args.get("gain", math.sqrt(2) if kind.startswith("kaiming") else 1.0)
     match kind:
-        case "zeros" | "ones" | "orthogonal":
+        case "zeros" | "ones" | "eye" | "orthogonal":
             return [f"nn.init.{kind}_({target})"]
         case "constant":
             return [f"nn.init.constant_({target}, {literal(float(args['value'])).code})"]

@@ -11,10 +11,13 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.parts import Problem, Spec
+from latentc.components.parts import Applies, Problem, Spec
 from latentc.components.processes.formulas import Array, Maths, fractional
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Defaults, Prior, Process
+
+COSINE_MAX = 0.999
+"""Largest beta of the cosine schedule of improved DDPM."""
 
 FAINTEST = 1e-6
 """Smallest alpha of a timestep; the cosine schedule of 1000 steps ends at 5e-5."""
@@ -25,8 +28,8 @@ class Discrete(Process):
 
     `linear`: betas evenly spaced, from 1e-4 to 0.02 at 1000 levels and scaled by 1000 / T for other T (improved DDPM,
     ADM, DiT). `scaled_linear`: their square roots evenly spaced, from 0.00085 to 0.012 (latent diffusion). `cosine`:
-    alphas_cumprod follows cos((t + 0.008) / 1.008 * pi / 2)^2 with betas of at most 0.999 (Nichol and Dhariwal 2021,
-    equation 17; EDM's iDDPM); it takes no end points.
+    alphas_cumprod follows cos((t + 0.008) / 1.008 * pi / 2)^2 with betas of at most `beta_max` (Nichol and
+    Dhariwal 2021, equation 17; EDM's iDDPM); it takes no end points.
     """
 
     kind: Literal["discrete"]
@@ -36,6 +39,7 @@ class Discrete(Process):
     steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
     beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
     beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
+    beta_max: float = Field(COSINE_MAX, gt=0, lt=1, description="largest beta of `cosine` (LFDM: 0.9999)")
     time_offset: float = Field(0.0, description="offset of the timestep input of the network (U-ViT: 1)")
     interpolation: Literal["log_level", "level", "alpha"] = Field(
         "log_level",
@@ -47,6 +51,7 @@ class Discrete(Process):
         description="standard deviation at the start of sampling: 1, or that of the first level (marginal: EDM)",
     )
     DEFAULTS: ClassVar[Defaults] = Defaults(tried=("trailing", "karras"))
+    APPLIES: ClassVar[Applies] = {"beta_max": ("schedule", ("cosine",))}
     WHOLE: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "discrete", "schedule": "cosine", "steps": 100}
 
@@ -62,7 +67,7 @@ class Discrete(Process):
     @property
     def betas(self) -> Array:
         """f64[T]: the variance added at each level, each in (0, 1). ValueError if one is not."""
-        return _betas(self.schedule, self.steps, self.beta_start, self.beta_end)
+        return _betas(self.schedule, self.steps, self.beta_start, self.beta_end, self.beta_max)
 
     @property
     def alphas_cumprod(self) -> Array:
@@ -126,10 +131,10 @@ def scaled_linear_betas(timesteps: int, beta_start: float, beta_end: float) -> A
     return np.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=np.float64) ** 2
 
 
-def cosine_betas(timesteps: int) -> Array:
-    """Betas with alphas_cumprod = cos((t + 0.008) / 1.008 * pi / 2)^2, at most 0.999 (Nichol and Dhariwal 2021)."""
+def cosine_betas(timesteps: int, beta_max: float) -> Array:
+    """Betas with alphas_cumprod = cos((t + 0.008) / 1.008 * pi / 2)^2, at most `beta_max` (Nichol and Dhariwal 2021)."""
     bar = np.cos((np.arange(timesteps + 1, dtype=np.float64) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
+    return np.minimum(1.0 - bar[1:] / bar[:-1], beta_max)
 
 
 BETAS: dict[str, Callable[..., Array]] = {
@@ -187,9 +192,9 @@ def schedule_ends(schedule: str, steps: int, beta_start: float | None, beta_end:
 
 
 @cache
-def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> Array:
+def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float | None, beta_max: float) -> Array:
     if schedule == "cosine":
-        return cosine_betas(steps)
+        return cosine_betas(steps, beta_max)
     start, end = schedule_ends(schedule, steps, beta_start, beta_end)
     betas = BETAS[schedule](steps, start, end)
     if not np.all((betas > 0) & (betas < 1)):

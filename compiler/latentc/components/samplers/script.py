@@ -238,7 +238,9 @@ def _of_formulas(process: Process, sources: Sources) -> str:
 
 def _of_schedule(process: Discrete, sources: Sources, whole: bool) -> str:
     names = [sources.constant("TIMESTEPS", process.steps)]
-    if process.schedule != "cosine":
+    if process.schedule == "cosine":
+        names.append(sources.constant("BETA_MAX", process.beta_max))
+    else:
         start, end = schedule_ends(process.schedule, process.steps, process.beta_start, process.beta_end)
         names += [sources.constant("BETA_START", start), sources.constant("BETA_END", end)]
     betas = f"{sources.function(BETAS[process.schedule])}({', '.join(names)})"

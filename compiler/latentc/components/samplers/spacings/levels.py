@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.processes.discrete import cosine_betas
+from latentc.components.processes.discrete import COSINE_MAX, cosine_betas
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
 from latentc.components.processes.sde import log_alpha, vp_rates
@@ -164,7 +164,7 @@ def iddpm_levels(sigma_min: float, sigma_max: float, timesteps: int, count: int)
 
     ValueError: fewer levels than `count` in the range.
     """
-    bar = np.cumprod(1.0 - cosine_betas(timesteps), dtype=np.float64)[::-1]
+    bar = np.cumprod(1.0 - cosine_betas(timesteps, COSINE_MAX), dtype=np.float64)[::-1]
     every = np.sqrt((1.0 - bar) / bar)
     within = every[(every >= sigma_min) & (every <= sigma_max)]
     places = np.round((len(within) - 1) / max(count - 1, 1) * np.arange(count)).astype(np.int64)
