@@ -1,4 +1,7 @@
-"""LFDM (Ni et al. 2023): the flow autoencoder and its loss. The authors' images have values from 0 to 1."""
+"""LFDM (Ni et al. 2023): the flow autoencoder and its loss, the denoiser of motion and its sampler.
+
+The authors' images have values from 0 to 1. The recordings of the denoiser have features that no image was encoded to.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from cases import Array, Forward, Loss
+from cases import Array, Forward, Loss, Sampler
 from parity_data import Numbers
 
 HOURGLASS = "width: 6, most: 24, blocks: 2"
@@ -56,6 +59,38 @@ def equivariance(numbers: Numbers) -> Array:
     return numbers.outputs["out.equivariance_shift"] + numbers.outputs["out.equivariance_affine"]
 
 
+def denoiser(frames: int, side: int, features: str, text: int, width: int, head: int) -> tuple[str, ...]:
+    """Sizes of the denoiser, without the autoencoder."""
+    return (
+        f"data.fields.x.shape=[3, {frames}, {4 * side}, {4 * side}]",
+        "data.fields.image=null",
+        f"data.fields.features={{shape: {features}}}",
+        f"data.fields.text.shape=[{text}]",
+        "networks.autoencoder=null",
+        "conditioning.features={kind: array}",
+        f"conditioning.time.frequencies={width}",
+        f"networks.main.width={width}",
+        "networks.main.multipliers=[1, 2]",
+        "networks.main.heads=2",
+        f"networks.main.head_width={head}",
+        "objective={kind: diffusion, process: {kind: discrete, schedule: cosine, beta_max: 0.9999}}",
+        "sampler={kind: shifted_ddim, eta: 1.0, clip: 1.0, noise_of_clipped: false, guidance: {scale: 1.0}}",
+    )
+
+
+def of_denoiser(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    x = numbers.inputs["x"]
+    return {"x": x[:, :3], "features": x[:, 3:], "t": numbers.inputs["time"], "text": numbers.inputs["cond"]}
+
+
+def of_sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    first, *others = numbers.noise
+    # The last step, to the data, takes none.
+    given = {"x": first, "noise": np.stack([*others, np.zeros_like(first)])}
+    scale = np.full(len(first), 1.5, np.float32)
+    return given | {"features": numbers.inputs["fea"], "text": numbers.inputs["cond"], "scale": scale}
+
+
 CASES = [
     Forward(
         "lfae",
@@ -81,5 +116,18 @@ CASES = [
         (*PAIR, "objective.pixels=1e-30"),
         loss_inputs,
         wanted=equivariance,
+    ),
+    Forward("lfdm.unet3d", "lfdm", denoiser(4, 16, "[5, 4, 16, 16]", 16, 32, 16), of_denoiser),
+    Sampler(
+        "lfdm.sampler_ddim5",
+        "lfdm",
+        (
+            *denoiser(3, 8, "[5, 8, 8]", 10, 16, 8),
+            "objective.process.steps=50",
+            "sampler.steps=5",
+            "sampler.guidance.scale=1.5",
+        ),
+        of_sampler,
+        prefixes={"main": "denoise_fn."},
     ),
 ]

@@ -3,15 +3,19 @@
 A flow autoencoder describes a video as motion of its first frame: where each pixel comes from, and whether it is seen
 there. A U-Net over space and time denoises that motion, given features of the image and a class or text.
 
-Specs: specs/first_stages/lfdm_autoencoder.yaml.
+Specs: specs/first_stages/lfdm_autoencoder.yaml, specs/diffusion/lfdm.yaml.
 Tests: tests/systems/lfdm, tests/parity/lfdm.py.
-Rows in docs/systems.yaml: lfdm_autoencoder.
+Rows in docs/systems.yaml: lfdm_autoencoder, lfdm.
 """
 
 COMPONENTS = {
-    "networks": {"flow_autoencoder": "flow_autoencoder"},
-    "objectives": {"flow_autoencoding": "flow_autoencoding"},
-    "samplers": {"motion_transfer": "motion_transfer"},
+    "networks": {"flow_autoencoder": "flow_autoencoder", "flow_unet": "flow_unet"},
+    "objectives": {"flow_autoencoding": "flow_autoencoding", "latent_flow": "latent_flow"},
+    "samplers": {
+        "flow_ddim": "flow_ddim",
+        "motion_transfer": "motion_transfer",
+        "shifted_ddim": "shifted_ddim",
+    },
 }
 
 CAPABILITIES = {
