@@ -483,6 +483,11 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L-long", "prior"): 21_700_240,  # the authors' comment: 21.7 M
         },
     ),
+    "lfdm": ("nihaomiao/CVPR23_LFDM: Unet3D", {("text", "main"): 42_731_203}),
+    "lfdm_autoencoder": (
+        "nihaomiao/CVPR23_LFDM: Generator, RegionPredictor and BGMotionPredictor of config/mug128.yaml",
+        {(None, "main"): 66_004_557},
+    ),
     "four_plane": (
         "DiT's block, 18 D^2 + 15 D, over 640 vectors of 8 channels: the sizes of its layers, added up",
         {("B", "main"): 130_092_296, ("L", "main"): 457_542_664, ("XL", "main"): 674_499_464},

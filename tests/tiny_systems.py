@@ -79,6 +79,8 @@ EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
 SMALL = ("width=16", "depth=1", "block.mixer.heads=2")
+HOURGLASSES = (f"{name}={{width: 4, most: 8, blocks: 1}}" for name in ("region", "flow", "background"))
+FLOW = ("regions=2", "factor=2", *HOURGLASSES, "image={width: 4, most: 8, halvings: 1, blocks: 1}")
 DOD = (*under("networks.main", SMALL), "networks.embedder.width=16", "sampler.sampler.steps=3")
 NESTED = (*under("networks.main", SMALL), *under("networks.of_quarters", SMALL), "sampler.steps=3")
 NESTED += under("networks.of_whole", ("width=16", "depth=1", "context=8"))
@@ -487,6 +489,20 @@ SYSTEMS: dict[str, Tiny] = {
             "backbone.pixels={width: 8, multipliers: [1, 1, 1], blocks: 1, groups: 4}",
             *under("backbone.bottleneck", ("size=8", "channels=4")),
         ),
+    ),
+    "lfdm_autoencoder": Tiny(
+        "lfdm_autoencoder",
+        (*FILE, "data.fields.x.shape=[1, 2, 8, 8]", *under("backbone", FLOW), "objective.scales=[1, 2]"),
+    ),
+    "lfdm": Tiny(
+        "lfdm",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 2, 8, 8]", "data.fields.image.shape=[1, 8, 8]"),
+            *under("networks.main", ("factor=2", "width=8", "multipliers=[1, 2]", "heads=2", "head_width=4", "groups=4")),
+            *under("networks.autoencoder", (*FLOW, "pretrained=null", "frozen=true")),
+            *("conditioning.time.frequencies=8", "sampler.steps=3"),
+        ),
+        "class",
     ),
     "four_plane": Tiny(
         "four_plane",
