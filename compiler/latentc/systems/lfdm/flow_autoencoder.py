@@ -231,4 +231,3 @@ def _methods(parts: _Parts) -> dict[str, BlockBody]:
         return b.sub("encoder", parts.encoder, image, out=parts.levels)[-1]  # type: ignore[no-any-return]
 
     return {"flow": flow, "animate": animate, "transfer": transfer, "regions": regions, "encode": encode}
-

@@ -135,7 +135,9 @@ def _network(config: FlowUnet, time: TimeFeatures, entries: tuple[Entry, ...]) -
 
         def blocks(name: str, x: Var, features: Any) -> Var:
             for part in ("block1", "block2"):
-                x = b.sub(f"{name}.{part}", told, x, c, channels=x.shape[1], features=features, out="x")
+                x = b.sub(
+                    f"{name}.{part}", told, x, c, channels=x.shape[1], features=features, condition=c.shape[1], out="x"
+                )
             x = b.sub(f"{name}.spatial", _spatial, x, dim=features, heads=heads, out="x")
             return attended(f"{name}.temporal", x)
 
@@ -146,10 +148,10 @@ def _network(config: FlowUnet, time: TimeFeatures, entries: tuple[Entry, ...]) -
             skips.append(x)
             if level < last:
                 x = _conv(b, f"down.{level}.downsample", x, x.shape[1], 4, "x", stride=(1, 2, 2), padding=(0, 1, 1))
-        x = b.sub("middle.block1", told, x, c, channels=x.shape[1], features=x.shape[1], out="x")
+        x = b.sub("middle.block1", told, x, c, channels=x.shape[1], features=x.shape[1], condition=c.shape[1], out="x")
         x = b.sub("middle.spatial", _pixels, x, dim=x.shape[1], heads=heads, out="x")
         x = attended("middle.temporal", x)
-        x = b.sub("middle.block2", told, x, c, channels=x.shape[1], features=x.shape[1], out="x")
+        x = b.sub("middle.block2", told, x, c, channels=x.shape[1], features=x.shape[1], condition=c.shape[1], out="x")
         for i, level in enumerate(range(last, -1, -1)):
             x = b.concat(x, skips.pop(), axis=1, out="x")
             x = blocks(f"up.{i}", x, width * (config.multipliers[level - 1] if level else 1))
@@ -176,8 +178,10 @@ def _in_every_frame(b: Builder, x: Var, frames: int) -> Var:
 
 @cache
 def _resnet(groups: int, told: bool) -> BlockBody:
-    @module_class("ResnetBlock" if told else "PlainResnetBlock", x="B channels F H W", c="B E")
-    def forward(b: Builder, x: Var, *c: Var, channels: int, features: int) -> Var:
+    @module_class(
+        "ResnetBlock" if told else "PlainResnetBlock", x="B channels F H W", **({"c": "B condition"} if told else {})
+    )
+    def forward(b: Builder, x: Var, *c: Var, channels: int, features: int, **condition: int) -> Var:
         """A residual block of each frame."""
         h = _normed(b, "norm_1", _conv(b, "conv_1", x, features, 3), groups)
         if told:

@@ -41,6 +41,4 @@ class MotionTransfer(Sampler):
         )
         sources = {name: ConditionSource(name) for name in ("image", "video")}
         output = OutputField("moved", "x")
-        return Program(
-            "transfer", self.kind, 1, 2, sources, name="transfer", outputs=(output,), conditions=given
-        )
+        return Program("transfer", self.kind, 1, 2, sources, name="transfer", outputs=(output,), conditions=given)
