@@ -80,6 +80,7 @@ STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
 SMALL = ("width=16", "depth=1", "block.mixer.heads=2")
 HOURGLASSES = (f"{name}={{width: 4, most: 8, blocks: 1}}" for name in ("region", "flow", "background"))
+FLOW_UNET = ("factor=2", "width=8", "multipliers=[1, 2]", "heads=2", "head_width=4", "groups=4")
 FLOW = ("regions=2", "factor=2", *HOURGLASSES, "image={width: 4, most: 8, halvings: 1, blocks: 1}")
 DOD = (*under("networks.main", SMALL), "networks.embedder.width=16", "sampler.sampler.steps=3")
 NESTED = (*under("networks.main", SMALL), *under("networks.of_quarters", SMALL), "sampler.steps=3")
@@ -498,7 +499,7 @@ SYSTEMS: dict[str, Tiny] = {
         "lfdm",
         (
             *(*FILE, "data.fields.x.shape=[1, 2, 8, 8]", "data.fields.image.shape=[1, 8, 8]"),
-            *under("networks.main", ("factor=2", "width=8", "multipliers=[1, 2]", "heads=2", "head_width=4", "groups=4")),
+            *under("networks.main", FLOW_UNET),
             *under("networks.autoencoder", (*FLOW, "pretrained=null", "frozen=true")),
             *("conditioning.time.frequencies=8", "sampler.steps=3"),
         ),

@@ -239,8 +239,8 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((f32(B, 2, 3, 4),), op("resize", size=(2, 5), mode=mode), -2, 2) for mode in ("area", "antialiased", "bicubic")
     ],
     "grid_sample": [
-        ((f32(B, 2, 3, 4), f32(B, 2, 5, 2)), op("grid_sample", padding=padding), -2, 2)
-        for padding in ("zeros", "border", "reflection")
+        ((f32(B, 2, 3, 4), f32(B, 2, 5, 2)), op("grid_sample", outside=outside), -2, 2)
+        for outside in ("zeros", "border", "reflection")
     ],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
     **{

@@ -201,11 +201,11 @@ def resize(d: Draw) -> Case:
 
 @case("grid_sample")
 def grid_sample(d: Draw) -> Case:
-    lead, padding = d.lead(), d.choose(["zeros", "border", "reflection"])
+    lead, outside = d.lead(), d.choose(["zeros", "border", "reflection"])
     image = d.floats(lead, d.int(1, 2), d.int(1, 4), d.int(1, 4))
     points = d.floats(lead, d.int(1, 3), d.int(1, 3), 2, low=-3, high=3)
-    how = {"mode": "bilinear", "padding_mode": padding, "align_corners": False}
-    return Case([image, points], lambda x, grid: F.grid_sample(x, grid, **how), {"padding": padding})
+    how = {"mode": "bilinear", "padding_mode": outside, "align_corners": False}
+    return Case([image, points], lambda x, grid: F.grid_sample(x, grid, **how), {"outside": outside})
 
 
 @case("avg_pool", "max_pool")

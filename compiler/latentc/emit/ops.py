@@ -184,8 +184,8 @@ def _resize(p: Printer, n: Node) -> Text:
 
 
 def _grid_sample(p: Printer, n: Node) -> Text:
-    padding = n.attrs["padding"]
-    how = None if padding == "zeros" else Text(f'"{padding}"')
+    outside = n.attrs["outside"]
+    how = None if outside == "zeros" else Text(f'"{outside}"')
     return call("F.grid_sample", [p.arg(v) for v in n.inputs], padding_mode=how, align_corners=Text("False"))
 
 

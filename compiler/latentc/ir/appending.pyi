@@ -408,7 +408,7 @@ class Appending:
         """mean of each window of `size` elements along every spatial axis; windows tile x."""
     def max_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
         """maximum of each window of `size` elements along every spatial axis; windows tile x."""
-    def grid_sample(self, x: Operand, grid: Operand, /, *, padding: int | Sequence[int], out: str = ...) -> Var:
+    def grid_sample(self, x: Operand, grid: Operand, /, *, outside: str, out: str = ...) -> Var:
         """x [B, C, H, W] read at points [B, h, w, 2] (column, row) by bilinear interpolation, -1 and 1 being the outer
         edges of the image; outside are zeros, the nearest pixel (border) or the image mirrored at its edges
         (reflection)."""

@@ -35,7 +35,8 @@ def constant(rng: np.random.Generator, shape: tuple[int, ...], value: float) -> 
 
 def eye(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Ones where row and column of a matrix are the same, zeros elsewhere."""
-    return np.eye(*shape)
+    rows, columns = shape
+    return np.asarray(np.eye(rows, columns))
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0) -> Array:
@@ -239,7 +240,8 @@ def rope_1d(
 INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
-        *(zeros, ones, eye, constant, normal, uniform, orthogonal, linear_default, sincos_1d, sincos_2d, rope_1d, rope_2d),
+        *(zeros, ones, eye, constant, normal, uniform, orthogonal, linear_default),
+        *(sincos_1d, sincos_2d, rope_1d, rope_2d),
         *(rope_prefix, count, directions, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )

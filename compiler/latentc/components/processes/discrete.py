@@ -132,7 +132,7 @@ def scaled_linear_betas(timesteps: int, beta_start: float, beta_end: float) -> A
 
 
 def cosine_betas(timesteps: int, beta_max: float) -> Array:
-    """Betas with alphas_cumprod = cos((t + 0.008) / 1.008 * pi / 2)^2, at most `beta_max` (Nichol and Dhariwal 2021)."""
+    """Betas of alphas_cumprod = cos((t + 0.008) / 1.008 * pi / 2)^2, at most `beta_max` (Nichol and Dhariwal 2021)."""
     bar = np.cos((np.arange(timesteps + 1, dtype=np.float64) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.minimum(1.0 - bar[1:] / bar[:-1], beta_max)
 

@@ -148,7 +148,7 @@ def upsample_nearest(c: Context) -> None:
 
 @lower("grid_sample", opset=20)
 def grid_sample(c: Context) -> None:
-    c.final("GridSample", c.ins, mode="linear", padding_mode=c.attrs["padding"], align_corners=0)
+    c.final("GridSample", c.ins, mode="linear", padding_mode=c.attrs["outside"], align_corners=0)
 
 
 def _pool(op: str) -> Lowering:

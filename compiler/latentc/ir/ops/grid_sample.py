@@ -13,29 +13,29 @@ import numpy as np
 from latentc.ir.ops.row import Array, Attrs, Op, need, shaped
 from latentc.ir.types import TensorType
 
-PADDINGS = ("zeros", "border", "reflection")
+OUTSIDE = ("zeros", "border", "reflection")
 """What `grid_sample` reads outside an image: zeros, the nearest pixel, or the image mirrored at its edges."""
 
 
-def _check_padding(attrs: Attrs) -> None:
-    need(attrs["padding"] in PADDINGS, "padding is {!r}; wants one of {}", attrs["padding"], ", ".join(PADDINGS))
+def _check_outside(attrs: Attrs) -> None:
+    need(attrs["outside"] in OUTSIDE, "outside is {!r}; wants one of {}", attrs["outside"], ", ".join(OUTSIDE))
 
 
-_infer = shaped("x [B, C, H, W]", "grid [B, h, w, 2]", gives="[B, C, h, w]", checks=[_check_padding])
+_infer = shaped("x [B, C, H, W]", "grid [B, h, w, 2]", gives="[B, C, h, w]", checks=[_check_outside])
 
 
-def _pixels(grid: Array, size: int, padding: str) -> Array:
+def _pixels(grid: Array, size: int, outside: str) -> Array:
     """Coordinates from -1 to 1, the outer edges of an axis, in pixels: the centre of the first is 0."""
     at = ((grid + 1) * size - 1) / 2
-    if padding == "reflection":
+    if outside == "reflection":
         at = size - np.abs(np.mod(at + 0.5, 2 * size) - size) - 0.5
-    return at if padding == "zeros" else np.clip(at, 0, size - 1)
+    return at if outside == "zeros" else np.clip(at, 0, size - 1)
 
 
 def _evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x, grid = xs
     (batch, _, rows, columns), (_, h, w, _) = x.shape, grid.shape
-    across, down = (_pixels(grid[..., i], size, attrs["padding"]) for i, size in enumerate((columns, rows)))
+    across, down = (_pixels(grid[..., i], size, attrs["outside"]) for i, size in enumerate((columns, rows)))
     left, top = np.floor(across), np.floor(down)
     out = np.zeros((batch, x.shape[1], h, w), x.dtype)
     for row in (top, top + 1):
@@ -59,10 +59,10 @@ def _decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
     def hats(at: Any, size: int) -> Any:
         at = ((at + 1.0) * float(size) - 1.0) * 0.5
-        if attrs["padding"] == "reflection":
+        if attrs["outside"] == "reflection":
             turns = b.floor((at + 0.5) * (1 / (2 * size)))
             at = float(size) - b.abs(at + 0.5 - turns * float(2 * size) - float(size)) - 0.5
-        if attrs["padding"] != "zeros":
+        if attrs["outside"] != "zeros":
             at = b.clamp(at, low=0.0, high=size - 1.0)
         cells = b.constant(np.arange(size, dtype=np.float64).reshape(1, 1, size), dtype)
         return b.relu(1.0 - b.abs(at - cells))
@@ -83,7 +83,7 @@ def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) 
 
 _ROWS = [
     Op(
-        "grid_sample(x, grid; padding)",
+        "grid_sample(x, grid; outside)",
         "x [B, C, H, W] read at points [B, h, w, 2] (column, row) by bilinear interpolation, -1 and 1 being the outer "
         "edges of the image; outside are zeros, the nearest pixel (border) or the image mirrored at its edges "
         "(reflection)",

@@ -19,10 +19,10 @@ COMPONENTS = {
 }
 
 CAPABILITIES = {
-    # Motion f32[B, 3, F, h, w] is a flow (where pixels come from, as columns and rows from -1 to 1) and how much of each
-    # pixel is seen there, from -1 to 1. `flow`: image, video -> motion; `animate`: image, motion -> video. `transfer`:
-    # image, another -> the image moved to the other, with the other's regions: means f32[B, K, 2] and roots of
-    # covariances f32[B, K, 4]; `regions`: image -> the same of its own.
+    # Motion f32[B, 3, F, h, w] is a flow (where pixels come from, as columns and rows from -1 to 1) and how much of
+    # each pixel is seen there, from -1 to 1. `flow`: image, video -> motion; `animate`: image, motion -> video.
+    # `transfer`: image, another -> the image moved to the other, with the other's regions: means f32[B, K, 2] and roots
+    # of covariances f32[B, K, 4]; `regions`: image -> the same of its own.
     "animate": {
         "words": "describes video as motion of an image, and moves the image by it",
         "methods": {

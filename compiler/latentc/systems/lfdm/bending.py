@@ -81,4 +81,4 @@ class Deformation:
         ]
         moved = self.moved(tuple(b.reshape(w, shape=(1, rows * columns, 1)) for w in wide))  # type: ignore[arg-type]
         grid = b.reshape(b.concat(*moved, axis=2), shape=(batch, rows, columns, 2), out="grid")
-        return b.grid_sample(image, grid, padding="reflection", out="deformed")
+        return b.grid_sample(image, grid, outside="reflection", out="deformed")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components import Closed, Size
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.kit.frames import as_images
 from latentc.components.parts import Problem
@@ -116,14 +116,15 @@ class FlowAutoencoder(Backbone):
             "regions": (image,),
             "encode": (image,),
         }
+        output: Role = "output"
         count = {"transfer": 3, "regions": 2}
         methods = {
-            method: add_method(mb, name, method, bodies[method], of, {}, ("output",) * count.get(method, 1))
+            method: add_method(mb, name, method, bodies[method], of, {}, (output,) * count.get(method, 1))
             for method, of in ports.items()
         }
         sigma, reach = blur(self.factor)
         total = gaussian(self.factor).sum() if self.factor > 1 else 1.0
-        sizes = {"channels": image.type.shape[1], "sigma": sigma, "reach": reach, "total": float(total)}
+        sizes = {"channels": spec.data.shape[0], "sigma": sigma, "reach": reach, "total": float(total)}
         return Network(name, methods, self.PROVIDES, sizes=sizes)
 
 

@@ -104,7 +104,6 @@ class FlowAutoencoding(Objective):
         self, b: Builder, deformation: Deformation, found: tuple[Var, Var], own: tuple[Var, Var]
     ) -> dict[str, Var]:
         """How far the regions of an image are from those of the deformed one, moved back."""
-        batch, count, _ = own[0].shape
         x, y = b.split(own[0], axis=2, sizes=(1, 1), out="x y")
         moved = b.concat(*deformation.moved((x, y)), axis=2, out="moved")
         j = deformation.jacobian((x, y))

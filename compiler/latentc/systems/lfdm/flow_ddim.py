@@ -19,7 +19,7 @@ from latentc.systems.lfdm.shifted_ddim import ShiftedDdim
 class FlowDdim(ShiftedDdim):
     """Draws motion, and returns the video that it makes of the image in a request."""
 
-    kind: Literal["flow_ddim"]
+    kind: Literal["flow_ddim"]  # type: ignore[assignment]
     autoencoder: str = Field("autoencoder", description="one of `networks`, which moves the image")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_ddim", "steps": 3, "eta": 1.0, "clip": 1.0}
 

@@ -1,7 +1,7 @@
 """LFDM's denoiser of motion: a U-Net of video with factorised attention (Video Diffusion Models).
 
-Convolutions and linear attention look at each frame, further attention at each pixel along the frames. Symbols: B batch,
-C channels, F frames, H and W sides, D channels of a head, T frames as a sequence.
+Convolutions and linear attention look at each frame, further attention at each pixel along the frames.
+Symbols: B batch, C channels, F frames, H and W sides, D channels of a head, T frames as a sequence.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _rotations(b: Builder, length: int, width: int) -> tuple[Var, Var]:
 
 
 def _bias(b: Builder, frames: int, heads: Any) -> Var:
-    """f32[1, heads, F, F]: a bias for each distance of frames, or logarithmic range of distances (Raffel et al. 2020)."""
+    """f32[1, heads, F, F]: a bias per distance of frames, or logarithmic range of distances (Raffel et al. 2020)."""
     table = b.param("temporal_bias.weight", f32(BUCKETS, heads), "normal")
     distance = np.arange(frames)[:, None] - np.arange(frames)[None]
     half, exact = BUCKETS // 2, BUCKETS // 4

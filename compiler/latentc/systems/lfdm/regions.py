@@ -69,8 +69,8 @@ def region_predictor(regions: int, width: int, most: int, count: int, factor: in
 def _root(b: Builder, xx: Var, xy: Var, yy: Var) -> tuple[Var, Var, Var, Var]:
     """U S^(1/2) of covariances with the singular values S and vectors U, row by row.
 
-    The larger singular value is first. Its vector is (-cos, -sin) of an angle of at most 90 degrees, and U a reflection,
-    as in LAPACK, up to the sign of the whole, which is undone where roots are compared.
+    The larger singular value is first. Its vector is (-cos, -sin) of an angle of at most 90 degrees, and U a
+    reflection, as in LAPACK, up to the sign of the whole, which is undone where roots are compared.
     """
     half, mean = b.op("mul", xx - yy, 0.5, out="half"), b.op("mul", xx + yy, 0.5, out="mean")
     radius = b.sqrt(half * half + xy * xy + 1e-16, out="radius")
@@ -136,7 +136,7 @@ def flow_predictor(regions: int, width: int, most: int, count: int, factor: int)
             b.reshape(x, shape=(batch, 1, channels, rows, columns)), shape=(batch, every, channels, rows, columns)
         )
         images = b.reshape(images, shape=(batch * every, channels, rows, columns), out="images")
-        warped = b.grid_sample(images, b.concat(*grids, axis=3, out="grid"), padding="zeros")
+        warped = b.grid_sample(images, b.concat(*grids, axis=3, out="grid"), outside="zeros")
         warped = b.reshape(warped, shape=(batch, every, channels, rows, columns), out="warped")
         seen = b.concat(b.reshape(heat, shape=(batch, every, 1, rows, columns)), warped, axis=2, out="seen")
         seen = b.reshape(seen, shape=(batch, every * (channels + 1), rows, columns), out="seen")

@@ -25,7 +25,7 @@ class ShiftedDdim(Ddim):
     By default the network is evaluated at T i / (S + 1), rounded down, for i from S to 1.
     """
 
-    kind: Literal["shifted_ddim"]
+    kind: Literal["shifted_ddim"]  # type: ignore[assignment]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "shifted_ddim", "steps": 3, "eta": 1.0, "clip": 1.0}
 
     def grid(self, target: Parameterization) -> Grid:

@@ -56,7 +56,7 @@ def _resized(b: Builder, x: Var, like: Var) -> Var:
 def _warped(b: Builder, x: Var, flow: Var) -> Var:
     """x [B, C, H, W] as the flow [B, 2, h, w] moves it."""
     grid = b.transpose(_resized(b, flow, x), perm=(0, 2, 3, 1), out="grid")
-    return b.grid_sample(x, grid, padding="zeros", out="warped")
+    return b.grid_sample(x, grid, outside="zeros", out="warped")
 
 
 def _mixed(b: Builder, of_image: Var, drawn: Var, flow: Var, visible: Var) -> Var:
