@@ -69,6 +69,7 @@ def sample(
     with runtime_errors():
         pipe = load(bundle, device, index=index)
         entry = pipe.program(program, steps)
+        values = with_pictures(values, pipe.manifest.conditions_of(entry))
         wanted = given_classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
         made = entry.outputs[0].output
         # Memory per sample: the sample itself, its picture and what the runtime keeps. Refuse here, before the system
@@ -143,6 +144,7 @@ def sample_set(
         indexes: Mapping[str, Index | EncodingIndex] = found
         entry = program_entry(manifest, program, steps)
         conditions = manifest.conditions_of(entry)
+        values = with_pictures(values, conditions)
         wanted = given_classes(conditions, classes, per_class, count, values, indexes)
         if wanted is not None and not any(c.form == "label" for c in conditions):
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
@@ -186,8 +188,9 @@ def sample_set(
 def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Conditions by name, files of them read; a text that is no file and not called like one stands for itself.
 
-    DiagnosticError E0401 to E0403, E0408.
+    Image files stay paths, for `with_pictures`. DiagnosticError E0401 to E0403, E0408.
     """
+    from latentc.datasets.image_files import SUFFIXES
     from latentc.files.named import CONDITION_FILES, read_condition
 
     found = dict(given or {})
@@ -195,8 +198,36 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(value, str | Path):
             # Path.is_file raises for long texts.
             is_file = os.path.isfile(value) or Path(value).suffix in CONDITION_FILES  # noqa: PTH113
-            found[name] = read_condition(value, name) if is_file else str(value)
+            picture = is_file and Path(value).suffix.lower() in SUFFIXES
+            found[name] = Path(value) if picture else read_condition(value, name) if is_file else str(value)
     return found
+
+
+def with_pictures(values: Mapping[str, Any], conditions: Sequence[Condition]) -> dict[str, Any]:
+    """The conditions with image files as arrays f32[C, H, W] in [-1, 1]: their centre, resized. DiagnosticError E0403."""
+    shapes = {one.name: one.shape for one in conditions}
+    return {
+        name: _picture(value, name, shapes.get(name, ())) if isinstance(value, Path) else value
+        for name, value in values.items()
+    }
+
+
+def _picture(path: Path, name: str, shape: tuple[int, ...]) -> Any:
+    from latentc.datasets.image_files import picture_from_file
+
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        message = f"{path} is an image, but condition `{name}` is none"
+        raise DiagnosticError.of("E0403", message, help="give an .npy or .npz file")
+    channels, rows, columns = shape
+    import numpy as np
+    from PIL import ImageOps
+
+    try:
+        picture = picture_from_file(path, path, "L" if channels == 1 else "RGB")
+    except (OSError, ValueError) as error:
+        raise DiagnosticError.of("E0403", str(error)) from None
+    pixels = np.asarray(ImageOps.fit(picture, (columns, rows)), np.float32) / 127.5 - 1
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def check_files(output: Path | str | None, raw: Path | str | None) -> None:
