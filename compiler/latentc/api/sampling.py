@@ -204,7 +204,7 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def with_pictures(values: Mapping[str, Any], conditions: Sequence[Condition]) -> dict[str, Any]:
-    """The conditions with image files as arrays f32[C, H, W] in [-1, 1]: their centre, resized. DiagnosticError E0403."""
+    """Conditions with the centres of image files as arrays f32[C, H, W] in [-1, 1], resized. DiagnosticError E0403."""
     shapes = {one.name: one.shape for one in conditions}
     return {
         name: _picture(value, name, shapes.get(name, ())) if isinstance(value, Path) else value
