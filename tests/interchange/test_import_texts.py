@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from test_export_diffusers import same_weights, settings
@@ -93,11 +94,18 @@ def test_pixart_with_its_text_encoder(tmp_path: Path) -> None:
         None, text, vae(), pixart(), diffusers.DPMSolverMultistepScheduler(beta_schedule="linear")
     )
     pipe.save_pretrained(tmp_path / "theirs")
-    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "without")
     assert found.notes == ("tokenizer has no tokenizer.json, so requests pass tokens instead of texts",)
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "red": 3, "a": 7, "bird": 9, "sings": 22, "birds": 30}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    (tmp_path / "theirs/tokenizer").mkdir()
+    tokenizer.save(str(tmp_path / "theirs/tokenizer/tokenizer.json"))
+    found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "imported")
+    assert found.notes == ()
     api.compile(found.spec, None, tmp_path / "bundle", overrides=["sampler.steps=4"])
     tokens = np.zeros((2, 120), np.int64)
-    tokens[0, :5], tokens[1, :3] = [7, 3, 9, 22, 1], [30, 2, 1]
+    tokens[0, :5], tokens[1, :3] = [7, 3, 9, 22, 1], [30, 2, 1]  # with an unknown word
     empty = np.zeros((2, 120), np.int64)
     empty[:, 0] = 1
     texts: dict[str, Any] = {"negative_prompt": None}
@@ -107,8 +115,10 @@ def test_pixart_with_its_text_encoder(tmp_path: Path) -> None:
             texts[f"{name}prompt_embeds"] = text(torch.from_numpy(given), attention_mask=mask)[0]
         texts[f"{name}prompt_attention_mask"] = mask
     expected = theirs(pipe, 4, 4.5, use_resolution_binning=False, **texts)
-    made = ours(tmp_path / "bundle", None, SHAPE, 2, {"caption": {"value": tokens, "mask": tokens != 0}})
-    assert np.abs(made - expected).max() < 1e-4
+    asked: tuple[Any, ...] = ({"value": tokens, "mask": tokens != 0}, ["a red bird sings", "birds fly"])
+    for given in asked:
+        made = ours(tmp_path / "bundle", None, SHAPE, 2, {"caption": given})
+        assert np.abs(made - expected).max() < 1e-4
 
 
 def spans(null: bool) -> list[str]:
