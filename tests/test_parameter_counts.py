@@ -273,6 +273,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("lsun-distilled", "main"): 526_304_771,
         },
     ),
+    "ldm": (
+        "diffusers' UNet2DConditionModel, and a table of classes [1001, 512]",
+        {
+            ("imagenet", "main"): 401_433_091,
+            ("imagenet-f8", "main"): 395_496_196,
+            ("text", "main"): 872_300_484,
+        },
+    ),
     "clip_vision": (
         "transformers' CLIPVisionModelWithProjection",
         {("B/32", "main"): 87_849_216, ("B/16", "main"): 86_192_640, ("L/14", "main"): 303_966_208},

@@ -173,6 +173,7 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.steps=3",
         ),
     ),
+    "ldm": Tiny("ldm", (*DIGITS, *RDM, "conditioning.class.width=8")),
     "rdm": Tiny("digits_rdm", RDM),
     "dod": Tiny("digits_dod", DOD),
     "nested": Tiny("digits_nested", NESTED),

@@ -54,6 +54,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             *("backbone.convolution.groups=4", "sampler.steps=2"),
         ],
     ),
+    "ldm": ("ldm", [*SYSTEMS["ldm"].sizes]),
     "cm": ("cm", [*SYSTEMS["cm"].sizes, "objective.target=null", "networks.target=null"]),
     "diffusers_dit": ("diffusers_dit", [*DIT, "sampler.steps=2"]),
     "diffit": (

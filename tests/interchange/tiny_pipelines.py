@@ -173,6 +173,43 @@ def latent(folder: Path, scheduler: Any = None) -> Any:
     return made
 
 
+def unet_condition(**changed: Any) -> Any:
+    """The U-Net of latent diffusion with transformers at its second level, of two heads."""
+    sizes = {
+        "sample_size": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "cross_attention_dim": 12,
+    }
+    return randomised(diffusers.UNet2DConditionModel(**{**sizes, **changed}))
+
+
+def texts_to_images(folder: Path, steps: int = 1000) -> Any:
+    """An LDMTextToImagePipeline of five words, with latents [4, 4, 4], saved in the folder."""
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+    from transformers import BertTokenizer
+
+    words = folder.with_name(f"{folder.name}-words") / "vocab.txt"
+    words.parent.mkdir(parents=True)
+    words.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "fox", "blue", "house"]) + "\n"
+    )
+    sizes = {"encoder_layers": 2, "encoder_ffn_dim": 24, "encoder_attention_heads": 2, "head_dim": 8}
+    bert = randomised(LDMBertModel(LDMBertConfig(vocab_size=10, d_model=12, **sizes)))
+    levels = {name: (f"{name.title()}{half}Block2D",) * 4 for name, half in (("down", "Encoder"), ("up", "Decoder"))}
+    kinds = {f"{name}_block_types": blocks for name, blocks in levels.items()}
+    first_stage = vae(block_out_channels=(8,) * 4, sample_size=32, **kinds)
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, num_train_timesteps=steps)
+    parts = (first_stage, bert, BertTokenizer.from_pretrained(words.parent), unet_condition(), scheduler)
+    made = diffusers.LDMTextToImagePipeline(*parts)
+    made.save_pretrained(folder)
+    return made
+
+
 def images_of(pipe: Any, *given: Any, **more: Any) -> np.ndarray:
     """Images [B, C, H, W] in 0 to 1 of a pipeline, from the seed 0."""
     pipe.set_progress_bar_config(disable=True)

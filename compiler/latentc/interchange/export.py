@@ -12,6 +12,7 @@ import numpy as np
 
 from latentc.checkpoint import check_complete, check_inverse, name_map, network_types, symbols
 from latentc.components.backbone import Backbone
+from latentc.components.condition import encoders
 from latentc.components.contract import Lowered
 from latentc.components.fields import FIRST_STAGE
 from latentc.components.samplers.base import ArraySampler, parameterization_of
@@ -86,7 +87,8 @@ def export_diffusers(
     """
     check_free(folder, force)
     notes = list(notes)
-    networks = [name for name in weights if name != FIRST_STAGE]
+    encoding = {network for name, part in spec.conditions.items() for network in encoders(name, part, spec)}
+    networks = [name for name in weights if name != FIRST_STAGE and name not in encoding]
     if networks != ["main"]:
         raise _unequal(spec, f"it samples with the networks {', '.join(networks)}, not with `main` alone")
     main = _part(spec, weights["main"], notes)
@@ -147,6 +149,9 @@ def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str], models: Ite
 def _compared(spec: Spec, again: Spec, model: Model) -> Iterator[str]:
     """Small differences of the model if imported again. Raises E0418 if it is another network."""
     ours, theirs = ({n: tuple(t[0]) for n, t in network_types(lower(s), "main").items()} for s in (spec, again))
+    for name in model.embedding(spec):
+        del ours[name]
+        yield f"{name} is left out: the network is given what it embeds"
     if ours != theirs:
         odd = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         raise _unequal(spec, f"its tensor {odd} is {ours.get(odd)}, but in {model.NAMES[0]} it is {theirs.get(odd)}")

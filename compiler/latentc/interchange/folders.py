@@ -20,7 +20,7 @@ from latentc.interchange.diffusers import (
     class_of,
     wrong_class,
 )
-from latentc.interchange.diffusers.text import ENCODERS, TOKENIZER, Texts
+from latentc.interchange.diffusers.text import ENCODERS, Texts
 from latentc.spec import load_spec
 from latentc.weights import open_weights
 from latentc_runtime.class_names import is_name
@@ -77,6 +77,10 @@ PIPELINES = {
         spec="cm",
         schedulers=("CMStochasticIterativeScheduler",),
         scales_noise=True,
+    ),
+    "LDMTextToImagePipeline": Pipeline(
+        *("unet", "UNet2DConditionModel", "vqvae", 50, (("context",),)),
+        texts=Texts("context", "bert", "tokenizer", 77, "none"),
     ),
     **{
         f"PixArt{which}Pipeline": Pipeline(
@@ -243,21 +247,17 @@ class _Reader:
             return
         encoder, folder = ENCODERS[kind], self.folder / texts.encoder
         config = encoder.config_of(_json(folder / CONFIG))
-        tokenizer = self.folder / texts.tokenizer / TOKENIZER
-        if not tokenizer.is_file():
-            self.notes.append(f"{texts.tokenizer} has no {TOKENIZER}, so requests pass tokens instead of texts")
-        found = encoder.tokens(config, texts.length, tokenizer if tokenizer.is_file() else None)
-        spec["data"] |= {"kind": "captioned_images", "path": "data/images"}
-        spec["data"]["fields"] = {name: found, f"{name}_mask": fields[f"{name}_mask"]}
+        spec["data"] |= encoder.data(config, name, texts.length, self.folder / texts.tokenizer)
         spec["networks"] = {"text": {**encoder.network(config), "reads": name}}
         spec["conditioning"][name] = {
-            "kind": "encoded_text",
             "encoder": "text",
             "dropout": 0.1,
-            "null_embedding": "empty_text",
             "projection": texts.projection,
+            **encoder.CONDITION,
         }
         spec["checkpoints"]["text"] = {"weights": folder, "names": encoder.NAMES_OF_WEIGHTS}
+        if encoder.RULES:
+            spec["weights"] = {encoder.NAMES_OF_WEIGHTS: encoder.RULES}
         self.collect(config)
 
     def classes(self, names: Any, spec: Data, pipeline: str, null: int) -> None:

@@ -21,13 +21,14 @@ from latentc.interchange.diffusers import (
     pixart,
     two_streams,
     unet,
+    unet_condition,
 )
 from latentc.interchange.diffusers.ancestral import USUAL
 from latentc.interchange.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, asked, wrong_class
 
 MODELS: dict[str, Model] = {
     name: model
-    for file in (dit, pixart, two_streams, unet, autoencoders)
+    for file in (dit, pixart, two_streams, unet, unet_condition, autoencoders)
     for model in file.MODELS
     for name in model.NAMES
 }

@@ -150,6 +150,10 @@ class Model(Equivalent):
     UNTIED: ClassVar[Model | None] = None
     """The same class with a tensor of its own for each copy that `MAP` ignores; None: copies must be equal."""
 
+    def embedding(self, spec: Spec) -> tuple[str, ...]:
+        """Tensors of the network that embed what the class is given embedded; by default none."""
+        return ()
+
     def adapted(self, spec: Spec, tensors: Mapping[str, Expr]) -> dict[str, Expr]:
         """The network's tensors in the form that a spec of `changes(config(spec))` has; by default as they are."""
         return dict(tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ class T5EncoderModel:
 
     NAME = "T5EncoderModel"
     NAMES_OF_WEIGHTS = "official"
+    CONDITION: ClassVar[Data] = {"kind": "encoded_text", "null_embedding": "empty_text"}
+    RULES: ClassVar[Data] = {}
+    """The name map of its weights, if no shipped spec has it."""
     DEFAULTS: ClassVar[Data] = {
         "vocab_size": 32128,
         "d_model": 512,
@@ -72,12 +76,107 @@ class T5EncoderModel:
             },
         }
 
-    def tokens(self, config: Config, length: int, tokenizer: Path | None) -> Data:
-        """The data field of the texts, tokens that end with a mark."""
-        text = {} if tokenizer is None else {"tokenizer": tokenizer, "cleaning": "captions"}
+    def data(self, config: Config, name: str, length: int, folder: Path) -> Data:
+        """The data of texts, tokens that end with a mark; those of a mask are valid."""
+        text = {"tokenizer": folder / TOKENIZER, "cleaning": "captions"} if (folder / TOKENIZER).is_file() else {}
+        if not text:
+            config.notes.append(f"{folder.name} has no {TOKENIZER}, so requests pass tokens instead of texts")
         classes, end = config.whole("vocab_size"), config.whole("eos_token_id")
         config.must("pad_token_id", 0)
-        return {"shape": [length], "classes": classes, "medium": "text", "end": end, **text}
+        found = {"shape": [length], "classes": classes, "medium": "text", "end": end, **text}
+        fields = {name: found, f"{name}_mask": {"shape": [length], "dtype": "bool"}}
+        return {"kind": "captioned_images", "path": "data/images", "fields": fields}
 
 
-ENCODERS = {T5EncoderModel.NAME: T5EncoderModel()}
+class LDMBertModel:
+    """The text encoder of latent diffusion, of diffusers itself: a transformer of tokens of BERT."""
+
+    NAME = "LDMBertModel"
+    NAMES_OF_WEIGHTS = "diffusers"
+    CONDITION: ClassVar[Data] = {"kind": "padded_text"}
+    RULES: ClassVar[Data] = {
+        "text": [
+            {"ignore": "to_logits.*"},
+            {"from": "model.embed_tokens.weight", "to": "embedding.weight"},
+            {"from": "model.embed_positions.weight", "to": "pos_embed", "ops": [{"unsqueeze": 0}]},
+            {
+                "from": [f"model.layers.{{i}}.self_attn.{part}_proj.weight" for part in "qkv"],
+                "to": "blocks.{i}.attn.qkv.weight",
+                "ops": [{"concatenate": 0}],
+            },
+            {"from": "model.layers.{i}.self_attn.out_proj.*", "to": "blocks.{i}.attn.proj.*"},
+            {"from": "model.layers.{i}.self_attn_layer_norm.*", "to": "blocks.{i}.norm1.*"},
+            {"from": "model.layers.{i}.final_layer_norm.*", "to": "blocks.{i}.norm2.*"},
+            {"from": "model.layers.{i}.{layer:fc1|fc2}.*", "to": "blocks.{i}.mlp.{layer:fc1|fc2}.*"},
+            {"from": "model.layer_norm.*", "to": "norm.*"},
+        ]
+    }
+    DEFAULTS: ClassVar[Data] = {
+        "vocab_size": 30522,
+        "max_position_embeddings": 77,
+        "encoder_layers": 32,
+        "encoder_ffn_dim": 5120,
+        "encoder_attention_heads": 8,
+        "head_dim": 64,
+        "activation_function": "gelu",
+        "d_model": 1280,
+        "pad_token_id": 0,
+    }
+
+    def config_of(self, given: Mapping[str, Any]) -> Config:
+        """Its keys alone: others are of training."""
+        return Config(self.NAME, {key: given[key] for key in self.DEFAULTS if key in given}, self.DEFAULTS)
+
+    def network(self, config: Config) -> Data:
+        """The network."""
+        width = config.whole("d_model")
+        config.must("activation_function", "gelu")
+        return {
+            "kind": "text_encoder",
+            "masked": False,
+            "width": width,
+            "depth": config.whole("encoder_layers"),
+            "positions": {"kind": "learned"},
+            "block": {
+                "mixer": {
+                    "kind": "attention",
+                    "heads": config.whole("encoder_attention_heads"),
+                    "head_width": config.whole("head_dim"),
+                    "qkv_bias": False,
+                },
+                "feed_forward": {
+                    "kind": "gelu_mlp",
+                    "ratio": config.whole("encoder_ffn_dim") / width,
+                    "approximate": "none",
+                },
+                "norm": {"kind": "layer_norm", "eps": 1e-5, "affine": True},
+                "condition": {"kind": "in_context"},
+            },
+        }
+
+    def data(self, config: Config, name: str, length: int, folder: Path) -> Data:
+        """The data of texts, tokens between two marks of BERT's vocabulary, filled up with others."""
+        config.must("max_position_embeddings", length, why=f"the pipeline passes {length} tokens")
+        config.must("pad_token_id", 0)
+        start, end = (_vocabulary(folder).get(mark, usual) for mark, usual in (("[CLS]", 101), ("[SEP]", 102)))
+        config.notes.append(f"requests pass {name} as tokens of {folder.name}, {length} with its padding")
+        found = {"shape": [length], "classes": config.whole("vocab_size"), "medium": "text"}
+        return {"kind": "npz", "path": "data/latents.npz", "fields": {name: {**found, "start": start, "end": end}}}
+
+
+def _vocabulary(folder: Path) -> Mapping[str, int]:
+    """Numbers of the tokens of a tokenizer; none if it has neither `tokenizer.json` nor `vocab.txt`."""
+    try:
+        if (folder / TOKENIZER).is_file():
+            found = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))["model"]["vocab"]
+            return found if isinstance(found, dict) else {}
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {line: number for number, line in enumerate(lines)}
+
+
+ENCODERS: dict[str, T5EncoderModel | LDMBertModel] = {
+    T5EncoderModel.NAME: T5EncoderModel(),
+    LDMBertModel.NAME: LDMBertModel(),
+}

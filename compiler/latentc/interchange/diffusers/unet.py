@@ -129,12 +129,8 @@ class UNet2DModel(Model):
         return found
 
     def config(self, spec: Spec) -> Data:
-        net, time = spec.networks["main"], spec.time
-        asked(isinstance(net, UnetDenoiser), f"its network is `{net.kind}`, not a U-Net")
-        assert isinstance(net, UnetDenoiser) and spec.data.shape is not None
+        net = unet_of(spec)
         taken, block = net.takes(spec), net.block
-        asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
-        assert isinstance(time, Timestep)
         label = taken.get("class")
         asked(list(taken) in ([], ["class"]), "a UNet2DModel takes at most one condition, a class")
         asked(label is None or isinstance(label, Label), "a UNet2DModel takes at most one condition, a class")
@@ -143,30 +139,44 @@ class UNet2DModel(Model):
             label is None or (label.encoding, label.null_embedding) == ("index", "learned"),
             "its label is not given as an index",
         )
-        asked(len(spec.data.shape) == 3, "a UNet2DModel takes images [C, H, W]")
-        asked(net.stem == net.multipliers[0], "its first convolution and its first level have different channels")
-        asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
-        asked(block.resample == "box" and not block.rescale and not block.project, "its residual blocks are not ADM's")
-        asked(
-            net.frequencies in (None, time.frequencies) and not net.early, "the class enters its time embedding early"
-        )
-        sizes = [int(scaled(net.width, multiplier)) for multiplier in net.multipliers]
-        asked(time.frequencies == sizes[0], f"its time has {time.frequencies} features, and its first level {sizes[0]}")
-        asked(time.max_period == 10000.0, "the longest period of its time embedding is not 10000")
-        asked(min(sizes) // block.group_size >= block.groups, "its norms have fewer groups at levels with few channels")
+        asked(block.transformer is None, "its attention reads a sequence")
+        sizes = widths_of(net)
         attending = {size for level, size in enumerate(sizes) if net.attends(level)} | {sizes[-1]}
         dims = {size // block.head_count(size) for size in attending}
         asked(
             len(dims) == 1 or block.heads == 1,
             f"its heads have {' or '.join(map(str, sorted(dims)))} channels, depending on the level",
         )
+        return {
+            **self.DEFAULTS,
+            **self.of_levels(spec),
+            "attention_head_dim": None if block.heads == 1 else dims.pop(),
+            "num_class_embeds": None if label is None else label.rows("class", spec),
+        }
+
+    def of_levels(self, spec: Spec) -> Data:
+        """The configuration without the heads of its attention and its condition. Raises Unequal."""
+        net, time = unet_of(spec), spec.time
+        block = net.block
+        asked(isinstance(time, Timestep), "its network does not take the time as sinusoids of a timestep")
+        assert isinstance(time, Timestep) and spec.data.shape is not None
+        asked(len(spec.data.shape) == 3, f"a {self.NAMES[0]} takes images [C, H, W]")
+        asked(net.stem == net.multipliers[0], "its first convolution and its first level have different channels")
+        asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
+        asked(block.resample == "box" and not block.rescale and not block.project, "its residual blocks are not ADM's")
+        asked(
+            net.frequencies in (None, time.frequencies) and not net.early, "the class enters its time embedding early"
+        )
+        sizes = widths_of(net)
+        asked(time.frequencies == sizes[0], f"its time has {time.frequencies} features, and its first level {sizes[0]}")
+        asked(time.max_period == 10000.0, "the longest period of its time embedding is not 10000")
+        asked(min(sizes) // block.group_size >= block.groups, "its norms have fewer groups at levels with few channels")
         assert isinstance(spec.objective, Objective)
         channels, *sides = spec.data.shape
         embedding = net.embedding * net.width
         attends = [net.attends(level) for level in range(len(sizes))]
         joined = "resnet" if net.resampling == "block" else "conv"
         return {
-            **self.DEFAULTS,
             "sample_size": sides[0] if sides[0] == sides[1] else sides,
             "in_channels": channels,
             "out_channels": spec.objective.out_channels(channels),
@@ -182,12 +192,10 @@ class UNet2DModel(Model):
             "upsample_type": joined,
             "downsample_padding": int(net.resampling != "padded_conv"),
             "dropout": block.dropout,
-            "attention_head_dim": None if block.heads == 1 else dims.pop(),
             "norm_num_groups": block.groups,
             "attn_norm_num_groups": block.groups,
             "norm_eps": block.eps,
             "resnet_time_scale_shift": "scale_shift" if block.embedding == "scale_shift" else "default",
-            "num_class_embeds": None if label is None else label.rows("class", spec),
         }
 
     def adapted(self, spec: Spec, tensors: Mapping[str, Expr]) -> dict[str, Expr]:
@@ -196,6 +204,19 @@ class UNet2DModel(Model):
         return {
             name: _in_parts(tensor, net) if ".attention.qkv." in name else tensor for name, tensor in tensors.items()
         }
+
+
+def unet_of(spec: Spec) -> UnetDenoiser:
+    """The network, a U-Net. Raises Unequal."""
+    net = spec.networks["main"]
+    asked(isinstance(net, UnetDenoiser), f"its network is `{net.kind}`, not a U-Net")
+    assert isinstance(net, UnetDenoiser)
+    return net
+
+
+def widths_of(net: UnetDenoiser) -> list[int]:
+    """Channels of each level."""
+    return [int(scaled(net.width, multiplier)) for multiplier in net.multipliers]
 
 
 def _blocks(config: Config) -> tuple[str, list[int]]:
