@@ -70,6 +70,7 @@ def test_texts_become_the_same_images(tmp_path: Path) -> None:
     pipe = texts_to_images(tmp_path / "theirs")
     found = api.import_checkpoint(tmp_path / "theirs", tmp_path / "own")
     assert found.notes == ("requests pass context as tokens of tokenizer, 77 with its padding",)
+    assert "kind: padded_text" in found.spec.read_text()
     api.compile(found.spec, None, tmp_path / "bundle", overrides=["sampler.steps=3"])
     texts = ["a red fox", "blue house"]
     expected = images_of(pipe, texts, num_inference_steps=3, guidance_scale=3.0)
