@@ -9,5 +9,5 @@ Row in docs/systems.yaml: ldm.
 """
 
 COMPONENTS = {
-    "conditions": {"class_token": "class_token", "padded_text": "padded_text"},
+    "conditions": {"label_token": "label_token", "padded_text": "padded_text"},
 }

@@ -13,13 +13,13 @@ from latentc.components.parts import Spec
 from latentc.ir.builder import Builder, Var
 
 
-class ClassToken(Label):
+class LabelToken(Label):
     """A class label as the one token of `width` channels that a U-Net's transformers attend to."""
 
-    kind: Literal["class_token"]  # type: ignore[assignment]
+    kind: Literal["label_token"]  # type: ignore[assignment]
     width: int = Field(512, gt=0, le=65_536, description="channels of the token")
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "class_token", "width": 8}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label_token", "width": 8}
 
     def sizes(self, name: str, spec: Spec) -> dict[str, int]:
         return {**super().sizes(name, spec), f"{name}_width": self.width}
