@@ -602,6 +602,14 @@ SYSTEMS: dict[str, Tiny] = {
             *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=16")),
         ),
     ),
+    "eeg": Tiny(
+        "eeg",
+        (
+            *(*FILE, "data.fields.x.shape=[3, 16]", "data.fields.subject.classes=3", "sampler.steps=3"),
+            *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=12", "hidden=10", "vector_width=6")),
+            "conditioning.time.frequencies=8",
+        ),
+    ),
     "dp3": Tiny(
         "dp3",
         (

@@ -1,4 +1,5 @@
-"""Small data that is made in a moment: sounds of three pitches, and an arm that reaches for a cloud of points."""
+"""Small data that is made in a moment: sounds of three pitches, an arm that reaches for a cloud of points, and signals
+of electrodes after a stimulus."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ Array = NDArray[np.float32]
 RATE = 4000  # samples per second
 PITCHES = (150.0, 300.0, 600.0)  # Hz, the mean pitch of each class
 STEPS = 8  # of a movement
+ALPHA = (8.0, 10.0, 12.0)  # Hz, the rhythm of each subject
+LATENCY = (0.32, 0.40, 0.48)  # seconds after the stimulus, when each subject's P300 peaks
+ELECTRODES = 4
 
 
 def tones(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
@@ -45,3 +49,23 @@ def reaches(count: int, seed: int) -> dict[str, Array]:
     x = hand[:, None] + ease * (target - hand)[:, None]
     seen = {"x": x, "point_cloud": cloud, "agent_pos": np.repeat(hand[:, None], 2, 1)}
     return {name: np.clip(array, -1, 1).astype(np.float32) for name, array in seen.items()}
+
+
+def erps(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Signals x f32[count, 4, 64], a second at 64 Hz, after stimuli that are targets (y = 1) or not.
+
+    A target evokes a bump like the P300, largest at the last electrode. Each `subject` (3) has a rhythm and a latency,
+    each `session` (2) a cap that sits differently: it is noisier at the first or at the second electrode.
+    """
+    rng = np.random.default_rng(seed)
+    y, subject, session = rng.integers(0, 2, count), rng.integers(0, 3, count), rng.integers(0, 2, count)
+    seconds, place = np.arange(64) / 64, np.linspace(0.25, 1, ELECTRODES)
+    peak = np.take(LATENCY, subject) + 0.02 * rng.standard_normal(count)
+    bump = 1.5 * y[:, None] * np.exp(-0.5 * ((seconds - peak[:, None]) / 0.06) ** 2)
+    phase = rng.uniform(0, 2 * np.pi, (count, 1))
+    rhythm = 0.6 * np.sin(2 * np.pi * np.take(ALPHA, subject)[:, None] * seconds + phase)
+    noise = np.full((count, ELECTRODES), 0.2)
+    noise[np.arange(count), session] = 0.6
+    x = place[:, None] * bump[:, None] + place[::-1, None] * rhythm[:, None]
+    x += noise[..., None] * rng.standard_normal((count, ELECTRODES, 64))
+    return {"x": (2 * x).astype(np.float32), "y": y, "subject": subject, "session": session}

@@ -6,6 +6,7 @@ Symbols: B batch, L length of the waveform in samples, M mel bands, F mel frames
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,15 +26,12 @@ SLOPE = 0.4  # of the leaky ReLUs in the upsampler
 Even = Annotated[int, Field(gt=0, le=65_536, multiple_of=2)]
 
 
-class Diffwave(Backbone):
-    """DiffWave (Kong et al. 2021, arXiv:2009.09761): residual layers of gated dilated convolutions.
+class DilatedBackbone(Backbone):
+    """Residual layers of gated dilated convolutions over time, whose skip outputs are summed: DiffWave and its heirs.
 
-    Takes x f32[B, C, L], t f32[B] and its conditions; returns f32[B, C, L]. An array f32[B, M, F], such as a mel
-    spectrogram, is upsampled to the waveform and enters every layer; vectors (a class, a speaker) are added in every
-    layer. Without conditions it is the unconditional model.
+    Takes x f32[B, C, L], t f32[B] and its conditions; returns f32[B, C, L].
     """
 
-    kind: Literal["diffwave"]
     width: int = Field(64, gt=0, le=65_536, description="residual channels")
     depth: int = Field(30, gt=0, le=512, description="number of residual layers")
     cycle: int = Field(
@@ -43,37 +41,16 @@ class Diffwave(Backbone):
         description="dilation cycle: the dilation doubles per layer and restarts at 1 after this many layers",
     )
     time_width: int = Field(512, gt=0, le=65_536, description="width of the time embedding")
-    vector_width: int = Field(128, gt=0, le=65_536, description="width of the embeddings of vectors and classes")
-    upsampling: tuple[Even, ...] = Field(
-        (16, 16), min_length=1, description="factors by which frames are upsampled; their product is the hop size"
-    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "array")
     TIME: ClassVar[bool] = True
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffwave", "width": 8, "depth": 3, "cycle": 2, "time_width": 16}
-
-    @property
-    def hop(self) -> int:
-        """Samples per frame."""
-        return math.prod(self.upsampling)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.problems_of_conditions(spec)
         shape = spec.data.shape
         if shape is None or len(shape) != 2:
-            yield Problem((), f"a diffwave takes waveforms [channels, time], but the data has {spec.data.words}")
+            yield Problem((), f"a {self.kind} takes waveforms [channels, time], but the data has {spec.data.words}")
             return
         yield from self.problems_of_variance(spec)
-        arrays = [name for name, condition in self.takes(spec).items() if self.form_of(condition) == "array"]
-        if len(arrays) > 1:
-            message = f"a diffwave takes only one array, but conditions {' and '.join(arrays)} are arrays"
-            yield Problem(("conditions",), message, "list only the one that it takes in `conditions`")
-        for name in arrays:
-            given = [int(d) for port in self.takes(spec)[name].ports(name, spec) for d in port.type.shape[1:]]  # type: ignore[arg-type]
-            if len(given) != 2 or given[1] * self.hop != shape[1]:
-                message = f"condition `{name}` has shape {given}, but a waveform of {shape[1]} samples needs "
-                message += f"[bands, {shape[1] / self.hop:g}]: one frame per {self.hop} samples"
-                yield Problem(("upsampling",), message, "change the length of the waveform or of the condition")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
@@ -86,15 +63,69 @@ class Diffwave(Backbone):
             "cycle": self.cycle,
             "time_width": self.time_width,
             **self.condition_sizes(spec),
+            **self.further_sizes(spec, entries),
         }
+        ports = (Port("x", f32(B, channels, length), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward = add_method(mb, name, "forward", self.body(spec.time, entries), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+    @abstractmethod
+    def further_sizes(self, spec: Spec, entries: tuple[Entry, ...]) -> dict[str, Any]:
+        """Static arguments of `body` beside those of this class and of the conditions."""
+
+    @abstractmethod
+    def body(self, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
+        """The network's forward pass: (x, t, *operands of the conditions) -> f32[B, C, L]."""
+
+
+class Diffwave(DilatedBackbone):
+    """DiffWave (Kong et al. 2021, arXiv:2009.09761): residual layers of gated dilated convolutions.
+
+    Takes x f32[B, C, L], t f32[B] and its conditions; returns f32[B, C, L]. An array f32[B, M, F], such as a mel
+    spectrogram, is upsampled to the waveform and enters every layer; vectors (a class, a speaker) are added in every
+    layer. Without conditions it is the unconditional model.
+    """
+
+    kind: Literal["diffwave"]
+    vector_width: int = Field(128, gt=0, le=65_536, description="width of the embeddings of vectors and classes")
+    upsampling: tuple[Even, ...] = Field(
+        (16, 16), min_length=1, description="factors by which frames are upsampled; their product is the hop size"
+    )
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "array")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffwave", "width": 8, "depth": 3, "cycle": 2, "time_width": 16}
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.upsampling)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        shape = spec.data.shape
+        if shape is None or len(shape) != 2:
+            return
+        arrays = [name for name, condition in self.takes(spec).items() if self.form_of(condition) == "array"]
+        if len(arrays) > 1:
+            message = f"a diffwave takes only one array, but conditions {' and '.join(arrays)} are arrays"
+            yield Problem(("conditions",), message, "list only the one that it takes in `conditions`")
+        for name in arrays:
+            given = [int(d) for port in self.takes(spec)[name].ports(name, spec) for d in port.type.shape[1:]]  # type: ignore[arg-type]
+            if len(given) != 2 or given[1] * self.hop != shape[1]:
+                message = f"condition `{name}` has shape {given}, but a waveform of {shape[1]} samples needs "
+                message += f"[bands, {shape[1] / self.hop:g}]: one frame per {self.hop} samples"
+                yield Problem(("upsampling",), message, "change the length of the waveform or of the condition")
+
+    def further_sizes(self, spec: Spec, entries: tuple[Entry, ...]) -> dict[str, Any]:
+        static: dict[str, Any] = {}
         for entry in entries:
             if entry.form == "array":
                 static |= {"bands": int(entry.ports[0].type.shape[1])}  # type: ignore[arg-type]
             else:
                 static |= {"vector_width": self.vector_width}
-        ports = (Port("x", f32(B, channels, length), "state"), Port("t", f32(B), "time"), *ports_of(entries))
-        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        return static
+
+    def body(self, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
+        return _network(self, time, entries)
 
 
 @cache
@@ -137,6 +168,12 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
     return forward
 
 
+def gated(b: Builder, h: Var, width: Any) -> Var:
+    """The tanh of the second half of the channels of h [B, 2 * width, L], gated by the sigmoid of the first."""
+    gate, filtered = b.split(h, axis=1, sizes=(width, width), out="gate filtered")
+    return b.mul(b.sigmoid(gate), b.tanh(filtered), out="h")
+
+
 @cache
 def _upsampler(factors: tuple[int, ...]) -> BlockBody:
     @module_class("SpectrogramUpsampler", mel="B M F")
@@ -171,8 +208,7 @@ def _layer(forms: tuple[Form, ...], names: tuple[str, ...]) -> BlockBody:
                 local = b.dense(f"{name}_projection", condition, 2 * width, out=name)
                 local = b.reshape(local, shape=(batch, 2 * width, 1), out=name)
             h = b.add(h, local, out="h")
-        gate, filtered = b.split(h, axis=1, sizes=(width, width), out="gate filtered")
-        h = b.mul(b.sigmoid(gate), b.tanh(filtered), out="h")
+        h = gated(b, h, width)
         h = layers.conv(b, "output_projection", h, 2 * width, 1, "kaiming_normal", out="h")
         residual, skip = b.split(h, axis=1, sizes=(width, width), out="residual skip")
         return (x + residual) / math.sqrt(2), skip

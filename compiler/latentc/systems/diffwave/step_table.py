@@ -58,11 +58,16 @@ def step_table(levels: int, frequencies: int) -> np.ndarray[Any, Any]:
 @module_class("StepEmbedding")
 def step_embedding(b: Builder, t: Var, *, dim: int, levels: int, frequencies: int) -> Var:
     """Embeds timesteps, also fractional ones: rows of a table, then two linear layers."""
+    x = interpolated_rows(b, t, levels, frequencies)
+    x = b.silu(b.dense("projection1", x, dim), out="x")
+    return b.silu(b.dense("projection2", x, dim))
+
+
+def interpolated_rows(b: Builder, t: Var, levels: int, frequencies: int) -> Var:
+    """Rows of the table at times t f32[B], interpolated linearly between whole ones: f32[B, frequencies]."""
     table = b.constant(step_table(int(levels), int(frequencies)), out="table")
     low = b.cast(t, to="i64", out="low")
     high = b.minimum(low + 1, int(levels) - 1, out="high")
     fraction = b.reshape(t - b.cast(low, to="f32"), shape=(t.shape[0], 1), out="fraction")
     below, above = b.take(table, low, axis=0, out="below"), b.take(table, high, axis=0, out="above")
-    x = b.add(below, (above - below) * fraction, out="x")
-    x = b.silu(b.dense("projection1", x, dim), out="x")
-    return b.silu(b.dense("projection2", x, dim))
+    return b.add(below, (above - below) * fraction, out="x")
