@@ -610,6 +610,24 @@ SYSTEMS: dict[str, Tiny] = {
             "conditioning.time.frequencies=8",
         ),
     ),
+    "cgan": Tiny(
+        "cgan",
+        (
+            *(*DIGITS, "networks.main.dropout=0", "networks.discriminator.dropout=0"),
+            *under("networks.main", ("latent_dim=5", "latent_width=6", "condition_width=7", "widths=[9]")),
+            *under("networks.discriminator", ("state_width=6", "condition_width=5", "widths=[8]")),
+            *under("networks.discriminator", ("pieces=3", "joint_pieces=2")),
+        ),
+    ),
+    "clswgan": Tiny(
+        "clswgan",
+        (
+            *(*FILE, "data.classes=3", "data.fields.x.shape=[6]", "data.fields.attributes.shape=[4]"),
+            *under("networks", ("main.latent_dim=5", "main.widths=[9]", "discriminator.widths=[8]")),
+            *under("networks.classifier", ("pretrained=null", "frozen=true")),
+        ),
+    ),
+    "clswgan_classifier": Tiny("clswgan_classifier", (*FILE, "data.classes=3", "data.fields.x.shape=[6]")),
     "dp3": Tiny(
         "dp3",
         (

@@ -29,18 +29,33 @@ SLICED = (
 def problems_of_class(network: Backbone, spec: Spec, vectors: int = 0) -> Iterator[Problem]:
     """Its conditions are the class, as an index, and at most so many vectors."""
     taken = "the class" if not vectors else "the class and one vector"
+    yield from problems_of_index(network, spec)
     for name, condition in network.takes(spec).items():
         ports = condition.ports(name, spec)
         vector = len(ports) == 1 and ports[0].type.is_float and ports[0].type.rank == 2
         if name == "class":
-            if ports[0].type.is_float:
-                message = f"a {network.kind} takes the class as an index, but `conditioning.class` gives a vector"
-                yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
-        elif not vector or vectors == 0:
+            continue
+        if not vector or vectors == 0:
             message = f"a {network.kind} takes only {taken}, not condition `{name}`"
             yield Problem(("conditions",), message, "list its conditions: `conditions: [class]`, or `[]` for none")
         else:
             vectors -= 1
+
+
+def problems_of_index(network: Backbone, spec: Spec) -> Iterator[Problem]:
+    """The class, if it takes one, is an index, as objectives draw it."""
+    condition = network.takes(spec).get("class")
+    if condition is not None and condition.ports("class", spec)[0].type.is_float:
+        message = f"a {network.kind} takes the class as an index, but `conditioning.class` gives a vector"
+        yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+
+
+def problems_of_dropping(network: Backbone, spec: Spec) -> Iterator[Problem]:
+    """Its conditions are never dropped, since nothing makes samples without them."""
+    for name, condition in network.takes(spec).items():
+        if condition.nullable:
+            message = f"a {network.kind} always knows the {name}, but `conditioning.{name}` is dropped in training"
+            yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
 
 
 def with_averages(

@@ -18,7 +18,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Network, Port
-from latentc.components.networks._gan import ConditionKind, problems_of_class
+from latentc.components.networks._gan import ConditionKind, problems_of_class, problems_of_dropping
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
@@ -110,10 +110,7 @@ class ResnetGenerator(Backbone):
                 yield Problem(("embedding",), message, "give `embedding`")
         yield from self.problems_of_conditions(spec)
         yield from problems_of_class(self, spec, vectors=1)
-        for name, condition in self.takes(spec).items():
-            if condition.nullable:
-                message = f"a {self.kind} always knows the {name}, but `conditioning.{name}` is dropped in training"
-                yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
+        yield from problems_of_dropping(self, spec)
 
     def per_level(self) -> int:
         """Blocks per level, of which the last one upsamples."""

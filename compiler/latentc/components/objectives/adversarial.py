@@ -155,7 +155,7 @@ class Game:
         fake.images = b.stop_gradient(fake.images, out="fake")
         self._augment(b, data=real, samples=fake)
         self._judge(b, data=real, samples=fake)
-        round = Round(b, discriminator, fake, real, self.spec.data.classes or 0)
+        round = Round(b, discriminator, fake, real, self.spec.data.classes or 0, self.networks)
         parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.usual])
         parts |= {name: x for term in self.usual for name, x in term.metrics(round).items()}
         b.output(*parts.values())
@@ -182,7 +182,7 @@ class Game:
             fake.images = b.stop_gradient(fake.images, out="fake")
         seen = {"data": real} | ({"samples": fake} if term.reads_samples else {})
         self._augment(b, **seen)
-        value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0))
+        value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0, self.networks))
         assert value is not None
         b.output(b.mul(value, term.weight * term.interval, out="loss"), value)
         b.finish("The discriminator's regulariser, applied every few steps, then its unscaled value.")
@@ -198,7 +198,7 @@ class Game:
         fake = self._samples(b, cond)
         self._augment(b, samples=fake)
         self._judge(b, samples=fake)
-        round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
+        round = Round(b, self.networks[DISCRIMINATOR], fake, None, self.spec.data.classes or 0, self.networks)
         parts = weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
         b.output(*parts.values())
         b.finish("The generator's loss, then its terms." if len(parts) > 1 else "The generator's loss.")

@@ -45,13 +45,14 @@ class Side:
 
 @dataclass
 class Round:
-    """One update: `real` is None in the generator's."""
+    """One update: `real` is None in the generator's. `networks` are those of the spec, for terms that need others."""
 
     b: Builder
     discriminator: Network
     fake: Side
     real: Side | None = None
     classes: int = 0
+    networks: Mapping[str, Network] = field(default_factory=dict)
     draws: dict[str, Var] = field(default_factory=dict)
 
     def draw(self, name: str, type: TensorType) -> Var:
