@@ -600,6 +600,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("base", "main"): 2_619_971, ("large", "main"): 6_885_315},  # paper: 2.64 and 6.91 M
     ),
     "diffwave_sc09": ("lmnt-com/diffwave", {("unconditional", "main"): 24_034_305}),  # paper: 24.1 M
+    "cgan": (
+        "the layers of the paper, added up",
+        {(None, "main"): 2_413_984, (None, "discriminator"): 1_224_351},
+    ),
+    "clswgan": (
+        "the layers of the paper, added up",
+        {(None, "main"): 10_950_656, (None, "discriminator"): 9_674_753},
+    ),
     "eeg": ("guido151/Conditional-EEG-Diffusion: the sizes of its layers, added up", {("base", "main"): 17_113_235}),
     "dp3": (
         "YanjieZe/3D-Diffusion-Policy",

@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components import Size
 from latentc.components.backbone import Backbone
 from latentc.components.condition import Entry, Form, with_operands
-from latentc.components.parts import Init, Problem, Spec, dense
+from latentc.components.parts import Problem, Spec, dense
 from latentc.ir.builder import Builder, Var
 
 SLOPE = 0.2  # of leaky ReLUs
@@ -36,7 +36,9 @@ class Mlp(Backbone):
         "relu", description="nonlinearity of hidden layers; leaky_relu has slope 0.2"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout after every hidden layer")
-    weights: Init = Field("linear_default", description="initialisation of the layers")
+    weights: Literal["linear_default", "normal", "xavier"] = Field(
+        "linear_default", description="initialisation of the layers; linear_default: as PyTorch's; normal: std 0.02"
+    )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
