@@ -3,7 +3,7 @@
     python benchmarks/eeg_erps.py [--out out/eeg_erps] [--seeds 0 1 2]
 
 Trains examples/gallery/erp.yaml on 3000 signals of four electrodes: two classes with and without a bump like the P300,
-three subjects, two sessions (`small_data.erps`). Draws 1200 signals of all twelve combinations from engines, without
+three subjects, two sessions (`small_data.erps`). Draws 480 signals of all twelve combinations from engines, without
 guidance and at a scale of 2, with the same weights. Judges, one per condition, are logistic regressions on signals and
 log spectra. Goals, set before the first run: judges of real signals have 0.95 times their balanced accuracy on held-out
 real signals on drawn ones; the judge of the class, trained on guided signals instead, has 0.95 times its accuracy on
@@ -65,7 +65,7 @@ def main() -> None:
     np.savez(data, **seen)
     judges = {name: judge(seen["x"], seen[field]) for name, field in CONDITIONS.items()}
     real = {name: accuracy(judges[name], unseen["x"], unseen[field]) for name, field in CONDITIONS.items()}
-    given = dict(zip(CONDITIONS, np.repeat(COMBINATIONS, 100, axis=0).T, strict=True))
+    given = dict(zip(CONDITIONS, np.repeat(COMBINATIONS, 40, axis=0).T, strict=True))
     found: dict[str, list[float]] = {}
     for seed in flags.seeds:
         options = [f"data.path={data}"]
@@ -75,7 +75,7 @@ def main() -> None:
             bundle = flags.out / f"engine-{seed}-{scale:g}"
             how = [*options, f"sampler.guidance.scale={scale}"]
             api.compile(str(GALLERY / "erp.yaml"), str(run.weights), bundle, overrides=how, max_batch=100)
-            drawn = latentc_runtime.load(bundle, "cpu").sample(conditions=given, seeds=np.arange(1200) + 1200 * seed)
+            drawn = latentc_runtime.load(bundle, "cpu").sample(conditions=given, seeds=np.arange(480) + 480 * seed)
             for name in CONDITIONS:
                 made = accuracy(judges[name], drawn, given[name]) / real[name]
                 found.setdefault(f"{name} at a scale of {scale:g}", []).append(made)

@@ -63,6 +63,9 @@ CHOSEN = (
     ("adm_sdg-text", "onnxruntime"),  # guided by the features of a text
     *((name, "onnxruntime") for name in ("dico", "dimr_text", "diffit", "diffit_image", "ascan", "iwin")),
     ("interpolant_inpaint", "onnxruntime"),  # whose sampler chooses its steps
+    ("eeg", "openvino"),
+    ("cgan", "onnxruntime"),
+    ("clswgan", "openvino"),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 
@@ -75,6 +78,7 @@ FORMS = {
     "diffit_image": "loop",
     "ascan": "unroll",
     "iwin": "host",
+    "eeg": "loop",
 }
 FORMS |= {"interpolant_inpaint": "host", "pixelcnn-autoencoder": "loop"}
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric
 
-_ORDER = ("frechet", "kernel", "manifold", "classifier", "memorisation")
+_ORDER = ("frechet", "kernel", "manifold", "classifier", "mahalanobis", "memorisation")
 
 
 def _found() -> tuple[Metric, ...]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import layers
+from latentc.components import Component, layers
 from latentc.components.condition import Entry, Form, TimeEmbedding, TimeFeatures, with_operands
 from latentc.components.contract import Network, Sizes
 from latentc.components.parts import Problem, Spec
@@ -66,7 +66,7 @@ class Eegwave(DilatedBackbone):
         return _network(time, entries)
 
 
-def _table(time: TimeEmbedding | None) -> Sizes:
+def _table(time: Component | None) -> Sizes:
     """The table of the time as the authors' files hold it: `table` row by row, of `rows` and `features`; `tables` is 1.
 
     0 `tables` with another embedding.
