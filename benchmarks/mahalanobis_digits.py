@@ -4,9 +4,10 @@
 
 Trains a multilayer perceptron on eight of scikit-learn's digits per seed (all but 2 s and 2 s + 1 for seed s), takes
 its last hidden layer as features, and ranks held-out images of all ten by the largest probability of a class (the
-baseline) and by the Mahalanobis distance from the nearest class (Lee et al. 2018). Goal, set before the first run: the area
-under the curve is larger for the distance than for the probability, as in the paper (CIFAR-10 against SVHN). Also drops
-the tenth of the held-out images that are farthest away: the share of unseen digits before and after. Takes ten seconds.
+baseline) and by the Mahalanobis distance from the nearest class (Lee et al. 2018). Goal, set before the first run: the
+area under the curve is larger for the distance than for the probability, as in the paper (CIFAR-10 against SVHN). Also
+drops the tenth of the held-out images that are farthest away: the share of unseen digits before and after. Takes ten
+seconds.
 """
 
 from __future__ import annotations
