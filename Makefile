@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests start hundreds of processes: they should not compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery screens map site lint format clean packages rtx triton
+.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery screens map site notebooks lint format clean packages rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -45,6 +45,9 @@ map: .venv/ready  ## the measured figures of the design, today's beside the goal
 
 site: .venv/ready  ## build docs/ as a site with search, in out/site
 	$(BIN)/python docs/site/build.py
+
+notebooks: .venv/ready  ## run the notebooks of examples/notebooks and store their outputs
+	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

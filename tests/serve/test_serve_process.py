@@ -43,11 +43,11 @@ def process(
 
 
 def until_ready(address: str) -> None:
+    """Asks until the models are ready; the address answers from the moment it is printed."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        with contextlib.suppress(httpx.ConnectError):
-            if httpx.get(f"{address}/readyz").status_code == 200:
-                return
+        if httpx.get(f"{address}/readyz", timeout=20).status_code == 200:
+            return
         time.sleep(0.05)
     raise AssertionError("it never became ready")
 

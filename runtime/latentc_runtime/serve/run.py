@@ -79,7 +79,7 @@ class _Server(uvicorn.Server):
 
 
 def _listener(options: Options) -> socket.socket:
-    """A bound socket. BundleError E0619 with the reason if the address cannot be used."""
+    """A socket that listens. BundleError E0619 with the reason if the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -88,6 +88,7 @@ def _listener(options: Options) -> socket.socket:
         if sys.platform != "win32":  # there the option would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # a client that connects as soon as it knows the address waits instead of being refused
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BundleError(
