@@ -367,7 +367,8 @@ class _Training:
         with torch.no_grad():
             method = method_of(self.torch.network(network.name), name)
             outs = method(*(torch.from_numpy(np.array(x)) for x in operands))
-        return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
+        # A view of a parameter, such as an expanded one, requires a gradient even so.
+        return [out.detach().numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
 
     def _by_engine(self, engine: str, entry: str, title: str, operands: Operands) -> list[Array]:
         lowered, target = self._deployed(engine), self.spec.target
