@@ -38,6 +38,7 @@ CHOSEN = {
     "maskgit": {"gradient of loss by main"},
     "taming": {"gradient of loss by main", "prefill", "decode"},
     "vq_f16": {"gradient of loss by main", "encode", "decode"},
+    "vae": {"gradient of loss by main", "posterior", "likelihood"},  # which returns a view of a parameter
     "guidance_distillation": {"gradient of loss by main", "forward teacher"},
 }
 
