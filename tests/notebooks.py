@@ -33,6 +33,7 @@ def executed(path: Path, folder: Path, **parameters: Any) -> Any:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "100",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # by tqdm, whose bars need no widgets here
     }
     client = NotebookClient(
         notebook,
