@@ -151,7 +151,11 @@ IMPOSSIBLE = {
     for objective in OBJECTIVES
     if objective.startswith("diffusion")
     and (kind != "predictor_corrector" or limit(OBJECTIVES[objective].parameterization().process) is None)
-} | {(kind, objective) for kind in ("flow_map", "consistency") for objective in OBJECTIVES}  # which teach neither
+}
+# Neither is taught by these, nor are these samples video.
+IMPOSSIBLE |= {(kind, objective) for kind in ("flow_map", "consistency", "flow_ddim") for objective in OBJECTIVES}
+# It has levels before those of whole timesteps.
+IMPOSSIBLE |= {("shifted_ddim", objective) for objective in OBJECTIVES if not objective.startswith("diffusion")}
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)

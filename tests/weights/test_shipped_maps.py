@@ -248,6 +248,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     ),
     "improved_mean_flow": ("tells_time=true",),
     "larp_tokenizer": ("encoder_norm=true",),
+    "ldm": ('resampling="block"',),
     "mage_classifier": ('pooling="first"',),
     "mean_flow_cifar10": ('decoder="residual"',),
     "rarm": ("final_norm=true",),

@@ -8,6 +8,8 @@ Tests: tests/systems/eeg, tests/parity/eeg.py.
 Rows in docs/systems.yaml: eeg.
 """
 
+BASES = ("diffwave",)
+
 COMPONENTS = {
     "conditions": {"step_features": "step_features"},
     "networks": {"eegwave": "eegwave"},

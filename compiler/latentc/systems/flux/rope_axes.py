@@ -7,18 +7,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Size
 from latentc.components.parts import Positions, Problem
 from latentc.ir.builder import Builder, Var, f32
 
 
 class RopeAxes(Positions):
-    """Rotates channels of a head by row and column, behind those of a third axis that images do not use (FLUX).
+    """Rotates channels of a head by row and column, after those of a third axis that images do not use (FLUX).
 
     Tokens of the text are at row and column 0, where nothing is rotated.
     """
 
     kind: Literal["rope_axes"]
-    axes: tuple[int, int, int] = Field(
+    axes: tuple[Size, Size, Size] = Field(
         (16, 56, 56),
         description="channels of a head that stay as they are, that the row rotates and that the column rotates; even",
     )
@@ -27,8 +28,8 @@ class RopeAxes(Positions):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_axes", "axes": [2, 4, 2]}
 
     def problems_of_head(self, channels: int) -> Iterator[Problem]:
-        if sum(self.axes) != channels or any(count % 2 or count <= 0 for count in self.axes):
-            message = f"`axes` {list(self.axes)} must be positive even numbers whose sum is the {channels} of a head"
+        if sum(self.axes) != channels or any(count % 2 for count in self.axes):
+            message = f"`axes` {list(self.axes)} must be even numbers whose sum is the {channels} of a head"
             yield Problem(("axes",), message, "change `axes`, the width or the number of heads")
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:

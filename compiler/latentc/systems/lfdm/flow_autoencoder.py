@@ -32,7 +32,7 @@ MOTION = 3
 
 
 class Hourglass(Closed):
-    """Halvings and, except for the background, doublings, with a batch norm behind each convolution."""
+    """Halvings and, except for the background, doublings, with a batch norm after each convolution."""
 
     width: Size = Field(32, description="channels at full size; each halving doubles them")
     most: Size = Field(1024, description="largest number of channels")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components import Size
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
 from latentc.components.objective import Objective
@@ -34,7 +35,7 @@ class FlowAutoencoding(Objective):
 
     kind: Literal["flow_autoencoding"]
     pixels: float = Field(0.0, ge=0, description="weight of the absolute error of pixels, at each of the scales")
-    scales: tuple[int, ...] = Field(
+    scales: tuple[Size, ...] = Field(
         (1,), min_length=1, max_length=8, description="factors by which images are reduced for the error of pixels"
     )
     perceptual: float = Field(10.0, ge=0, description="weight of the distance of network `perceptual`")
@@ -54,9 +55,9 @@ class FlowAutoencoding(Objective):
             yield Problem((), f"`{self.kind}` learns from video [C, F, H, W], but the data has {spec.data.words}")
             return
         for i, scale in enumerate(self.scales):
-            if scale < 1 or any(side % scale for side in shape[2:]):
+            if any(side % scale for side in shape[2:]):
                 message = f"images of {shape[2]} by {shape[3]} pixels cannot be reduced by {scale}"
-                yield Problem(("scales", i), message, "use positive divisors of both sides")
+                yield Problem(("scales", i), message, "use divisors of both sides")
         if not self.pixels and PERCEPTUAL not in spec.networks:
             message = "nothing compares images: there is no network `perceptual`, and `pixels` is 0"
             yield Problem(("pixels",), message, "set `pixels: 10`, or add `networks.perceptual`")

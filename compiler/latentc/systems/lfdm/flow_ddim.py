@@ -27,6 +27,10 @@ class FlowDdim(ShiftedDdim):
         return (*super().needs(spec), Need(self.autoencoder, "animate"))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None or len(spec.data.shape) != 4:
+            message = f"`{self.kind}` draws video [C, F, H, W], but the data has {spec.data.words}"
+            yield Problem(("kind",), message, "use `ddim`")
+            return
         yield from super().problems(spec)
         yield from problems_of_image(spec)
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
+from latentc.components.condition import GivenInput
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objectives.denoising import DenoisingObjective
@@ -64,7 +66,10 @@ def problems_of_image(spec: Spec) -> Iterator[Problem]:
         message = f"the data needs the first frame as field `{IMAGE}` of shape {wanted}, but has {has}"
         yield Problem((), message, f"declare `data.fields.{IMAGE}: {{shape: {wanted}}}`")
         return
-    inputs = (given for name, part in spec.conditions.items() for given in part.inputs(name, spec))
-    if not any(getattr(given, "field", None) == IMAGE for given in inputs):
-        mend = "add `conditioning.features: {kind: encoded, network: autoencoder}`"
-        yield Problem((), f"no condition reads field `{IMAGE}`, so samples would not depend on the image", mend)
+    denoiser = spec.networks["main"]
+    taken = denoiser.takes(spec) if isinstance(denoiser, Backbone) else spec.conditions
+    inputs = (given for name in taken for given in spec.conditions[name].inputs(name, spec))
+    if not any(isinstance(given, GivenInput) and given.field == IMAGE for given in inputs):
+        mend = "add `conditioning.features: {kind: encoded, network: autoencoder}` to the conditions of `main`"
+        message = f"no condition of `main` reads field `{IMAGE}`, so samples would not depend on the image"
+        yield Problem((), message, mend)

@@ -5,14 +5,17 @@ Symbols: T timesteps, S steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from latentc.components.formula_source import NoSourceError
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.base import parameterization_of
 from latentc.components.samplers.ddim import UNCLIPPED_NOISE, Ddim
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.script import Script
@@ -27,6 +30,18 @@ class ShiftedDdim(Ddim):
 
     kind: Literal["shifted_ddim"]  # type: ignore[assignment]
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "shifted_ddim", "steps": 3, "eta": 1.0, "clip": 1.0}
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        return []  # it samples what was trained on steps of this form
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        target = parameterization_of(spec.objective)
+        if target is not None and not isinstance(target.process, Discrete):
+            message = f"`{self.kind}` needs a discrete schedule, but the process is `{target.process.kind}`"
+            yield Problem(("kind",), message, "use `ddim`")
+            return
+        yield from super().problems(spec)
 
     def grid(self, target: Parameterization) -> Grid:
         process = target.process

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.condition import Form
 from latentc.components.conditions.vector import Vector
 from latentc.ir.builder import Builder, Var, module_class
@@ -14,8 +16,8 @@ class PooledText(Vector):
     """A vector per sample, such as CLIP's of a whole text, through two linear layers with SiLU between them."""
 
     kind: Literal["pooled_text"]  # type: ignore[assignment]
-    bias: Literal[True] = True
-    weights: Literal["normal"] = "normal"
+    bias: Literal[True] = Field(True, description="the layers have biases")
+    weights: Literal["normal"] = Field("normal", description="initial weights are normal")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "pooled_text"}
 

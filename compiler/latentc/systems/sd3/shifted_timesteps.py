@@ -43,7 +43,7 @@ class ShiftedTimesteps(Spacing):
         low = repr(1.0 / self.timesteps)
         if self.lowest == "shifted":
             low = f"{shift} * {low} / (1.0 + ({shift} - 1.0) * {low})"
-        script.line(f"level = np.linspace(1.0, {low}, steps)")
-        script.line(f"level = {shift} * level / (1.0 + ({shift} - 1.0) * level)")
+        script.line(f"noisy = np.linspace(1.0, {low}, steps)")
+        script.line(f"noisy = {shift} * noisy / (1.0 + ({shift} - 1.0) * noisy)")
         start, data = interval.ends
-        script.line(f"t = {data} + ({start} - {data}) * np.append(level, 0.0)")
+        script.line(f"t = {data} + ({start} - ({data})) * np.append(noisy, 0.0)")
