@@ -18,7 +18,8 @@ from latentc.emit.schedule import Schedules, evaluated, schedule_function
 from latentc.ir.builder import ModuleBuilder
 
 PROCESSES = {name: cls for name, cls in load("processes").items() if issubclass(cls, Process)}
-SAMPLERS = {name: cls for name, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
+TABLES = ("flow_ddim", "shifted_ddim")  # of LFDM, whose levels no process has as a formula: projects hold their table
+SAMPLERS = {k: cls for k, cls in load("samplers").items() if issubclass(cls, ArraySampler) and k not in TABLES}
 SPACINGS = load("samplers/spacings")
 PREDICTIONS = ("noise", "x0", "velocity", "flow_velocity", "score", "scaled_score", "preconditioned")
 OTHERS = {*NOT_COEFFICIENTS, *GUIDES, *sum(DATA_PART + DATA, ())}

@@ -133,7 +133,7 @@ def sizes(value: Any) -> tuple[int, ...]:
     ("overrides", "said"),
     [
         (["data.fields.image=null"], "needs the first frame as field `image`"),
-        (["conditioning.features=null"], "no condition reads field `image`"),
+        (["conditioning.features=null"], "no condition of `main` reads field `image`"),
         (["networks.main.factor=3"], "are no multiples of 6"),
         (["networks.main.groups=3"], "3 groups do not divide"),
         (["networks.autoencoder.flow.blocks=4"], "are no multiples of 32"),

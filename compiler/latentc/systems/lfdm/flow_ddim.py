@@ -28,7 +28,7 @@ class FlowDdim(ShiftedDdim):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 4:
-            message = f"`{self.kind}` draws video [C, F, H, W], but the data has {spec.data.words}"
+            message = f"`{self.kind}` draws video [C, F, H, W], which the data is not"
             yield Problem(("kind",), message, "use `ddim`")
             return
         yield from super().problems(spec)
