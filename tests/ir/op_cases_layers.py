@@ -208,6 +208,13 @@ def grid_sample(d: Draw) -> Case:
     return Case([image, points], lambda x, grid: F.grid_sample(x, grid, **how), {"outside": outside})
 
 
+@case("reflect_pad")
+def reflect_pad(d: Draw) -> Case:
+    axes, size = d.int(1, 3), d.int(0, 2)
+    x = d.floats(d.lead(), d.int(1, 2), *(d.int(3, 4) for _ in range(axes)))
+    return Case([x], lambda x: F.pad(x, (size, size) * axes, mode="reflect"), {"size": size})
+
+
 @case("avg_pool", "max_pool")
 def pool(d: Draw, name: str) -> Case:
     axes = d.int(1, 3)

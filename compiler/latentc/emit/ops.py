@@ -173,6 +173,13 @@ def _group_norm(p: Printer, n: Node) -> Text:
     return call("F.group_norm", [x, p.size(n.attrs["groups"]), *params], eps=n.attrs["eps"])
 
 
+def _reflect_pad(p: Printer, n: Node) -> Text:
+    axes, size = n.inputs[0].type.rank - 2, n.attrs["size"]
+    sizes = size if isinstance(size, tuple | list) else (size,) * axes
+    widths = tuple(int(size) for size in reversed(sizes) for _ in range(2))
+    return call("F.pad", [p.arg(n.inputs[0]), literal(widths)], mode=literal("reflect"))
+
+
 def _resize(p: Printer, n: Node) -> Text:
     size = n.attrs["size"]
     whole = size if isinstance(size, tuple | list) else (size, size)
@@ -334,6 +341,7 @@ TORCH: dict[str, Row] = {
     "upsample_nearest": lambda p, n: call(
         "F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"])
     ),
+    "reflect_pad": _reflect_pad,
     "resize": _resize,
     "grid_sample": _grid_sample,
     "avg_pool": _pool("F.avg_pool"),

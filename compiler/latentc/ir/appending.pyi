@@ -399,6 +399,8 @@ class Appending:
     ) -> Var:
         """y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is
         exp(delta a) h + delta b x from token to token, and y is the sum of c h over N."""
+    def reflect_pad(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
+        """x with `size` more elements at both ends of every spatial axis, which mirror those inside."""
     def resize(self, x: Operand, /, *, size: int | Sequence[int], mode: str, out: str = ...) -> Var:
         """x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, bilinear with aligned corners,
         antialiased bilinear or bicubic interpolation (`mode`)."""

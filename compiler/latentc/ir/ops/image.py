@@ -141,7 +141,36 @@ def _resize_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [x]
 
 
+def _reflect_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,) = numbers(ins, attrs)
+    sizes = per_axis("size", attrs["size"], _space(x))
+    for n, size in zip(x.shape[2:], sizes, strict=True):
+        need(0 <= size < n, "cannot mirror {} elements of {}", size, x)
+    return [x.with_shape([*x.shape[:2], *(n + 2 * size for n, size in zip(x.shape[2:], sizes, strict=True))])]
+
+
+def _reflect(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    sizes = per_axis("size", attrs["size"], xs[0].ndim - 2)
+    return [np.pad(xs[0], [(0, 0), (0, 0), *((size, size) for size in sizes)], "reflect")]
+
+
+def _reflect_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,) = ins
+    for axis, size in enumerate(per_axis("size", attrs["size"], x.type.rank - 2), 2):
+        index = np.pad(np.arange(int(x.shape[axis])), int(size), "reflect")
+        x = b.take(x, b.constant(index), axis=axis)
+    return [x]
+
+
 _ROWS = [
+    Op(
+        "reflect_pad(x; size)",
+        "x with `size` more elements at both ends of every spatial axis, which mirror those inside",
+        _reflect_infer,
+        _reflect,
+        decompose=_reflect_decompose,
+        sugar=True,
+    ),
     Op(
         "resize(x; size, mode)",
         "x [B, C, H, W] with `size` rows and columns, by means over areas, bilinear, bilinear with aligned corners, "
