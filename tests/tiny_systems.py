@@ -447,6 +447,28 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
     "adc_gan": Tiny("adc_gan", GAN),
+    "pix2pixhd": Tiny(
+        "pix2pixhd",
+        (
+            "data={kind: npz, path: train.npz, fields: {x: {shape: [3, 16, 16]}, "
+            "labels: {shape: [16, 16], classes: 4}, instances: {shape: [16, 16], classes: 5}}}",
+            *under("networks.main", ("width=8", "depth=2", "blocks=1")),
+            *under("networks.discriminator", ("width=8", "depth=2")),
+            *("networks.perceptual.width=2", "networks.perceptual.pretrained=null"),
+        ),
+    ),
+    "pix2pixhd-features": Tiny(
+        "pix2pixhd",
+        (
+            "data={kind: npz, path: train.npz, fields: {x: {shape: [3, 16, 16]}, "
+            "labels: {shape: [16, 16], classes: 4}, instances: {shape: [16, 16], classes: 5}}}",
+            *under("networks.main", ("width=8", "depth=2", "blocks=1")),
+            *under("networks.discriminator", ("width=8", "depth=2")),
+            *under("networks.encoder", ("width=4", "depth=1")),
+            "networks.perceptual=null",
+        ),
+        "512-features",
+    ),
     "vae": Tiny(
         "vae",
         (
