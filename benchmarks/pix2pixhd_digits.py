@@ -3,8 +3,8 @@
     python benchmarks/pix2pixhd_digits.py [--out out/pix2pixhd] [--seeds 3] [--steps N]
 
 The maps are the means of 2 × 2 pixels of the 899 held-out digits. Judged are the mean absolute error against those
-digits, in units of the range from -1 to 1, and class accuracy and Fréchet distance by the classifier of examples/digits.
-Goal: matched features lower both error and Fréchet distance by more than the spread of the seeds. What is in the folder
+digits, in a range from -1 to 1, and class accuracy and Fréchet distance by the classifier of examples/digits. Goal:
+matched features lower both error and Fréchet distance by more than the spread of the seeds. What is in the folder
 already is not trained again.
 """
 

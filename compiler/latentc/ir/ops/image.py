@@ -143,10 +143,11 @@ def _resize_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 def _reflect_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = numbers(ins, attrs)
+    space: list[Any] = list(x.shape[2:])
     sizes = per_axis("size", attrs["size"], _space(x))
-    for n, size in zip(x.shape[2:], sizes, strict=True):
+    for n, size in zip(space, sizes, strict=True):
         need(0 <= size < n, "cannot mirror {} elements of {}", size, x)
-    return [x.with_shape([*x.shape[:2], *(n + 2 * size for n, size in zip(x.shape[2:], sizes, strict=True))])]
+    return [x.with_shape([*x.shape[:2], *(n + 2 * size for n, size in zip(space, sizes, strict=True))])]
 
 
 def _reflect(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:

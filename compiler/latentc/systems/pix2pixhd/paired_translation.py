@@ -86,7 +86,7 @@ class PairedTranslation(Objective):
                 call(b, networks[PERCEPTUAL], "forward", {}, state=x, out=" ".join(f"{of}_{i}" for i in range(5)))
                 for x, of in ((round.made, "seen_in_sample"), (round.x, "seen_in_data"))
             ]
-            depths = [_distance(b, *two, weight) for *two, weight in zip(*seen, DEPTH_WEIGHTS, strict=True)]
+            depths = [_distance(b, one, other, w) for one, other, w in zip(*seen, DEPTH_WEIGHTS, strict=True)]
             shown["perceptual"] = summed(b, "perceptual", depths)
             total.append(shown["perceptual"] * self.perceptual)
         b.output(summed(b, "loss", [shown["least_squares"], *total]), *shown.values())
