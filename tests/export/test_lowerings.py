@@ -242,6 +242,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((f32(B, 2, 3, 4), f32(B, 2, 5, 2)), op("grid_sample", outside=outside), -2, 2)
         for outside in ("zeros", "border", "reflection")
     ],
+    "reflect_pad": [((f32(B, 2, 3, 4),), op("reflect_pad", size=n), -2, 2) for n in (1, 2)],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
     **{
         name: [

@@ -25,7 +25,12 @@ from latentc.weights.rules import parse_map
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
 
 # Variants that rules are for which neither the first nor the last has.
-FURTHER = {"dimr": ("XL/2R-256-text",), "edm": ("cifar10-ve",), "sd3": ("3.5-medium", "3.5-large")}
+FURTHER = {
+    "dimr": ("XL/2R-256-text",),
+    "edm": ("cifar10-ve",),
+    "pix2pixhd": ("1024",),
+    "sd3": ("3.5-medium", "3.5-large"),
+}
 
 # Options that a map is for beside those of the variants.
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
