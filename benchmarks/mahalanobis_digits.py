@@ -1,4 +1,4 @@
-"""The Mahalanobis detector on digits: are two digits that a classifier has not seen told from the eight that it has?
+"""The Mahalanobis detector on digits: are two unseen digits distinguished from the eight seen?
 
     python benchmarks/mahalanobis_digits.py [--seeds 0 1 2 3 4]
 

@@ -1,4 +1,4 @@
-"""What multilayer perceptrons of vectors and small images share: their hidden layers, and how conditions join.
+"""Shared by multilayer perceptrons of vectors and small images: hidden layers, and how conditions join.
 
 Symbols: B batch, D numbers of a sample, C channels.
 """
@@ -75,7 +75,7 @@ class Mlp(Backbone):
     def joined(
         self, b: Builder, x: Var, entries: tuple[Entry, ...], operands: Sequence[Var], static: dict[str, Any]
     ) -> Var:
-        """x f32[B, C] and the conditions behind it, each by a layer of its own if there is a `condition_width`."""
+        """x f32[B, C] and the conditions after it, each by a layer of its own if there is a `condition_width`."""
         parts = [x]
         for entry, own in with_operands(entries, operands):
             if self.condition_width is None:

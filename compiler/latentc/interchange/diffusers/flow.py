@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 TIMESTEPS = 1000
-"""What networks multiply the time by."""
+"""The factor by which networks multiply the time."""
 _OWN = "shifted_timesteps"
 """The spacing of levels that the scheduler lays out itself, of the system `sd3`."""
 

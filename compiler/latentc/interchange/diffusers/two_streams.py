@@ -166,7 +166,7 @@ class FluxTransformer2DModel(Model):
             for name, field in part.items()
             if not name.endswith("_null")
         }
-        told = {} if config.flag("guidance_embeds") else {"conditioning": {"guidance": None}}
+        added = {} if config.flag("guidance_embeds") else {"conditioning": {"guidance": None}}
         return {
             "data": {"shape": [max(packed // 4, 1), FLUX_SIDE, FLUX_SIDE], "fields": fields},
             "backbone": {
@@ -176,7 +176,7 @@ class FluxTransformer2DModel(Model):
                 "heads": heads,
                 "positions": {"axes": axes},
             },
-            **told,
+            **added,
         }
 
     def config(self, spec: Spec) -> Data:
@@ -184,8 +184,8 @@ class FluxTransformer2DModel(Model):
         assert spec.data.shape is not None
         features, pooled = _taken(spec, net, self.NAMES[0])
         guidance: Any = net.takes(spec).get("guidance")
-        told = guidance is None or (guidance.kind, guidance.frequencies) == ("distilled_guidance", 256)
-        asked(told, "it takes the guidance scale in another way")
+        added = guidance is None or (guidance.kind, guidance.frequencies) == ("distilled_guidance", 256)
+        asked(added, "it takes the guidance scale in another way")
         asked(net.patch == 2, "FLUX's patches have 2 by 2 latents")
         positions = net.positions
         asked(positions is not None and positions.kind == "rope_axes", "its positions are not FLUX's")
