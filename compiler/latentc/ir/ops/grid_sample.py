@@ -14,7 +14,7 @@ from latentc.ir.ops.row import Array, Attrs, Op, need, shaped
 from latentc.ir.types import TensorType
 
 OUTSIDE = ("zeros", "border", "reflection")
-"""What `grid_sample` reads outside an image: zeros, the nearest pixel, or the image mirrored at its edges."""
+"""Values read by `grid_sample` outside an image: zeros, the nearest pixel, or the image mirrored at its edges."""
 
 
 def _check_outside(attrs: Attrs) -> None:

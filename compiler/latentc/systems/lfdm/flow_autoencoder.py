@@ -183,8 +183,8 @@ def _methods(parts: _Parts) -> dict[str, BlockBody]:
 
     def between(b: Builder, image: Var, other: Var, of: tuple[Var, ...], to: tuple[Var, ...]) -> tuple[Var, Var]:
         """The flow to another image, and what is seen of it."""
-        behind = b.sub("background_predictor", parts.background, image, other, out="background")
-        flow, visible = b.sub("flow_predictor", parts.flow, image, *of, *to, behind, out="flow visible")
+        backdrop = b.sub("background_predictor", parts.background, image, other, out="background")
+        flow, visible = b.sub("flow_predictor", parts.flow, image, *of, *to, backdrop, out="flow visible")
         return flow, visible
 
     @module_class("FlowAutoencoder", "flow", image="B C H W", video="B C F H W")

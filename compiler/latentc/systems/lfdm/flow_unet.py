@@ -99,7 +99,7 @@ class FlowUnet(Backbone):
 
 @cache
 def _network(config: FlowUnet, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
-    last, told, plain = len(config.multipliers) - 1, _resnet(config.groups, True), _resnet(config.groups, False)
+    last, conditioned, plain = len(config.multipliers) - 1, _resnet(config.groups, True), _resnet(config.groups, False)
 
     @module_class("FlowUNet", x="B channels F H W")
     def forward(
@@ -136,7 +136,14 @@ def _network(config: FlowUnet, time: TimeFeatures, entries: tuple[Entry, ...]) -
         def blocks(name: str, x: Var, features: Any) -> Var:
             for part in ("block1", "block2"):
                 x = b.sub(
-                    f"{name}.{part}", told, x, c, channels=x.shape[1], features=features, condition=c.shape[1], out="x"
+                    f"{name}.{part}",
+                    conditioned,
+                    x,
+                    c,
+                    channels=x.shape[1],
+                    features=features,
+                    condition=c.shape[1],
+                    out="x",
                 )
             x = b.sub(f"{name}.spatial", _spatial, x, dim=features, heads=heads, out="x")
             return attended(f"{name}.temporal", x)
@@ -148,10 +155,14 @@ def _network(config: FlowUnet, time: TimeFeatures, entries: tuple[Entry, ...]) -
             skips.append(x)
             if level < last:
                 x = _conv(b, f"down.{level}.downsample", x, x.shape[1], 4, "x", stride=(1, 2, 2), padding=(0, 1, 1))
-        x = b.sub("middle.block1", told, x, c, channels=x.shape[1], features=x.shape[1], condition=c.shape[1], out="x")
+        x = b.sub(
+            "middle.block1", conditioned, x, c, channels=x.shape[1], features=x.shape[1], condition=c.shape[1], out="x"
+        )
         x = b.sub("middle.spatial", _pixels, x, dim=x.shape[1], heads=heads, out="x")
         x = attended("middle.temporal", x)
-        x = b.sub("middle.block2", told, x, c, channels=x.shape[1], features=x.shape[1], condition=c.shape[1], out="x")
+        x = b.sub(
+            "middle.block2", conditioned, x, c, channels=x.shape[1], features=x.shape[1], condition=c.shape[1], out="x"
+        )
         for i, level in enumerate(range(last, -1, -1)):
             x = b.concat(x, skips.pop(), axis=1, out="x")
             x = blocks(f"up.{i}", x, width * (config.multipliers[level - 1] if level else 1))
@@ -177,14 +188,16 @@ def _in_every_frame(b: Builder, x: Var, frames: int) -> Var:
 
 
 @cache
-def _resnet(groups: int, told: bool) -> BlockBody:
+def _resnet(groups: int, conditioned: bool) -> BlockBody:
     @module_class(
-        "ResnetBlock" if told else "PlainResnetBlock", x="B channels F H W", **({"c": "B condition"} if told else {})
+        "ResnetBlock" if conditioned else "PlainResnetBlock",
+        x="B channels F H W",
+        **({"c": "B condition"} if conditioned else {}),
     )
     def forward(b: Builder, x: Var, *c: Var, channels: int, features: int, **condition: int) -> Var:
         """A residual block of each frame."""
         h = _normed(b, "norm_1", _conv(b, "conv_1", x, features, 3), groups)
-        if told:
+        if conditioned:
             scale, shift = b.split(b.dense("mlp", c[0], 2 * features), axis=1, sizes=(features,) * 2, out="scale shift")
             scale, shift = (b.reshape(v, shape=(x.shape[0], features, 1, 1, 1)) for v in (scale, shift))
             h = h * (scale + 1.0) + shift

@@ -129,8 +129,10 @@ def flow_predictor(regions: int, width: int, most: int, count: int, factor: int)
         heat = b.pad(heat, axis=1, before=1, after=0, value=0.0, out="heat")  # the background has no region
         moved = _moved(b, places, here, affine, there, to_affine)
         a = entries(b, background, "a00 a01 a02 a10 a11 a12")
-        behind = [a[3 * i] * places[0] + a[3 * i + 1] * places[1] + a[3 * i + 2] for i in range(2)]
-        motions = [b.concat(*pair, axis=1, out=n) for n, *pair in zip(("move_x", "move_y"), behind, moved, strict=True)]
+        backdrop = [a[3 * i] * places[0] + a[3 * i + 1] * places[1] + a[3 * i + 2] for i in range(2)]
+        motions = [
+            b.concat(*pair, axis=1, out=n) for n, *pair in zip(("move_x", "move_y"), backdrop, moved, strict=True)
+        ]
         grids = [b.reshape(m, shape=(batch * every, rows, columns, 1)) for m in motions]
         images = b.broadcast_to(
             b.reshape(x, shape=(batch, 1, channels, rows, columns)), shape=(batch, every, channels, rows, columns)
