@@ -58,6 +58,8 @@ LIMITS = {
     "`_private` modules with one importer": 0,
     "classes in edm's model.py": 5,
     "lines of dit's project": 3_000,
+    "papers that do not run": 0,
+    "papers without recorded results": 31,
 }
 """The largest value that each figure should have."""
 
@@ -506,6 +508,28 @@ def figures() -> Iterator[tuple[str, int]]:
     yield "`_private` modules with one importer", len(lonely())
     yield "classes in edm's model.py", edm_classes()
     yield "lines of dit's project", sum(text.count("\n") for text in emitted("dit").values())
+    found = papers()
+    yield "papers that do not run", sum(not rows for rows, _ in found.values())
+    yield "papers without recorded results", sum(not recordings for _, recordings in found.values())
+
+
+def papers() -> dict[str, tuple[int, int]]:
+    """{paper that latentc sets out to cover: (systems and techniques of it, recorded results of its authors' code)}."""
+    import systems_page
+
+    every = {
+        title: (rows, [systems_page.numbers_of(row) for row in rows]) for title, rows in systems_page.papers().items()
+    }
+    return {
+        title: (len(rows), len({name for names in found for name in names})) for title, (rows, found) in every.items()
+    }
+
+
+def _counted() -> list[str]:
+    found = papers()
+    run, recorded = (sum(bool(counts[i]) for counts in found.values()) for i in (0, 1))
+    own = [f"{title}: rows {rows}, recorded results {recordings}" for title, (rows, recordings) in found.items()]
+    return [*own, f"{len(found)} papers: {run} run, {recorded} of them with recorded results"]
 
 
 LISTS: dict[str, Callable[[], Collection[str]]] = {
@@ -519,6 +543,7 @@ LISTS: dict[str, Callable[[], Collection[str]]] = {
     "rooms": lambda: [f"{count} {room}" for room, count in rooms().items()],
     "circles": lambda: [" > ".join(circle) for circle in circles()],
     "private": lambda: [f"{name}: {importer}" for name, importer in lonely().items()],
+    "papers": _counted,
 }
 
 

@@ -38,8 +38,9 @@ losses within 1e-5 of the largest value, samplers with recorded noise within 1e-
 why (`tests/parity`). The oracle differs by at most 4 times the rounding error of the authors' own float32 code. Weights
 are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The source of each parameter count is in
 `tests/test_parameter_counts.py`: the authors' class where available. Each measurement names the command that repeats
-it; a comparison that one seed shows, or that is smaller than the spread of seeds, is within noise. These pages are
-generated from the specs, the tests and [systems.yaml](systems.yaml).
+it; a comparison that one seed shows, or that is smaller than the spread of seeds, is within noise. `make map` counts the
+papers with recorded results among those that latentc sets out to cover. These pages are generated from the specs, the
+tests and [systems.yaml](systems.yaml).
 """
 
 PAGE = "[Systems](../systems.md). Generated from the spec, the tests and `docs/systems.yaml`."
@@ -56,6 +57,24 @@ def notes() -> dict[str, Any]:
 def published() -> dict[str, Path]:
     """The specs of published systems by name."""
     return {name: path for name, path in shipped.shipped_specs().items() if path.parent.name != EXAMPLES}
+
+
+@cache
+def source_of(name: str) -> str:
+    """The paper of a spec."""
+    return load_spec(name).source or ""
+
+
+def papers() -> dict[str, list[Mapping[str, Any]]]:
+    """{paper that latentc sets out to cover: the rows of systems and techniques that cite it}."""
+    given = notes()
+    cited = [(source_of(name), note) for name, note in given["systems"].items()]
+    cited += [(note["paper"], note) for note in given["techniques"].values()]
+    return {title: [n for text, n in cited if _cites(text, paper)] for paper, title in given["papers"].items()}
+
+
+def _cites(text: str, paper: str) -> bool:
+    return re.search(rf"{re.escape(paper)}(?!\w)", text) is not None
 
 
 def numbers_of(note: Mapping[str, Any]) -> list[str]:
@@ -189,10 +208,9 @@ def _anchor(title: str) -> str:
 
 
 def _page(name: str, path: Path, note: Mapping[str, Any]) -> str:
-    spec = load_spec(name)
     file = path.relative_to(ROOT)
     lines = [f"# {note['title']}", "", f"{PAGE} Spec: [{file}](../../{file}).", ""]
-    lines += [f"Paper: {_source(spec.source)}", ""] if spec.source else []
+    lines += [f"Paper: {_source(source_of(name))}", ""] if source_of(name) else []
     lines += _body(note, _totals(name))
     entries = json.loads((ROOT / "docs" / "verified.json").read_text(encoding="utf-8"))["systems"]
     if tiny := {key: entry for key, entry in entries.items() if entry["spec"] == name}:

@@ -111,5 +111,21 @@ def test_every_recorded_number_belongs_to_a_system():
     assert [name for name in claimed if name.partition(".")[0] not in words] == []
 
 
+def test_every_row_names_what_it_is_compared_with():
+    """A sentence alone is no evidence: recorded results of the authors' code, or tests with a reference of our own."""
+    notes = systems_page.notes()
+    rows = notes["systems"] | notes["techniques"]
+    assert [title for title, row in rows.items() if not (row.get("reference") or systems_page.numbers_of(row))] == []
+    assert {title for title, row in rows.items() if row.get("numbers") and not systems_page.numbers_of(row)} == set()
+
+
+def test_papers_are_counted_by_what_cites_them():
+    of = systems_page.papers()
+    assert len(of) == len(systems_page.notes()["papers"]), "two papers have one title"
+    titles = {title: [row.get("title") for row in rows] for title, rows in of.items()}
+    assert titles["DiT"] and None in titles["CADS"] and "T-Stitch" in titles["T-Stitch"]
+    assert "EDM2" not in titles["EDM"] and "MaskGIT's and MAGE's tokenizer" not in titles["DiT"]
+
+
 def test_the_api_page_is_made_from_the_code(golden):
     golden("../../docs/api.md", api_page.page())

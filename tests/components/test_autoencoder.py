@@ -251,6 +251,37 @@ def test_latents_with_further_noise(variational: bool) -> None:
     np.testing.assert_array_equal(penalty, before)
 
 
+def test_givts_autoencoder_is_maskgits_around_normal_latents() -> None:
+    """Encoder and decoder are those of `vq_maskgit`, which is compared with recorded results; the rest is in numpy."""
+    sizes = ["backbone.width=32", "backbone.multipliers=[1, 1]", "backbone.blocks=1", "backbone.decoder_blocks=1"]
+    lowered = lower(load_spec("givt_vae", "beta-1e-5", ["data.fields.x.shape=[3, 8, 8]", *sizes]))
+    codes = [*sizes, "data.shape=[3, 8, 8]", "backbone.bottleneck.channels=16", "backbone.bottleneck.size=4"]
+    tokens = lower(load_spec("vq_maskgit", None, codes))
+    rng = np.random.default_rng(0)
+    own, other = (network_params(each, each.networks["main"]) for each in (lowered, tokens))
+    weights = random_weights(own, rng, 0.2)
+    assert other.keys() - own.keys() == {"codebook.weight"} and not own.keys() - other.keys()
+    differing = {name for name in own if own[name].type.shape != other[name].type.shape}
+    assert differing == {"encoder.conv_out.weight", "encoder.conv_out.bias"}  # of the log variances as well
+    x, noise = rng.uniform(0, 1, (2, 3, 8, 8)), rng.standard_normal((2, 16, 4, 4))
+    oracle, codebook = Interpreter(lowered.module, weights), rng.standard_normal((4, 16))
+    of_codes = {**weights, "codebook.weight": codebook, **{name: weights[name][:16] for name in differing}}
+    with_codes = Interpreter(tokens.module, of_codes)
+    (h,) = oracle.run("main.encode", x)
+    mean, log_variance = h[:, :16], h[:, 16:]
+    (nearest,) = with_codes.run("main.encode", x)
+    distances = ((mean[:, None] - codebook[:, :, None, None]) ** 2).sum(2)
+    np.testing.assert_array_equal(nearest.reshape(2, 4, 4), distances.argmin(1))
+    z = codebook[nearest].reshape(2, 4, 4, 16).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(oracle.run("main.decode", z)[0], with_codes.run("main.decode", nearest)[0], rtol=1e-9)
+    (made,) = oracle.run("main.decode", mean + np.exp(log_variance / 2) * noise)
+    kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum((1, 2, 3))
+    wanted = ((made - x) ** 2).mean() + 1e-5 * kl.mean()
+    whole = Interpreter(lowered.module, {f"main.{name}": array for name, array in weights.items()})
+    (loss, *_) = whole.run("loss", *({"x": x, "noise": noise}[v.name] for v in lowered.module.entry("loss").inputs))
+    np.testing.assert_allclose(loss, wanted, rtol=1e-9)
+
+
 def test_starflows_decoder_learns_alone_from_noisy_latents() -> None:
     spec = load_spec("sd_vae", "noisy", ["backbone.width=32", "networks.discriminator.width=32"])
     frozen = spec.networks["main"].frozen_weights  # type: ignore[attr-defined]

@@ -221,6 +221,52 @@ def test_the_loss_of_d_jepa_adds_predicted_features() -> None:
     np.testing.assert_allclose(values["loss"], values["base"] + values["prediction"], rtol=1e-6)
 
 
+def respaced(steps: list[int]) -> list[tuple[float, float]]:
+    """(beta, product of 1 - beta) of a cosine schedule of 1000 steps that visits only these."""
+    times = np.arange(1001) / 1000
+    signal = np.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+    products = np.cumprod(1 - np.minimum(1 - signal[1:] / signal[:-1], 0.999))[steps]
+    return list(zip(1 - products / np.concatenate([[1.0], products[:-1]]), products, strict=True))
+
+
+def test_the_sampler_of_d_jepa() -> None:
+    """Sets of tokens in a random order, each token by three ancestral steps whose variance the head predicts."""
+    lowered, oracle, w = system(
+        "d_jepa", *SIZES, "data.classes=5", *("sampler.steps=3", "sampler.diffusion.respacing='3'")
+    )
+    main, head, scale, null, steps = Reference(w), Reference(w, "head"), 2.5, 5, [0, 500, 999]
+    labels, counts, schedule = (1, 3), torch.ones(R, dtype=torch.bool), respaced(steps)
+    start, noise = RNG.standard_normal((B, T, C)), RNG.standard_normal((B, 3, T, C))
+    given = {"y": np.array(labels), "scale": np.full(B, scale), "order": ORDER, "x": start, "noise": noise}
+    names = [value.name for value in lowered.module.entry("sample.3").inputs]
+    (found,) = oracle.run("sample.3", *(given[name] for name in names))
+    for i in range(B):
+        made, left = torch.zeros(T, C, dtype=torch.float64), T
+        for step in range(3):
+            after = math.floor(T * math.cos(math.pi / 2 * (step + 1) / 3)) if step < 2 else 0
+            mask = torch.zeros(T, dtype=torch.bool)
+            mask[ORDER[i, :left]] = True
+            places = ORDER[i, after:left]
+            told, free = (main.features(made, main.of_label(y), mask, counts, None)[places] for y in (labels[i], null))
+            weight = 1 + (scale - 1) * (T - max(after, 1)) / T
+            x = torch.from_numpy(start[i, after:left])
+            for k, at in reversed(list(enumerate(steps))):
+                (beta, product), before = schedule[k], schedule[k - 1][1] if k else 1.0
+                t = torch.full((len(places),), float(at), dtype=torch.float64)
+                (with_class, share), without = head.velocity(x, t, told).split(C, -1), head.velocity(x, t, free)[:, :C]
+                guess = without + weight * (with_class - without)
+                data = (x - math.sqrt(1 - product) * guess) / math.sqrt(product)
+                kept, added = math.sqrt(1 - beta) * (1 - before), math.sqrt(before) * beta
+                x = (added * data + kept * x) / (1 - product)
+                if k:
+                    small = beta * (1 - before) / (1 - product)
+                    share = (share + 1) / 2
+                    std = torch.exp((share * math.log(beta) + (1 - share) * math.log(small)) / 2)
+                    x = x + 0.98 * std * torch.from_numpy(noise[i, len(steps) - 1 - k, after:left])
+            made[places], left = x, after
+        np.testing.assert_allclose(found[i].reshape(C, T).T, made, rtol=0, atol=1e-8 * float(made.abs().max()))
+
+
 def test_the_loss_of_d_jepa_t2i() -> None:
     lowered, oracle, w = system("d_jepa_t2i", *CAPTIONS)
     main, target, head, turn = Reference(w), Reference(w, "target"), Reference(w, "head"), turns()

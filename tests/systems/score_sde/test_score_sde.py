@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from random_weights import weights_of
+from tiny_systems import SYSTEMS
 
 from latentc.checkpoint import name_map, network_params, network_types, symbols
 from latentc.components import load
@@ -56,8 +58,18 @@ def sde(kind: str, t: float) -> tuple[float, float]:
     return -0.5 * beta, math.sqrt(g2)
 
 
-def reference(kind: str, predictor: str, corrector: str, flow: bool, x: Array, z: Array, told: Any) -> Array:
-    count, eps, snr, noise = 30, 1e-5 if kind == "ve" else 1e-3, 0.16, list(z)
+def reference(
+    kind: str,
+    predictor: str,
+    corrector: str,
+    flow: bool,
+    x: Array,
+    z: Array,
+    told: Any,
+    score: Callable[[Array, float], Array] = score,
+    count: int = 30,
+) -> Array:
+    eps, snr, noise = 1e-5 if kind == "ve" else 1e-3, 0.16, list(z)
     betas = np.linspace(0.1 / count, 20 / count, count)
     sigmas = np.exp(np.linspace(math.log(0.01), math.log(50), count))
     x = x * (50 if kind == "ve" else 1)
@@ -113,6 +125,42 @@ def test_predictors_and_correctors(kind: str, predictor: str, flow: bool, correc
     found = run(sampler.table(at), score, x, z)  # type: ignore[attr-defined]
     wanted = reference(kind, predictor, corrector, flow, x, z, lambda t: float(at.process.point(t).time))
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_the_classifier_guides_predictor_and_corrector() -> None:
+    """As the authors' sampler of classes: both see the score plus the gradient of log p(class | x, t)."""
+    tiny = SYSTEMS["score_sde_guided"]
+    spec: Any = load_spec(
+        tiny.spec, tiny.variant, [*tiny.sizes, "data.fields.x.shape=[1, 4, 4]", "sampler.norms=sample"]
+    )
+    lowered, rng = lower(spec), np.random.default_rng(0)
+    oracle = Interpreter(lowered.module, weights_of(lowered, 0.2, rng))
+    y, scale = np.array([3, 8]), np.array([2.0, 0.5])
+    x, z = rng.standard_normal((2, 1, 4, 4)), rng.standard_normal((6, 2, 1, 4, 4))
+    directions, step = np.eye(16).reshape(16, 1, 4, 4), 1e-5
+
+    def log_p(x: Array, time: float, label: int) -> Array:
+        (logits,) = oracle.run("classifier.forward", x, np.full(len(x), time), prefix="classifier")
+        return np.asarray(logits[:, label] - np.log(np.exp(logits).sum(1)))
+
+    def guided(x: Array, t: float) -> Array:
+        point = spec.objective.process.point(t)
+        time, sigma = float(point.time), float(point.sigma)
+        (out,) = oracle.run("main.forward", x, np.full(2, time), prefix="main")
+        ends = [
+            [log_p(one + way * sigma * directions, time, k) for way in (step, -step)]
+            for one, k in zip(x, y, strict=True)
+        ]
+        slopes = [(up - down).reshape(x[0].shape) / (2 * step * sigma) for up, down in ends]
+        return np.asarray(out / sigma + scale[:, None, None, None] * slopes)
+
+    names = [value.name for value in lowered.module.entry("sample.3").inputs]
+    given = {"x": x, "y": y, "classifier_scale": scale, "noise": z}
+    (found,) = oracle.run("sample.3", *(given[name] for name in names))
+    wanted = reference("ve", "reverse_diffusion", "langevin", False, x, z, lambda t: t, guided, 3)
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+    (unguided,) = oracle.run("sample.3", *({**given, "classifier_scale": 0 * scale}[name] for name in names))
+    assert np.abs(found - unguided).max() > 1e-3 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(("method", "order"), [("rk4", 4), ("dopri5", 5)])

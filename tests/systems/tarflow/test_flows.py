@@ -219,6 +219,31 @@ def test_starflows_rms_norms_are_stored_as_offsets_from_one(norm: str, offset: f
     np.testing.assert_allclose(found, own["blocks.1.attn_blocks.0.norm2.weight"] - offset, rtol=1e-5)
 
 
+def test_starflows_class_is_a_text_of_one_token() -> None:
+    """The features of the token are the class one-hot, as in the authors' map of classes; of no class they are zero.
+
+    The model of texts is compared with recorded results of the authors' code.
+    """
+    sizes = ["data.shape=[2, 4, 4]", "data.first_stage=null", "backbone.width=16", "backbone.block.mixer.heads=2"]
+    sizes += ["backbone.flows=2", "backbone.depths=[1, 2]", "backbone.positions.pairs=2"]
+    classes = lower(load_spec("starflow_class", None, [*sizes, "data.classes=5", "data.class_names=null"]))
+    texts = ["data.fields.text.shape=[1, 5]", "data.fields.text_mask.shape=[1]", "sampler.guidance.scale=2.5"]
+    told = lower(load_spec("starflow", None, [*sizes, *texts]))
+    weights = random_weights(classes, std=0.3)
+    weights["blocks.1.class_embed.weight"][5:] = 0  # of no class
+    types = network_params(told, told.networks["main"])
+    named = {"blocks.1.text_embed.weight": weights["blocks.1.class_embed.weight"][:5].T}
+    named["blocks.1.text_embed.bias"] = weights["blocks.1.class_embed.bias"]
+    as_texts = {name: named.get(name, weights.get(name)) for name in types}
+    y, rng = np.array([1, 4]), np.random.default_rng(0)
+    text = {"text": np.eye(5)[y][:, None], "text_mask": np.ones((2, 1), bool)}
+    given = {"z": rng.standard_normal((2, 16, 2)), "x": rng.standard_normal((2, 2, 4, 4)), "scale": np.full(2, 2.5)}
+    for entry in ("sample.16", "log_likelihood"):
+        (found, *_) = interpreter(classes, weights).run(entry, *_ordered(classes, entry, {**given, "y": y}))
+        (wanted, *_) = interpreter(told, as_texts).run(entry, *_ordered(told, entry, {**given, **text}))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+
+
 def test_log_determinant_is_that_of_the_jacobian() -> None:
     lowered = lowered_flow("data={kind: npz, path: a.npz, shape: [1, 4, 4], classes: 10}", PLAIN)
     oracle = interpreter(lowered, random_weights(lowered), prefix="")
