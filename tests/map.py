@@ -517,12 +517,11 @@ def papers() -> dict[str, tuple[int, int]]:
     """{paper that latentc sets out to cover: (systems and techniques of it, recorded results of its authors' code)}."""
     import systems_page
 
-    every = {
-        title: (rows, [systems_page.numbers_of(row) for row in rows]) for title, rows in systems_page.papers().items()
-    }
-    return {
-        title: (len(rows), len({name for names in found for name in names})) for title, (rows, found) in every.items()
-    }
+    found = {}
+    for title, rows in systems_page.papers().items():
+        recorded = {name for row in rows for name in systems_page.numbers_of(row)}
+        found[title] = (len(rows), len(recorded))
+    return found
 
 
 def _counted() -> list[str]:

@@ -38,9 +38,9 @@ losses within 1e-5 of the largest value, samplers with recorded noise within 1e-
 why (`tests/parity`). The oracle differs by at most 4 times the rounding error of the authors' own float32 code. Weights
 are mapped both ways by name (`tests/parity`, `tests/test_parity.py`). The source of each parameter count is in
 `tests/test_parameter_counts.py`: the authors' class where available. Each measurement names the command that repeats
-it; a comparison that one seed shows, or that is smaller than the spread of seeds, is within noise. `make map` counts the
-papers with recorded results among those that latentc sets out to cover. These pages are generated from the specs, the
-tests and [systems.yaml](systems.yaml).
+it; a comparison that one seed shows, or that is smaller than the spread of seeds, is within noise. `make map` counts
+the papers with recorded results among those that latentc sets out to cover. These pages are generated from the specs,
+the tests and [systems.yaml](systems.yaml).
 """
 
 PAGE = "[Systems](../systems.md). Generated from the spec, the tests and `docs/systems.yaml`."
