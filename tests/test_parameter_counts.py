@@ -732,6 +732,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("256-tiny", "main"): 86_980_368,
         },
     ),
+    "cyclegan": (
+        "junyanz/pytorch-CycleGAN-and-pix2pix; counted on its layers written out in PyTorch",
+        {
+            ("256", "main"): 11_378_179,  # 11.378 M
+            ("128", "main"): 7_837_699,  # 7.838 M
+            ("256", "discriminator"): 2_764_737,  # 2.765 M
+        },
+    ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "pixelflow_t2i": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 882_122_160 + 2048}),  # README: 882 M
     "sd_vae": (

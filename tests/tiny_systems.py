@@ -469,6 +469,17 @@ SYSTEMS: dict[str, Tiny] = {
         ),
         "512-features",
     ),
+    "cyclegan": Tiny(
+        "cyclegan",
+        (
+            "data={kind: unpaired_digits}",
+            *under("networks.main", ("width=4", "depth=1", "blocks=1")),
+            *under("networks.reverse", ("width=4", "depth=1", "blocks=1")),
+            *under("networks.discriminator", ("width=4", "depth=1")),
+            *under("networks.reverse_discriminator", ("width=4", "depth=1")),
+            "networks.pool.size=4",
+        ),
+    ),
     "vae": Tiny(
         "vae",
         (

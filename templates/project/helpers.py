@@ -170,6 +170,21 @@ def noted(x: Tensor, history: Tensor, counts: Tensor, index: Tensor, training: b
     return x
 
 
+def exchanged(x: Tensor, memory: Tensor, place: Tensor, training: bool) -> Tensor:
+    """Rows of memory at places [B], and rows of x [B, ...] at places below 0.
+
+    In training each row of x is then stored at its place, one after another.
+    """
+    found = x.clone()
+    with torch.no_grad():
+        for row, at in enumerate(place.tolist()):
+            if at >= 0:
+                found[row] = memory[at]
+                if training:
+                    memory[at] = x[row]
+    return found
+
+
 def running_mean(x: Tensor, mean: Tensor, training: bool, momentum: float) -> Tensor:
     """The mean of earlier x [B, ...], over the batch or, if it is [1], over all axes.
 

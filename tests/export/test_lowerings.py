@@ -201,6 +201,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((f32(B, 2, 2), f32(B, 2, 2), f32(B)), op("posterior_mean", extra=3.0), 0.1, 1),
     ],
     "noted": [((f32(B), f32(5), f32(5), i64(B)), op("noted", momentum=0.9), 0, 4)],
+    "exchanged": [((f32(B, 2, 3), f32(4, 2, 3), i64(B)), op("exchanged"), 0, 4)],
     "running_mean": [((f32(B, 3), f32(1)), op("running_mean", momentum=0.9), -2, 2)],
     "set_from_data": [((f32(3), f32(3), f32(1)), op("set_from_data"), -2, 2)],
     "training_passes": [((f32(1),), op("training_passes", otherwise=7.0), 0.1, 1)],
@@ -322,7 +323,7 @@ def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
         *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
-        *("noted", "posterior_mean", "running_mean", "set_from_data", "training_passes", "weight_norm"),
+        *("exchanged", "noted", "posterior_mean", "running_mean", "set_from_data", "training_passes", "weight_norm"),
     }
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert", "grid_sample"}
     assert missing_lowerings(18) == missing_lowerings() | older

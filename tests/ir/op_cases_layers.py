@@ -349,6 +349,19 @@ def noted(d: Draw) -> Case:
     return Case(operands, lambda x, history, counts, index: x, {"momentum": 0.9})
 
 
+@case("exchanged")
+def exchanged(d: Draw) -> Case:
+    shape, count = d.shape(), d.int(1, 4)
+    shape = shape or (d.lead(),)
+    place = d.operand((shape[0],), lambda s: d.rng.integers(-1, count, s), "i64")
+    operands = [d.floats(*shape), d.floats(count, *shape[1:]), place]
+
+    def reference(x: Any, memory: Any, place: Any) -> Any:
+        return torch.stack([row if at < 0 else memory[at] for row, at in zip(x, place, strict=True)])
+
+    return Case(operands, reference)
+
+
 @case("running_mean")
 def running_mean(d: Draw) -> Case:
     shape = d.shape()

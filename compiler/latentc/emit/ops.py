@@ -367,6 +367,7 @@ TORCH: dict[str, Row] = {
         training=Text(p.training),
         momentum=n.attrs["momentum"],
     ),
+    "exchanged": _helper("exchanged", training="last"),
     "noted": _helper("noted", "momentum", training="keyword"),
     "running_mean": _helper("running_mean", "momentum", training="keyword"),
     "set_from_data": _helper("set_from_data", training="last"),

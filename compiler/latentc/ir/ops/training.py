@@ -34,6 +34,26 @@ def _mean_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Map
     return [mean], {1: attrs["momentum"] * mean + (1 - attrs["momentum"]) * (x.mean() if of_all else x.mean(0))}
 
 
+def _exchanged(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, memory, place = xs
+    there = (place >= 0).reshape(-1, *[1] * (x.ndim - 1))
+    return [np.where(there, memory[np.maximum(place, 0)], x)]
+
+
+def _exchanged_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
+    found, kept = xs[0].copy(), xs[1].copy()
+    for row, at in enumerate(xs[2]):
+        if at >= 0:
+            found[row], kept[at] = kept[at], xs[0][row]
+    return [found], {1: kept}
+
+
+def _exchanged_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    x, memory, place = ins
+    there = b.reshape(b.greater(place, -1), shape=(x.shape[0], *(1,) * (x.type.rank - 1)))
+    return [b.where(there, b.take(memory, b.maximum(place, 0), axis=0), x)]
+
+
 def _set_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
     kept = xs[0] if xs[2][0] else xs[1]
     return [kept], {0: kept}
@@ -150,6 +170,18 @@ _ROWS = [
         decompose=lambda b, ins, attrs: [ins[0]],
         source="Nichol & Dhariwal 2021, section 3.3; Gu et al. 2022, arXiv:2111.14822",
         train=_noted_train,
+    ),
+    Op(
+        "exchanged(x, memory, place)",
+        "rows of memory [N, ...] at places [B], and rows of x [B, ...] at places below 0; in training each row of x is "
+        "then stored at its place, one after another",
+        shaped("x [B, *n]", "memory [N, *n]", "i64 place [B]"),
+        _exchanged,
+        flops=0,
+        decompose=_exchanged_decompose,
+        source="past samples: Shrivastava et al. 2017, arXiv:1612.07828, section 2.3",
+        train=_exchanged_train,
+        differentiable=False,
     ),
     Op(
         "running_mean(x, mean; momentum)",
