@@ -4,9 +4,9 @@
 
 Threes are translated by an engine, and back by another one. Judged are class accuracy of the translations by the
 classifier of examples/digits; the mean absolute error of threes that went there and back, in a range from -1 to 1; and
-the share of translations whose nearest three, by absolute difference, is their own. Goal: the cycle lowers the error and
-raises the share by more than the spread of the seeds, at an accuracy of at least 0.9. What is in the folder already is
-not trained again.
+the share of translations whose nearest three, by absolute difference, is their own. Goal: the cycle lowers the error
+and raises the share by more than the spread of the seeds, at an accuracy of at least 0.9. What is in the folder already
+is not trained again.
 """
 
 from __future__ import annotations

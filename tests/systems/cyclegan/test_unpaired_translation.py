@@ -1,4 +1,4 @@
-"""CycleGAN beside a computation written out in PyTorch, under the names of the authors' checkpoints; its data and pool."""
+"""CycleGAN beside a computation written out in PyTorch, under the names of authors' checkpoints; its data and pool."""
 
 from __future__ import annotations
 

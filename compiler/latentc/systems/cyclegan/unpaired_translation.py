@@ -23,7 +23,7 @@ REVERSE, REVERSE_DISCRIMINATOR, POOL = "reverse", "reverse_discriminator", "pool
 
 
 class UnpairedTranslation(Objective):
-    """Least squares against two discriminators, and images that come back (CycleGAN, Zhu et al. 2017, arXiv:1703.10593).
+    """Least squares against two discriminators, and a cycle (CycleGAN, Zhu et al. 2017, arXiv:1703.10593).
 
     `main` makes images like the data's of an image of another set, its condition, and `reverse` the other way;
     `discriminator` judges the samples of `main`, `reverse_discriminator` those of `reverse`. A network `pool`, if there
