@@ -1,6 +1,6 @@
 """Two sets of images without pairs, as the fields `x` (the target) and `image` (the source)."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -30,8 +30,3 @@ class Unpaired:
         count = self.source.size
         other = np.asarray(index) % count if rng is None else rng.integers(count, size=len(index))
         return {"x": self.target.rows(index, rng)["x"], "image": self.source.rows(other, rng)["x"]}
-
-
-def as_x(settings: dict[str, Any], field: str) -> dict[str, Any]:
-    """The settings with one field alone, as `x`."""
-    return {**settings, "classes": 0, "fields": {"x": settings["fields"][field]}}

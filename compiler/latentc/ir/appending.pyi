@@ -452,6 +452,9 @@ class Appending:
     ) -> Var:
         """x [B]; in training the history [S] moves at each index [B] towards the square of x, by the fraction 1 -
         momentum, and the counts [S] there rise by 1."""
+    def exchanged(self, x: Operand, memory: Operand, place: Operand, /, *, out: str = ...) -> Var:
+        """rows of memory [N, ...] at places [B], and rows of x [B, ...] at places below 0; in training each row of x is
+        then stored at its place, one after another."""
     def running_mean(self, x: Operand, mean: Operand, /, *, momentum: float, out: str = ...) -> Var:
         """the mean [1] of earlier x [B, ...], or [...], that over the batch; in training it then moves towards that of
         x by the fraction 1 - momentum."""
