@@ -70,10 +70,11 @@ def main() -> int:
             print(name, seed, found[name][-1], flush=True)
     for name, rows in found.items():
         print(f"{name}: {', '.join(f'{key} {spread([row[key] for row in rows])}' for key in rows[0])}")
-    alone, _, whole = found.values()
+    *others, whole = found.values()
+    without = [row for rows in others for row in rows]
     print(verdict("accuracy", [row["accuracy"] for row in whole], 0.9, ""))
-    print(verdict("error", [row["error"] for row in whole], min(row["error"] for row in alone), "", least=False))
-    print(verdict("own", [row["own"] for row in whole], max(row["own"] for row in alone), ""))
+    print(verdict("error", [row["error"] for row in whole], min(row["error"] for row in without), "", least=False))
+    print(verdict("own", [row["own"] for row in whole], max(row["own"] for row in without), ""))
     return 0
 
 
