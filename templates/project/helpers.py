@@ -175,14 +175,13 @@ def exchanged(x: Tensor, memory: Tensor, place: Tensor, training: bool) -> Tenso
 
     In training each row of x is then stored at its place, one after another.
     """
-    found = x.clone()
-    with torch.no_grad():
-        for row, at in enumerate(place.tolist()):
-            if at >= 0:
-                found[row] = memory[at]
-                if training:
-                    memory[at] = x[row]
-    return found
+    past = x.detach().clone()
+    for row, at in enumerate(place.tolist()):
+        if at >= 0:
+            past[row] = memory[at]
+            if training:
+                memory[at] = x[row].detach()
+    return torch.where((place >= 0).view(-1, *[1] * (x.ndim - 1)), past, x)
 
 
 def running_mean(x: Tensor, mean: Tensor, training: bool, momentum: float) -> Tensor:

@@ -48,10 +48,21 @@ def _exchanged_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array]
     return [found], {1: kept}
 
 
+def _is_exchanged(b: Any, x: Any, place: Any) -> Any:
+    """bool[B, 1, ...]: whether a row has a place."""
+    return b.reshape(b.greater(place, -1), shape=(x.shape[0], *(1,) * (x.type.rank - 1)))
+
+
 def _exchanged_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     x, memory, place = ins
-    there = b.reshape(b.greater(place, -1), shape=(x.shape[0], *(1,) * (x.type.rank - 1)))
-    return [b.where(there, b.take(memory, b.maximum(place, 0), axis=0), x)]
+    return [b.where(_is_exchanged(b, x, place), b.take(memory, b.maximum(place, 0), axis=0), x)]
+
+
+def _exchanged_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    (x, memory, place), (grad,) = ins, grads
+    there, none = _is_exchanged(b, x, place), b.fill_like(grad, 0.0)
+    of_memory = b.scatter_add(b.fill_like(memory, 0.0), b.maximum(place, 0), b.where(there, grad, none), axis=0)
+    return [b.where(there, none, grad), of_memory, None]
 
 
 def _set_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
@@ -177,11 +188,11 @@ _ROWS = [
         "then stored at its place, one after another",
         shaped("x [B, *n]", "memory [N, *n]", "i64 place [B]"),
         _exchanged,
+        _exchanged_vjp,
         flops=0,
         decompose=_exchanged_decompose,
         source="past samples: Shrivastava et al. 2017, arXiv:1612.07828, section 2.3",
         train=_exchanged_train,
-        differentiable=False,
     ),
     Op(
         "running_mean(x, mean; momentum)",
