@@ -109,14 +109,13 @@ class UnpairedTranslation(Objective):
                 Draw(port.name, port.distribution or "uniform", {} if port.values is None else {"high": port.values})
                 for port in ports
             )
-        parts, losses = dict[str, Var](), []
+        parts = dict[str, Var]()
         judged = ((DISCRIMINATOR, sets.x, made[0]), (REVERSE_DISCRIMINATOR, sets.source, made[1]))
         for (name, real, fake), prefix in zip(judged, ("", "source_"), strict=True):
             of_data, of_samples = sets.score(name, real, "data"), sets.score(name, fake, "samples")
             parts[f"{prefix}of_data"] = mean(b, (of_data - 1.0) * (of_data - 1.0), f"{prefix}of_data")
             parts[f"{prefix}of_samples"] = mean(b, of_samples * of_samples, f"{prefix}of_samples")
-        losses = summed(b, "total", list(parts.values()))
-        b.output(b.mul(losses, 0.5, out="loss"), *parts.values())
+        b.output(b.mul(summed(b, "total", parts.values()), 0.5, out="loss"), *parts.values())
         b.finish("The discriminators' loss, and the least squares of their scores of data and samples.")
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in ("loss", *parts))
         trained, fields = (DISCRIMINATOR, REVERSE_DISCRIMINATOR), ("x", *conditions.fields)
