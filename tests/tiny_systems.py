@@ -447,6 +447,25 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
     "adc_gan": Tiny("adc_gan", GAN),
+    "few_shot": Tiny(
+        "few_shot_biggan",
+        (
+            *(*GAN, "networks.main.pretrained=null", "networks.source.pretrained=null", "networks.source.frozen=true"),
+            *under("networks.main", ("attention=[]", "embedding=6", "frozen=null")),
+            *under("networks.source", ("channel_multipliers=[2, 2]", "width=8", "latent_dim=16", "attention=[]")),
+            *("networks.source.embedding=6", "networks.discriminator.attention=[]"),
+        ),
+    ),
+    "s2m": Tiny(
+        "s2m",
+        (
+            *(*DIGITS, *under("networks.main", ("width=4", "channel_multipliers=[2, 2]", "attention=[]"))),
+            *under("networks.main", ("latent_dim=8", "embedding=6", "pretrained=null", "frozen=true")),
+            *under("networks.classifier", ("width=4", "first_multiplier=2", "last_multiplier=3")),
+            "networks.classifier.stages=[{multiplier: 1, expansion: 1}, {multiplier: 2, stride: 2, expansion: 2}]",
+            "sampler.steps=3",
+        ),
+    ),
     "pix2pixhd": Tiny(
         "pix2pixhd",
         (

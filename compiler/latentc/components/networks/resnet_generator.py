@@ -5,9 +5,9 @@ Symbols: B batch, C channels, Z dimension of the latent z.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -15,13 +15,16 @@ from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import MOMENTUM, NormKind, generator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Form, ports_of
-from latentc.components.contract import Network, Port
+from latentc.components.contract import Method, Network, Port
 from latentc.components.networks._gan import ConditionKind, problems_of_class, problems_of_dropping
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
+
+KINDS: tuple[ConditionKind, ...] = get_args(ConditionKind)
+"""Kinds of conditions, in the order in which they are concatenated."""
 
 
 class ResnetGenerator(Backbone):
@@ -127,6 +130,13 @@ class ResnetGenerator(Backbone):
         return "linear" if self.takes(spec) or self.latent_input != "first" else "plain"
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        forward = self.method(mb, name, spec, "forward", _network)
+        return Network(name, {"forward": forward}, self.PROVIDES, {"embedding": self.embedding or 0})
+
+    def method(
+        self, mb: ModuleBuilder, name: str, spec: Spec, method: str, body: Body, outputs: Sequence[Role] = ("output",)
+    ) -> Method:
+        """Adds a method of z and the conditions: `body(config, norm, names)`, `names` those of the conditions' kinds."""
         assert spec.data.shape is not None
         entries = self.entries(spec)
         names = tuple("class" if entry.name == "class" else "vector" for entry in entries)
@@ -139,58 +149,79 @@ class ResnetGenerator(Backbone):
             "channels": spec.data.shape[0],
         }
         ports = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(entries))
-        forward = add_method(mb, name, "forward", _network(self, self.norm(spec), names), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES, {"embedding": self.embedding or 0})
+        return add_method(mb, name, method, body(self, self.norm(spec), names), ports, static, outputs)
+
+
+Body = Callable[[ResnetGenerator, NormKind, tuple[ConditionKind, ...]], BlockBody]
+
+
+def feature_maps(
+    b: Builder,
+    config: ResnetGenerator,
+    norm: NormKind,
+    names: tuple[ConditionKind, ...],
+    z: Var,
+    given: tuple[Var, ...],
+    width: Any,
+    sizes: dict[str, Any],
+) -> list[Var]:
+    """The first feature map, and that after each level, f32[B, C, side, side]."""
+    init, spectral, first_side = config.weights, config.spectral_norm, config.first_side
+    multipliers, per_level = config.channel_multipliers, config.per_level()
+    attention = self_attention_2d(init, spectral)
+    first, cond = _conditions(b, config, norm, dict(zip(names, given, strict=True)), z, sizes)
+    inside, *outside = (m * width for m in multipliers)
+    x = layers.linear(b, "linear", first, inside * first_side**2, init, spectral=spectral)
+    x = b.reshape(x, shape=(z.shape[0], inside, first_side, first_side), out="x")
+    found = [x]
+    for level, (features, c) in enumerate(zip(outside, cond, strict=True)):
+        for place in range(per_level):
+            last = place == per_level - 1
+            block = config.block(norm, last)
+            args = {"channels": x.shape[1], "features": features if last else x.shape[1]}
+            if norm != "plain":
+                args |= {"classes": sizes["classes"]} if norm == "table" else {"condition": c.shape[1]}  # type: ignore[union-attr]
+            name = f"blocks.{level * per_level + place}"
+            x = b.sub(name, block, x, *([] if c is None else [c]), out="x", **args)
+        if first_side << (level + 1) in config.attention:
+            x = b.sub(name.replace("blocks", "attention"), attention, x, out="x", channels=features)
+        found.append(x)
+    return found
+
+
+def _conditions(
+    b: Builder, config: ResnetGenerator, norm: NormKind, parts: dict[ConditionKind, Var], z: Var, sizes: dict[str, Any]
+) -> tuple[Var, list[Var | None]]:
+    """Input of the first layer, and the condition of the norms at each level."""
+    init, levels = config.weights, len(config.channel_multipliers) - 1
+    if norm == "linear":
+        if "class" in parts:
+            rows, dim = sizes["classes"], sizes["embedding"]
+            parts["class"] = layers.embedding(b, "shared", parts["class"], rows, dim, init, out="c")
+        if "vector" in parts:
+            dim = sizes["vector_embedding"]
+            spectral = config.spectral_norm
+            parts["vector"] = layers.linear(b, "shared_vector", parts["vector"], dim, init, spectral=spectral)
+    ordered = [parts[name] for name in KINDS if name in parts]
+    cond = ordered[0] if len(ordered) == 1 else b.concat(*ordered, axis=1, out="c") if ordered else None
+    if config.latent_input == "first":
+        return z, [cond] * levels
+    if config.latent_input == "all":
+        c = z if cond is None else b.concat(cond, z, axis=1, out="c")
+        return c, [c] * levels
+    part = sizes["latent_dim"] // (levels + 1)
+    outs = " ".join(f"z{i}" for i in range(levels + 1))
+    first, *rest = b.split(z, axis=1, sizes=(part,) * (levels + 1), out=outs)
+    return first, [z if cond is None else b.concat(cond, z, axis=1, out="c") for z in rest]
 
 
 @cache
 def _network(config: ResnetGenerator, norm: NormKind, names: tuple[ConditionKind, ...]) -> BlockBody:
-    init, spectral, first_side = config.weights, config.spectral_norm, config.first_side
-    multipliers, per_level = config.channel_multipliers, config.per_level()
-    levels = len(multipliers) - 1
-    attention = self_attention_2d(init, spectral)
-
-    def conditions(b: Builder, z: Var, given: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, list[Var | None]]:
-        """Input of the first layer, and the condition of the norms at each level."""
-        parts = dict(zip(names, given, strict=True))
-        if norm == "linear":
-            if "class" in parts:
-                rows, dim = sizes["classes"], sizes["embedding"]
-                parts["class"] = layers.embedding(b, "shared", parts["class"], rows, dim, init, out="c")
-            if "vector" in parts:
-                dim = sizes["vector_embedding"]
-                parts["vector"] = layers.linear(b, "shared_vector", parts["vector"], dim, init, spectral=spectral)
-        ordered = [parts[name] for name in ("class", "vector") if name in parts]
-        cond = ordered[0] if len(ordered) == 1 else b.concat(*ordered, axis=1, out="c") if ordered else None
-        if config.latent_input == "first":
-            return z, [cond] * levels
-        if config.latent_input == "all":
-            c = z if cond is None else b.concat(cond, z, axis=1, out="c")
-            return c, [c] * levels
-        part = sizes["latent_dim"] // (levels + 1)
-        outs = " ".join(f"z{i}" for i in range(levels + 1))
-        first, *rest = b.split(z, axis=1, sizes=(part,) * (levels + 1), out=outs)
-        return first, [z if cond is None else b.concat(cond, z, axis=1, out="c") for z in rest]
-
     @module_class("Generator", z="B latent_dim")
     def forward(b: Builder, z: Var, *given: Var, width: int, channels: int, **sizes: Any) -> Var:
         """Makes images out of noise z."""
-        first, cond = conditions(b, z, given, sizes)
-        inside, *outside = (m * width for m in multipliers)
-        x = layers.linear(b, "linear", first, inside * first_side**2, init, spectral=spectral)
-        x = b.reshape(x, shape=(z.shape[0], inside, first_side, first_side), out="x")
-        for level, (features, c) in enumerate(zip(outside, cond, strict=True)):
-            for place in range(per_level):
-                last = place == per_level - 1
-                block = config.block(norm, last)
-                args = {"channels": x.shape[1], "features": features if last else x.shape[1]}
-                if norm != "plain":
-                    args |= {"classes": sizes["classes"]} if norm == "table" else {"condition": c.shape[1]}  # type: ignore[union-attr]
-                name = f"blocks.{level * per_level + place}"
-                x = b.sub(name, block, x, *([] if c is None else [c]), out="x", **args)
-            if first_side << (level + 1) in config.attention:
-                x = b.sub(name.replace("blocks", "attention"), attention, x, out="x", channels=features)
+        *_, x = feature_maps(b, config, norm, names, z, given, width, sizes)
         h = b.relu(layers.batch_norm(b, "norm", x, affine=True, eps=config.eps, momentum=MOMENTUM))
-        return b.tanh(layers.conv(b, "output", h, channels, 3, init, spectral=spectral))
+        return b.tanh(layers.conv(b, "output", h, channels, 3, config.weights, spectral=config.spectral_norm))
 
     return forward

@@ -83,13 +83,17 @@ class Adversarial(Objective):
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
 
+    def game(self, networks: Mapping[str, Network], spec: Spec) -> Game:
+        """The game of its terms between the players."""
+        return Game(self.terms, self.augment, networks, spec)
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         for name in ("main", DISCRIMINATOR):
             if "forward_0" in networks[name].methods:
                 message = f"network `{name}` has several widths or copies, of which it trains one"
                 raise Refusal(message, "use an objective that trains them all")
         whole_images(networks[DISCRIMINATOR], f"objective `{self.kind}` judges")
-        game = Game(self.terms, self.augment, networks, spec)
+        game = self.game(networks, spec)
         updates = [game.of_discriminator(mb, self.discriminator_steps)]
         lazy = [(i, term) for i, term in enumerate(self.terms) if term.interval > 1]
         updates += [game.of_penalty(mb, i, term, self.discriminator_steps) for i, term in lazy]
@@ -204,7 +208,8 @@ class Game:
         b.finish("The generator's loss, then its terms." if len(parts) > 1 else "The generator's loss.")
         metrics = tuple(f"generator/{name}" for name in parts)
         fields = conditions.fields if self.given else ()
-        draws = (*self.draws, *self._drawn("samples"))
+        of_terms = {draw.name: draw for term in self.terms for draw in term.draws_of_generator()}
+        draws = (*self.draws, *self._drawn("samples"), *of_terms.values())
         return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
     def asked(self, b: Builder, cond: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:
@@ -220,7 +225,7 @@ class Game:
         generator = self.networks["main"]
         noise, cond = self.asked(b, cond)
         images = call(b, generator, training_method(generator), cond, noise=noise, out="fake")
-        return Side(images, cond, cond.get(operand_name("class")))
+        return Side(images, cond, cond.get(operand_name("class")), noise=noise)
 
     def _drawn(self, *sides: str) -> tuple[Draw, ...]:
         """The random inputs of the augmentations of these sides."""

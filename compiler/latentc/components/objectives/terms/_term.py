@@ -30,7 +30,7 @@ DISCRIMINATOR = "discriminator"
 class Side:
     """Images of one kind (data or samples): the conditions of the discriminator, and its outputs by name.
 
-    If they are augmented: also the `original` images, and by augmentation the parameters f32[B, P] and those that the
+    `noise` is that of samples. If they are augmented: also the `original` images, and by augmentation the parameters f32[B, P] and those that the
     discriminator has predicted.
     """
 
@@ -41,6 +41,7 @@ class Side:
     original: Var | None = None
     parameters: dict[str, Var] = field(default_factory=dict)
     predicted: dict[str, Var] = field(default_factory=dict)
+    noise: list[Var] = field(default_factory=list)
 
 
 @dataclass
@@ -110,6 +111,10 @@ class Term(Part):
 
     def draws(self) -> tuple[Draw, ...]:
         """Its random inputs, which the loss of the discriminator takes."""
+        return ()
+
+    def draws_of_generator(self) -> tuple[Draw, ...]:
+        """Its random inputs, which the loss of the generator takes."""
         return ()
 
     def of_discriminator(self, round: Round) -> Var | None:
