@@ -1,15 +1,16 @@
 """Few-shot adaptation of a GAN on digits: ten images of an 8, with and without smoothness similarity.
 
-    python benchmarks/few_shot_digits.py [--out out/few_shot] [--seeds 0 1 2] [--steps 500] [--weights 1.0] [--data FOLDER]
+    python benchmarks/few_shot_digits.py [--out out/few_shot] [--seeds 0 1 2] [--steps 500] [--weights 1.0]
+    python benchmarks/few_shot_digits.py --data FOLDER      only writes the data of the first seed
 
 A BigGAN of the digits 0 to 7 (1500 steps) is adapted to ten images of an 8 as `digits_few_shot` does, and without its
 term, both from the same weights, for every seed with other images. 500 samples of the engine are judged by the digits'
-classifier: the Fréchet distance to the 8s that the ten are drawn from and the held-out ones, the share that is an 8, and
-the diversity, the mean distance of features of samples whose nearest image of the ten is the same, over that of two real
-8s of which this holds (1: as diverse as real ones; 0: the ten images alone).
+classifier: the Fréchet distance to all real 8s, the share that is an 8, and the diversity: the mean distance of features
+of two samples whose nearest image of the ten is the same, over that of two such real 8s (1: as diverse as real ones; 0:
+the ten images alone).
 
 Goal: with the term the distance is smaller and the diversity larger, in every seed.
-Trainings take two minutes a seed on one core. `--data` only writes the data of the first seed.
+Trainings take two minutes a seed on one core.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class ResnetGenerator(Backbone):
     def method(
         self, mb: ModuleBuilder, name: str, spec: Spec, method: str, body: Body, outputs: Sequence[Role] = ("output",)
     ) -> Method:
-        """Adds a method of z and the conditions: `body(config, norm, names)`, `names` those of the conditions' kinds."""
+        """Adds a method of z and the conditions, `body(config, norm, names)`; `names` are the kinds of conditions."""
         assert spec.data.shape is not None
         entries = self.entries(spec)
         names = tuple("class" if entry.name == "class" else "vector" for entry in entries)

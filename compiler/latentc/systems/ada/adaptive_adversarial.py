@@ -23,8 +23,9 @@ PROBABILITY = "probability"
 
 
 class AdaptiveAdversarial(Adversarial):
-    """As `adversarial`, but each augmentation is applied to an image with the probability of network `probability`, which
-    the scores of data move (ADA, Karras et al. 2020, arXiv:2006.06676).
+    """As `adversarial`, but each augmentation is applied to an image with the probability of network `probability`.
+
+    The scores of data move it (ADA, Karras et al. 2020, arXiv:2006.06676).
     """
 
     kind: Literal["adaptive_adversarial"]  # type: ignore[assignment]

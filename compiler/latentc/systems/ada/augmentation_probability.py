@@ -19,10 +19,9 @@ from latentc.ir.types import B
 
 
 class AugmentationProbability(Backbone):
-    """The probability with which each augmentation is applied to an image, a state that checkpoints keep (ADA, Karras et
-    al. 2020, arXiv:2006.06676).
+    """The probability with which each augmentation is applied to an image (ADA, Karras et al. 2020, arXiv:2006.06676).
 
-    Starts at 0. If the mean sign of the discriminator's scores of data is above `target`, each image raises it by
+    A state that checkpoints keep; it starts at 0. If the mean sign of the discriminator's scores of data is above `target`, each image raises it by
     1 / `images`, otherwise lowers it.
     """
 

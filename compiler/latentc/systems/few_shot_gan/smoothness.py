@@ -65,7 +65,7 @@ class Smoothness(Term):
         return summed(b, self.kind, [mean(b, b.abs(x)) for x in apart])
 
     def _responses(self, b: Builder, network: Network, both: Var, cond: dict[str, Var]) -> list[Var]:
-        """Difference quotients of the features f32[B, C, H, W] of each layer, by latents f32[2 B, Z] before and after."""
+        """Difference quotients of each layer's features f32[B, C, H, W], of latents f32[2 B, Z] before and after."""
         count = len(network.methods["features"].outputs)
         outs = " ".join(f"{network.name}_{i}" for i in range(count))
         found = []

@@ -1,7 +1,7 @@
 """S2M: Mining Multi-Label Samples from Single Positive Labels (Cho et al. 2022, arXiv:2206.05764).
 
 Metropolis-Hastings steps on the latent of a trained GAN draw samples that have several labels at once, or one but not
-another, although each image of the data has a single label. Ratios of densities come from a classifier with three heads.
+another, although each image of the data has a single label. Ratios of densities come from a classifier of three heads.
 
 Specs: specs/gan/s2m.yaml, specs/digits/digits_s2m.yaml.
 Tests: tests/systems/s2m, tests/parity/s2m.py.

@@ -30,8 +30,8 @@ DISCRIMINATOR = "discriminator"
 class Side:
     """Images of one kind (data or samples): the conditions of the discriminator, and its outputs by name.
 
-    `noise` is that of samples. If they are augmented: also the `original` images, and by augmentation the parameters f32[B, P] and those that the
-    discriminator has predicted.
+    `noise` is that of samples. If they are augmented: also the `original` images, and by augmentation the parameters
+    f32[B, P] and those that the discriminator has predicted.
     """
 
     images: Var
