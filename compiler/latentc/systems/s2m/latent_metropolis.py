@@ -33,8 +33,8 @@ class LatentMetropolis(Sampler):
 
     Each step proposes a new sample of independent noise. Its density over that of the generator's samples is
     max(0, min over included labels of gamma p(label) - max over excluded ones) times the odds of data, by the network
-    `classifier`; if `main` takes the class, that of all samples is the first included label, and the ratio is divided by
-    its probability among samples. The proposal is accepted with the probability of its ratio over the current one.
+    `classifier`. If `main` takes the class, samples are made for the first included label, and the ratio is divided by
+    its probability among samples. A proposal is accepted with the probability of its ratio over the current one.
     """
 
     kind: Literal["latent_metropolis"]
@@ -79,10 +79,8 @@ class LatentMetropolis(Sampler):
             proposal, of_proposal = self._proposed(inner, networks, z, kept)
             accepted = inner.less(u, inner.div(of_proposal, ratio + EPS, out="probability"), out="accepted")
             whole = inner.reshape(accepted, shape=(accepted.shape[0], *(1,) * (x.type.rank - 1)))
-            return (
-                inner.where(whole, proposal, x, out="x"),
-                inner.where(accepted, of_proposal, ratio, out="ratio"),
-            ), ()
+            ratio = inner.where(accepted, of_proposal, ratio, out="ratio")
+            return (inner.where(whole, proposal, x, out="x"), ratio), ()
 
         names = ["x", "ratio", "z", "u"]
         found = b.loop(

@@ -5,7 +5,7 @@ Symbols: B batch, C channels, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar, Literal
 
