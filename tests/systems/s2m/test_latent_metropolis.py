@@ -1,4 +1,4 @@
-"""S2M beyond what was recorded: the chain written out, sets of labels that the authors have none of, training, refusals."""
+"""S2M beyond what was recorded: the chain written out, for other sets of labels too, the training, refusals."""
 
 from __future__ import annotations
 

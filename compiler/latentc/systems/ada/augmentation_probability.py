@@ -21,8 +21,8 @@ from latentc.ir.types import B
 class AugmentationProbability(Backbone):
     """The probability with which each augmentation is applied to an image (ADA, Karras et al. 2020, arXiv:2006.06676).
 
-    A state that checkpoints keep; it starts at 0. If the mean sign of the discriminator's scores of data is above `target`, each image raises it by
-    1 / `images`, otherwise lowers it.
+    A state that checkpoints keep; it starts at 0. If the mean sign of the discriminator's scores of data is above
+    `target`, each image raises it by 1 / `images`, otherwise lowers it.
     """
 
     kind: Literal["augmentation_probability"]
