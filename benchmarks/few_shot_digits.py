@@ -6,8 +6,8 @@
 A BigGAN of the digits 0 to 7 (1500 steps) is adapted to ten images of an 8 as `digits_few_shot` does, and without its
 term, both from the same weights, for every seed with other images. 500 samples of the engine are judged by the digits'
 classifier: the Fréchet distance to all real 8s, the share that is an 8, and the diversity: the mean distance of the
-features of two samples whose nearest image of the ten is the same, over that of two such real 8s (1: as diverse as real ones; 0:
-the ten images alone).
+features of two samples whose nearest image of the ten is the same, over that of two such real 8s (1: as diverse as
+real ones; 0: the ten images alone).
 
 Goal: with the term the distance is smaller and the diversity larger, in every seed.
 Trainings take two minutes a seed on one core.

@@ -93,10 +93,7 @@ def test_the_source_itself_has_no_error() -> None:
         (["networks.source.pretrained=null"], "network `source` is not frozen"),
         (["networks.source=null"], "source"),
         (["networks.source.width=8"], "layers of `main` and `source` differ"),
-        (
-            ["networks.main.kind=resnet_generator"],
-            "features",
-        ),
+        (["networks.main.kind=resnet_generator"], "features"),
     ],
 )
 def test_what_is_refused(overrides: list[str], message: str) -> None:
