@@ -13,7 +13,7 @@ GENERATOR = ("networks.main.width=8", "networks.main.latent_dim=16", "networks.m
 BLOCKS = "{multiplier: 2, expansion: 1}, {multiplier: 3, blocks: 2, stride: 2, expansion: 2}"
 BLOCKS += ", {multiplier: 4, stride: 2, expansion: 2}, {multiplier: 40, stride: 2, expansion: 2}"
 SIZES = (*GENERATOR, f"networks.classifier.stages=[{BLOCKS}]")
-CHAIN = ("sampler.steps=8", "sampler.label_temperature=0.2", "sampler.validity_temperature=1")
+CHAIN = ("sampler.steps=8", "sampler.label_temperature=1.5", "sampler.validity_temperature=2")
 HEADS = ("validity", "of_data", "of_samples")
 
 

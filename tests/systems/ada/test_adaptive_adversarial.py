@@ -53,13 +53,13 @@ def test_each_image_is_augmented_by_chance(probability: float) -> None:
     applied = given["color_applied_of_samples"] < probability
     run = Interpreter(low.module, weights, float_dtype="f64").run
     (found, *_) = run(update.loss, *given.values())
-    (x,) = run("main.forward", given["z"], given["labels"])
-    light, saturation, contrast = (given[f"{name}_of_samples"][:, None, None, None] for name in COLOR)
+    (x,) = run("main.forward", given["z"], given["labels"], prefix="main")
+    light, _, contrast = (given[f"{name}_of_samples"][:, None, None, None] for name in COLOR)
     changed = x + light - 0.5  # one channel has no saturation
     grey = changed.mean((1, 2, 3), keepdims=True)
     changed = (changed - grey) * (contrast + 0.5) + grey
     seen = np.where(applied[:, None, None, None], changed, x)
-    score = run("discriminator.forward", seen, given["labels"])[0]
+    score = run("discriminator.forward", seen, given["labels"], prefix="discriminator")[0]
     assert found == pytest.approx(-score.mean(), rel=1e-9)
     assert 0 < applied.sum() < 6 or probability in (0.0, 1.0)
 

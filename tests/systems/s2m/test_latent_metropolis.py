@@ -71,8 +71,8 @@ def test_the_chain_is_that_written_out(of_class: bool, tmp_path: Path) -> None:
         y = int(np.argmax(labels > 0)) if of_class else None
 
         def proposed(z: np.ndarray, labels: np.ndarray = labels, y: int | None = y) -> tuple[np.ndarray, float]:
-            (x,) = run("main.forward", z[None], *([] if y is None else [np.array([y])]))
-            return x, ratio(run("classifier.forward", x), labels, y, spec.sampler)
+            (x,) = run("main.forward", z[None], *([] if y is None else [np.array([y])]), prefix="main")
+            return x, ratio(run("classifier.forward", x, prefix="classifier"), labels, y, spec.sampler)
 
         x, of_x = proposed(z[i])
         for step in range(5):
@@ -103,10 +103,10 @@ def test_a_sample_that_lacks_a_label_is_left() -> None:
     z, proposals, uniforms = rng.standard_normal((2, 8)), rng.standard_normal((5, 2, 8)), np.full((5, 2), 1e-9)
     run, (program,) = Interpreter(low.module, weights, float_dtype="f64").run, low.programs
     (found,) = run(program.entry, z, proposals, uniforms, np.array([[1.0, -1, 0], [0, 1, -1]]))
-    (first,) = run("main.forward", z[:1], np.array([0]))
-    (last,) = run("main.forward", proposals[4, 1:], np.array([1]))
-    assert np.array_equal(found[0], first[0])  # every proposal has the ratio 0
-    assert np.array_equal(found[1], last[0])
+    (first,) = run("main.forward", z[:1], np.array([0]), prefix="main")
+    (last,) = run("main.forward", proposals[4, 1:], np.array([1]), prefix="main")
+    assert np.allclose(found[0], first[0], atol=1e-12)  # every proposal has the ratio 0
+    assert np.allclose(found[1], last[0], atol=1e-12)
 
 
 @pytest.mark.parametrize("of_class", [True, False])
