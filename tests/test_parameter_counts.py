@@ -56,6 +56,19 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main.forward"): 610_415_632,  # paper: 610 M
         },
     ),
+    "s2m": (
+        "choyi0521/S2M-Sampling",
+        {
+            ("cifar", "main"): 9_415_300,
+            ("cifar", "classifier"): 2_293_079,
+            ("cifar-unconditional", "main"): 9_106_180,
+            ("cifar-unconditional", "classifier"): 2_289_236,
+            ("celeba", "main"): 24_571_204,
+            ("celeba", "classifier"): 2_292_647,
+            ("celeba-unconditional", "main"): 24_908_164,
+            ("celeba-unconditional", "classifier"): 2_288_804,
+        },
+    ),
     "t5": (
         "Hugging Face's transformers",
         {
