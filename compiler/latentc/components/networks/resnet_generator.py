@@ -139,7 +139,7 @@ class ResnetGenerator(Backbone):
         """Adds a method of z and the conditions, `body(config, norm, names)`; `names` are the kinds of conditions."""
         assert spec.data.shape is not None
         entries = self.entries(spec)
-        names = tuple("class" if entry.name == "class" else "vector" for entry in entries)
+        names: tuple[ConditionKind, ...] = tuple("class" if entry.name == "class" else "vector" for entry in entries)
         static: dict[str, Any] = {
             "latent_dim": self.latent_dim,
             **self.condition_sizes(spec),

@@ -161,7 +161,7 @@ class Game:
         self._judge(b, data=real, samples=fake)
         round = Round(b, discriminator, fake, real, self.spec.data.classes or 0, self.networks)
         parts = weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.usual])
-        parts |= {name: x for term in self.usual for name, x in term.metrics(round).items()}
+        parts |= self.metrics(round)
         b.output(*parts.values())
         b.finish("The discriminator's loss, then further metrics.")
         draws = {draw.name: draw for term in self.usual for draw in term.draws()}
@@ -169,6 +169,10 @@ class Game:
         fields = ("x", *conditions.fields)
         of_all = (*self.draws, *self._drawn("data", "samples"), *draws.values())
         return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
+
+    def metrics(self, round: Round) -> dict[str, Var]:
+        """Metrics of the discriminator's update by name, f32[] each."""
+        return {name: x for term in self.usual for name, x in term.metrics(round).items()}
 
     def of_penalty(self, mb: ModuleBuilder, number: int, term: Term, steps: int) -> Update:
         """The update of the discriminator by one term alone, whose weight makes up for the steps between.

@@ -4,7 +4,7 @@ Images are augmented with a probability that follows how far the discriminator o
 
 Specs: specs/digits/digits_ada.yaml.
 Tests: tests/systems/ada.
-Row in docs/systems.yaml: ADA.
+Row in docs/systems.yaml: ADA (adaptive discriminator augmentation).
 """
 
 COMPONENTS = {

@@ -13,7 +13,7 @@ from latentc.components.contract import Draw, Need, Network
 from latentc.components.kit import call
 from latentc.components.objectives.adversarial import Adversarial, Game
 from latentc.components.objectives.augmentations._augmentation import Augmentation, augment_side, column, drawn_for
-from latentc.components.objectives.terms._term import Round, Side, Term, mean
+from latentc.components.objectives.terms._term import Round, Side, mean
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
@@ -45,24 +45,19 @@ class AdaptiveAdversarial(Adversarial):
                 yield Problem(("terms", i), message, "use `adversarial`")
 
     def game(self, networks: Mapping[str, Network], spec: Spec) -> Game:
-        moves = Moves(kind="moves")
-        return AdaptiveGame((*self.terms, moves), self.augment, networks, spec)
-
-
-class Moves(Term):
-    """Moves the probability by the scores of data; part of no loss."""
-
-    kind: Literal["moves"]
-
-    def metrics(self, round: Round) -> dict[str, Var]:
-        assert round.real is not None
-        network, score = round.networks[PROBABILITY], round.b.stop_gradient(round.real.outputs["score"], out="score")
-        return {PROBABILITY: mean(round.b, call(round.b, network, "forward", {}, state=score), PROBABILITY)}
+        return AdaptiveGame(self.terms, self.augment, networks, spec)
 
 
 @dataclass(frozen=True)
 class AdaptiveGame(Game):
     """The game whose augmentations are applied by chance."""
+
+    def metrics(self, round: Round) -> dict[str, Var]:
+        """The probability too, which the scores of data then move."""
+        assert round.real is not None
+        b, score = round.b, round.b.stop_gradient(round.real.outputs["score"], out="score")
+        probability = mean(b, call(b, self.networks[PROBABILITY], "forward", {}, state=score), PROBABILITY)
+        return {**super().metrics(round), PROBABILITY: probability}
 
     def _drawn(self, *sides: str) -> tuple[Draw, ...]:
         shape, draws = self.spec.data.shape or (), list[Draw]()

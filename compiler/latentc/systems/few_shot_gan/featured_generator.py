@@ -26,7 +26,7 @@ class FeaturedGenerator(ResnetGenerator):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         network = super().build(mb, name, spec, out_channels)
-        outputs: tuple[Role, ...] = ("output",) * len(self.channel_multipliers)
+        outputs: list[Role] = ["output" for _ in self.channel_multipliers]
         features = self.method(mb, name, spec, "features", _features, outputs)
         return replace(network, methods={**network.methods, "features": features})
 

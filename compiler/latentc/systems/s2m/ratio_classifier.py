@@ -91,7 +91,7 @@ class RatioClassifier(Backbone):
 def _conv(b: Builder, name: str, x: Var, features: Any, kernel: int, stride: int = 1, separate: bool = False) -> Var:
     """A convolution without a bias, of each channel by itself if `separate`, and its batch norm."""
     inside = 1 if separate else x.shape[1]
-    fan_in = {"fan_in": inside * kernel**2}
+    fan_in: dict[str, Any] = {"fan_in": inside * kernel**2}
     weight = b.param(f"{name}.weight", f32(features, inside, kernel, kernel), "linear_default", **fan_in)
     groups = {"groups": features} if separate else {}
     return b.conv(x, weight, stride=stride, padding=kernel // 2, out="h", **groups)
