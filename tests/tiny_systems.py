@@ -506,6 +506,22 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.likelihood_samples=3",
         ),
     ),
+    "self_vae": Tiny(
+        "self_vae",
+        (
+            *DIGITS,
+            "backbone.conditions=null",
+            *under("backbone", ("latent_channels=2", "latent_side=4", "mixture=2", "values=17", "embedding=4")),
+            "backbone.prior={scales: 2, growth: 2, steps: 1}",
+            *(f"backbone.{name}={{growth: 4, steps: 1}}" for name in ("posterior", "last_posterior", "image_prior")),
+            *(f"backbone.{name}={{growth: 8, steps: 1}}" for name in ("likelihood", "last_likelihood")),
+            *(
+                f"backbone.{name}={{growth: 4, steps: 1, layers: 1}}"
+                for name in ("latent_prior", "joint_prior", "joint_likelihood")
+            ),
+            "sampler.likelihood_samples=2",
+        ),
+    ),
     "wgan_gp": Tiny("wgan_gp", GAN),
     "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
     "sd_vae": Tiny("sd_vae", STAGE),

@@ -18,10 +18,10 @@ COMPONENTS = {
 }
 
 CAPABILITIES = {
-    # Image 0 is the sample; `transform` makes images 1 to K, each of the previous. Of image k: `posterior_k` -> mean and
-    # log-variance of its latents; `log_prob_k` (it, image k + 1, its latents) -> log-probability f32[B] in nats; `draw_k`
-    # (image k + 1, its latents, uniform numbers) -> image k. `prior_k` (image k + 1, latents of image k + 1) -> mean and
-    # log-variance of the latents of image k. Image K has no image k + 1, and its latents have a prior of their own:
+    # Image 0 is the sample; `transform` makes images 1 to K, each of the previous. Of image k: `posterior_k` -> mean
+    # and log-variance of its latents; `log_prob_k` (it, image k + 1, its latents) -> log-probability f32[B] in nats;
+    # `draw_k` (image k + 1, its latents, uniform numbers) -> image k; `prior_k` (image k + 1, latents of image k + 1)
+    # -> mean and log-variance of its latents. Image K has no image k + 1, and its latents have a prior of their own:
     # `prior_log_prob` -> log-density f32[B], `prior_draw` turns normal noise into latents; without these two it is
     # standard normal.
     "supervise_itself": {

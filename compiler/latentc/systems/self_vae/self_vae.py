@@ -193,7 +193,6 @@ class SelfVae(Backbone):
             add(f"log_prob_{k}", body, (images[k], *simpler, z, *conditions))
             add(f"draw_{k}", _draw(self, k, halvings, entries), (*simpler, z, u, *conditions))
         if self.prior is not None:
-            static = {"latent_channels": self.latent_channels, "growth": self.prior.growth}
             add("prior_log_prob", _prior_log_prob(self.prior), (Port("z", latent, "state"),))
             add("prior_draw", _prior_draw(self.prior), (Port("noise", latent, "noise"),))
         return Network(name, methods, self.PROVIDES, sizes=self._counts(sides))
@@ -369,10 +368,10 @@ def _draw(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...]) ->
 @cache
 def _prior_log_prob(flow: Flow) -> BlockBody:
     @module_class(CLASS, "prior_log_prob", z="B latent_channels L L")
-    def log_prob(b: Builder, z: Var, *, latent_channels: int, growth: int) -> Var:
+    def log_prob(b: Builder, z: Var, *, latent_channels: int, **static: Any) -> Var:
         """Log-density in nats of latents of the last image."""
         noise, log_det = b.sub(
-            "prior", flow_body(flow, False), z, channels=latent_channels, growth=growth, out="noise log_det"
+            "prior", flow_body(flow, False), z, channels=latent_channels, growth=flow.growth, out="noise log_det"
         )
         return b.add(standard_log_prob(b, noise), log_det, out="log_p")
 
@@ -382,8 +381,8 @@ def _prior_log_prob(flow: Flow) -> BlockBody:
 @cache
 def _prior_draw(flow: Flow) -> BlockBody:
     @module_class(CLASS, "prior_draw", noise="B latent_channels L L")
-    def draw(b: Builder, noise: Var, *, latent_channels: int, growth: int) -> Var:
+    def draw(b: Builder, noise: Var, *, latent_channels: int, **static: Any) -> Var:
         """Latents of the last image, of normal noise."""
-        return b.sub("prior", flow_body(flow, True), noise, channels=latent_channels, growth=growth, out="z")  # type: ignore[no-any-return]
+        return b.sub("prior", flow_body(flow, True), noise, channels=latent_channels, growth=flow.growth, out="z")  # type: ignore[no-any-return]
 
     return draw
