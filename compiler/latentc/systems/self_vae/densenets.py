@@ -51,7 +51,7 @@ def dense_layer(steps: int) -> BlockBody:
         for name in items("blocks", steps):
             x = b.sub(name, dense_block, x, channels=channels + name.i * growth, growth=growth, out="x")
         gate = b.mean(x, axes=(2, 3), keepdims=True, out="gate")
-        gate = conv(b, "squeeze", gate, max(1, x.shape[1] // REDUCTION), out="gate")
+        gate = conv(b, "squeeze", gate, max(x.shape[1] // REDUCTION, 1), out="gate")
         return b.mul(x, b.sigmoid(conv(b, "gate", gate, x.shape[1], out="gate")), out="x")
 
     return layer

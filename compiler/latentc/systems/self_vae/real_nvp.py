@@ -84,7 +84,8 @@ class _Run:
         """Couplings, given as name, whether the halves are a checkerboard, and whether they are exchanged."""
         for name, checkered, exchanged in reversed(each) if self.backwards else each:
             body = coupling(self.steps, checkered, exchanged, self.backwards)
-            made = self.b.sub(name, body, x, channels=x.shape[1], growth=self.growth, out="x log_scale")
+            names = "x" if self.backwards else "x log_scale"
+            made = self.b.sub(name, body, x, channels=x.shape[1], growth=self.growth, out=names)
             if self.backwards:
                 x = made
             else:

@@ -160,7 +160,7 @@ class SelfVae(Backbone):
         channels, side, _ = spec.data.shape
         entries, sides = self.entries(spec), self.sides(side)
         conditions = ports_of(entries)
-        images = [Port("x" if k == 0 else f"image_{k}", f32(B, channels, s, s), "state") for k, s in enumerate(sides)]
+        images = [f32(B, channels, own, own) for own in sides]
         latent = f32(B, self.latent_channels, self.latent_side, self.latent_side)
         static = {
             "channels": channels,
@@ -174,23 +174,19 @@ class SelfVae(Backbone):
         def add(method: str, body: BlockBody, ports: tuple[Port, ...], outputs: tuple[Role, ...] = ("output",)) -> None:
             methods[method] = add_method(mb, name, method, body, ports, static, outputs)
 
+        z = Port("z", latent, "noise")
         if self.last:
-            add("transform", _transform(self), images[:1], ("output",) * self.last)
-        for k in range(self.last + 1):
-            halvings = self.levels(sides[k])
-            simpler = images[k + 1 : k + 2]
-            z, simpler_z = Port("z", latent, "noise"), Port("simpler_z", latent, "noise")
-            u = Port(
-                "u", f32(B, sides[k], sides[k], self.distribution.draws(channels)), "noise", distribution="uniform"
-            )
-            add(
-                f"posterior_{k}", _posterior(self, k, halvings, entries), (images[k], *conditions), ("output", "output")
-            )
+            add("transform", _transform(self), (Port("x", images[0], "state"),), ("output",) * self.last)
+        for k, own in enumerate(sides):
+            halvings, draws = self.levels(own), self.distribution.draws(channels)
+            image = Port("x", images[k], "state")
+            simpler = [Port("simpler", of, "state") for of in images[k + 1 : k + 2]]
+            u = Port("u", f32(B, own, own, draws), "noise", distribution="uniform")
+            add(f"posterior_{k}", _posterior(self, k, halvings, entries), (image, *conditions), ("output", "output"))
             if simpler:
                 body = _prior(self, k, self.levels(sides[k + 1]), entries)
-                add(f"prior_{k}", body, (*simpler, simpler_z, *conditions), ("output", "output"))
-            body = _log_prob(self, k, halvings, entries)
-            add(f"log_prob_{k}", body, (images[k], *simpler, z, *conditions))
+                add(f"prior_{k}", body, (*simpler, z, *conditions), ("output", "output"))
+            add(f"log_prob_{k}", _log_prob(self, k, halvings, entries), (image, *simpler, z, *conditions))
             add(f"draw_{k}", _draw(self, k, halvings, entries), (*simpler, z, u, *conditions))
         if self.prior is not None:
             add("prior_log_prob", _prior_log_prob(self.prior), (Port("z", latent, "state"),))
@@ -288,11 +284,13 @@ def _posterior(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...
 def _prior(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...]) -> BlockBody:
     of_images, of_latents, of_both = config.image_prior, config.latent_prior, config.joint_prior
 
-    @module_class(CLASS, f"prior_{k}", image="B channels H W", z="B latent_channels L L")
-    def prior(b: Builder, image: Var, z: Var, *conditions: Var, latent_channels: int, **static: Any) -> tuple[Var, Var]:
+    @module_class(CLASS, f"prior_{k}", simpler="B channels H W", z="B latent_channels L L")
+    def prior(
+        b: Builder, simpler: Var, z: Var, *conditions: Var, latent_channels: int, **static: Any
+    ) -> tuple[Var, Var]:
         """Mean and log-variance of the latents of an image, given the image made of it and that one's latents."""
         given, name = _Given(b, entries, conditions, static), f"priors.{k}"
-        body, own = dense_encoder(halvings, of_images.steps), given.beside(_unit(b, image))
+        body, own = dense_encoder(halvings, of_images.steps), given.beside(_unit(b, simpler))
         h = _network(b, f"{name}.image", body, own, of_images.growth, latent_channels, "of_image")
         body = dense_network(of_latents.layers, of_latents.steps)
         own = _network(b, f"{name}.latents", body, given.beside(z), of_latents.growth, latent_channels, "of_latents")
