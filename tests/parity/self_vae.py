@@ -45,8 +45,25 @@ def bound(numbers: Numbers) -> Array:
 
 
 CASES = [
-    Loss("self_vae", "self_vae", SRVAE, batch, wanted=bound),
-    Loss("self_vae.vae", "self_vae", VAE, batch, wanted=bound, variant="vae"),
+    Loss(
+        "self_vae",
+        "self_vae",
+        SRVAE,
+        batch,
+        wanted=bound,
+        tolerance=2e-5,
+        why="the authors' float32 and float64 runs differ by 1.44e-5 in the gradient of a convolution",
+    ),
+    Loss(
+        "self_vae.vae",
+        "self_vae",
+        VAE,
+        batch,
+        wanted=bound,
+        variant="vae",
+        tolerance=2e-5,
+        why="the authors' float32 and float64 runs differ by 1.53e-5 in the gradient of a length",
+    ),
     Sampler("self_vae", "self_vae", SRVAE, drawn, wanted=centred, tolerance=1e-5),
     Sampler("self_vae.vae", "self_vae", VAE, drawn, wanted=centred, variant="vae", tolerance=1e-5),
 ]

@@ -109,7 +109,7 @@ def test_importance_weights_bound_the_likelihood(variant: str) -> None:
     x = rng.integers(0, 17, (2, 1, 8, 8)) / 8 - 1
     y, noise = np.array([3, 5]), rng.standard_normal((count, 3, 2, 2, 1, 1))
     program = next(p for p in low.programs if p.name == "log_likelihood")
-    inputs = {"x": x, "class": y, **{f"noise_{k}": z for k, z in enumerate(noise)}}
+    inputs = {"x": x, "y": y, **{f"noise_{k}": z for k, z in enumerate(noise)}}
     (found,) = run.run(program.entry, *(inputs[v.name] for v in low.module.entry(program.entry).inputs))
     losses = []
     for i in range(3):

@@ -30,13 +30,13 @@ class Flow(Closed):
 
 def flow_body(flow: Flow, backwards: bool) -> BlockBody:
     """Latents [B, C, H, W] -> noise of the same shape and log-determinant f32[B]; `backwards` noise -> latents."""
-    return _flow(flow.scales, flow.steps, backwards)
+    return _flow(flow.scales, backwards)
 
 
 @cache
-def _flow(scales: int, steps: int, backwards: bool) -> BlockBody:
+def _flow(scales: int, backwards: bool) -> BlockBody:
     @module_class("RealNvp", "backward" if backwards else "forward", x="B channels H W")
-    def body(b: Builder, x: Var, *, channels: int, growth: int) -> Any:
+    def body(b: Builder, x: Var, *, channels: int, growth: int, steps: int) -> Any:
         """Maps latents to noise and the log-determinant, or noise to latents."""
         run = _Run(b, steps, growth, backwards)
         x = run.scale(x, 0, scales)
@@ -83,9 +83,9 @@ class _Run:
     def couplings(self, x: Var, each: list[tuple[str, bool, bool]]) -> Var:
         """Couplings, given as name, whether the halves are a checkerboard, and whether they are exchanged."""
         for name, checkered, exchanged in reversed(each) if self.backwards else each:
-            body = coupling(self.steps, checkered, exchanged, self.backwards)
+            body = coupling(checkered, exchanged, self.backwards)
             names = "x" if self.backwards else "x log_scale"
-            made = self.b.sub(name, body, x, channels=x.shape[1], growth=self.growth, out=names)
+            made = self.b.sub(name, body, x, channels=x.shape[1], growth=self.growth, steps=self.steps, out=names)
             if self.backwards:
                 x = made
             else:
@@ -95,7 +95,7 @@ class _Run:
 
 
 @cache
-def coupling(steps: int, checkered: bool, exchanged: bool, backwards: bool) -> BlockBody:
+def coupling(checkered: bool, exchanged: bool, backwards: bool) -> BlockBody:
     """One half of x, shifted and scaled by what a DenseNet makes of the other; forward also returns the log scales."""
 
     def moved(b: Builder, x: Var, log_scale: Var, shift: Var) -> Var:
@@ -103,10 +103,9 @@ def coupling(steps: int, checkered: bool, exchanged: bool, backwards: bool) -> B
             return b.op("sub", x * b.exp(-log_scale), shift, out="x")
         return b.mul(x + shift, b.exp(log_scale), out="x")
 
-    def from_half(b: Builder, half: Var, growth: Any) -> tuple[Var, Var]:
-        channels = half.shape[1]
-        h = b.sub("layer", dense_layer(steps), half, channels=channels, growth=growth, out="h")
-        h = conv(b, "leave", h, 2 * channels, 3)
+    def from_half(b: Builder, half: Var, channels: Any, growth: Any, steps: Any) -> tuple[Var, Var]:
+        h = b.sub("layer", dense_layer, half, channels=channels, growth=growth, steps=steps, out="h")
+        h = conv(b, "leave", h, channels + steps * growth, 2 * channels, 3)
         log_scale, shift = b.split(h, axis=1, sizes=(channels, channels), out="log_scale shift")
         weight = b.param("rescale.weight", f32(channels, 1, 1), "ones")
         weight = b.reshape(normed_weight(b, "rescale", weight, 0, 0.0), shape=(1, channels, 1, 1), out="weight")
@@ -116,13 +115,13 @@ def coupling(steps: int, checkered: bool, exchanged: bool, backwards: bool) -> B
     if checkered:
 
         @module_class("CheckerboardCoupling", method, x="B channels H W")
-        def on_checkerboard(b: Builder, x: Var, *, channels: int, growth: int) -> Any:
+        def on_checkerboard(b: Builder, x: Var, *, channels: int, growth: int, steps: int) -> Any:
             """Shifts and scales every other pixel."""
             rows, columns = (np.arange(int(side)) for side in x.shape[2:])
             board = (rows[:, None] + columns + exchanged) % 2
             seen = b.constant(board[None, None], "f32", out="seen")
             free = b.constant(1 - board[None, None], "f32", out="free")
-            log_scale, shift = from_half(b, x * seen, growth)
+            log_scale, shift = from_half(b, x * seen, channels, growth, steps)
             log_scale = b.mul(log_scale, free, out="log_scale")
             x = moved(b, x, log_scale, shift * free)
             return x if backwards else (x, log_scale)
@@ -130,12 +129,12 @@ def coupling(steps: int, checkered: bool, exchanged: bool, backwards: bool) -> B
         return on_checkerboard
 
     @module_class("ChannelCoupling", method, x="B channels H W")
-    def on_channels(b: Builder, x: Var, *, channels: int, growth: int) -> Any:
+    def on_channels(b: Builder, x: Var, *, channels: int, growth: int, steps: int) -> Any:
         """Shifts and scales half of the channels."""
         half = channels // 2
         first, second = b.split(x, axis=1, sizes=(half, half), out="first second")
         seen, changed = (first, second) if exchanged else (second, first)
-        log_scale, shift = from_half(b, seen, growth)
+        log_scale, shift = from_half(b, seen, half, growth, steps)
         changed = moved(b, changed, log_scale, shift)
         x = b.concat(*((seen, changed) if exchanged else (changed, seen)), axis=1, out="x")
         return x if backwards else (x, log_scale)

@@ -243,8 +243,10 @@ class _Given:
         return b.concat(*parts, axis=1, out="h") if len(parts) > 1 else parts[0]
 
 
-def _network(b: Builder, name: str, body: BlockBody, x: Var, growth: int, features: Any, out: str) -> Var:
-    return b.sub(name, body, x, channels=x.shape[1], growth=growth, features=features, out=out)  # type: ignore[no-any-return]
+def _network(b: Builder, name: str, body: BlockBody, x: Var, own: Dense, features: Any, out: str) -> Var:
+    sizes = {"channels": x.shape[1], "growth": own.growth, "steps": own.steps, "features": features}
+    sizes |= {"layers": own.layers} if isinstance(own, Deep) else {}
+    return b.sub(name, body, x, out=out, **sizes)  # type: ignore[no-any-return]
 
 
 def _moments(b: Builder, h: Var, latent: Any) -> tuple[Var, Var]:
@@ -273,8 +275,7 @@ def _posterior(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...
     def posterior(b: Builder, x: Var, *conditions: Var, latent_channels: int, **static: Any) -> tuple[Var, Var]:
         """Mean and log-variance of the latents of an image."""
         x = _Given(b, entries, conditions, static).beside(_unit(b, x))
-        body = dense_encoder(halvings, own.steps)
-        h = _network(b, f"posteriors.{k}", body, x, own.growth, 2 * latent_channels, "h")
+        h = _network(b, f"posteriors.{k}", dense_encoder(halvings), x, own, 2 * latent_channels, "h")
         return _moments(b, h, latent_channels)
 
     return posterior
@@ -290,13 +291,11 @@ def _prior(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...]) -
     ) -> tuple[Var, Var]:
         """Mean and log-variance of the latents of an image, given the image made of it and that one's latents."""
         given, name = _Given(b, entries, conditions, static), f"priors.{k}"
-        body, own = dense_encoder(halvings, of_images.steps), given.beside(_unit(b, simpler))
-        h = _network(b, f"{name}.image", body, own, of_images.growth, latent_channels, "of_image")
-        body = dense_network(of_latents.layers, of_latents.steps)
-        own = _network(b, f"{name}.latents", body, given.beside(z), of_latents.growth, latent_channels, "of_latents")
-        h = b.concat(b.elu(h), own, axis=1, out="h")
-        body = dense_network(of_both.layers, of_both.steps)
-        h = _network(b, f"{name}.joint", body, h, of_both.growth, 2 * latent_channels, "h")
+        body, x = dense_encoder(halvings), given.beside(_unit(b, simpler))
+        h = b.elu(_network(b, f"{name}.image", body, x, of_images, latent_channels, "of_image"), out="of_image")
+        x = _network(b, f"{name}.latents", dense_network, given.beside(z), of_latents, latent_channels, "of_latents")
+        h = b.concat(h, x, axis=1, out="h")
+        h = _network(b, f"{name}.joint", dense_network, h, of_both, 2 * latent_channels, "h")
         return _moments(b, h, latent_channels)
 
     return prior
@@ -307,16 +306,15 @@ def _parameters(
 ) -> Var:
     """f32[B, F, S_k, S_k]: parameters of the distribution of each pixel of image k."""
     own = config.likelihood if k < config.last else config.last_likelihood
-    name, body = f"likelihoods.{k}", dense_decoder(halvings, own.steps)
-    h = _network(b, f"{name}.latents", body, given.beside(z), own.growth, features, "h")
+    name, body = f"likelihoods.{k}", dense_decoder(halvings)
+    h = _network(b, f"{name}.latents", body, given.beside(z), own, features, "h")
     if not simpler:
         return h
     (image,) = simpler
     size, joint = (int(h.shape[2]), int(h.shape[3])), config.joint_likelihood
     wide = _unit(b, image)
     wide = b.resize(wide, size=size, mode="bilinear", out="enlarged") if int(image.shape[2]) != size[0] else wide
-    body = dense_network(joint.layers, joint.steps)
-    return _network(b, f"{name}.joint", body, given.beside(wide, h), joint.growth, features, "parameters")
+    return _network(b, f"{name}.joint", dense_network, given.beside(wide, h), joint, features, "parameters")
 
 
 def _pixels(b: Builder, x: Var, out: str) -> Var:
@@ -369,7 +367,13 @@ def _prior_log_prob(flow: Flow) -> BlockBody:
     def log_prob(b: Builder, z: Var, *, latent_channels: int, **static: Any) -> Var:
         """Log-density in nats of latents of the last image."""
         noise, log_det = b.sub(
-            "prior", flow_body(flow, False), z, channels=latent_channels, growth=flow.growth, out="noise log_det"
+            "prior",
+            flow_body(flow, False),
+            z,
+            channels=latent_channels,
+            growth=flow.growth,
+            steps=flow.steps,
+            out="noise log_det",
         )
         return b.add(standard_log_prob(b, noise), log_det, out="log_p")
 
@@ -381,6 +385,14 @@ def _prior_draw(flow: Flow) -> BlockBody:
     @module_class(CLASS, "prior_draw", noise="B latent_channels L L")
     def draw(b: Builder, noise: Var, *, latent_channels: int, **static: Any) -> Var:
         """Latents of the last image, of normal noise."""
-        return b.sub("prior", flow_body(flow, True), noise, channels=latent_channels, growth=flow.growth, out="z")  # type: ignore[no-any-return]
+        return b.sub(
+            "prior",
+            flow_body(flow, True),
+            noise,
+            channels=latent_channels,
+            growth=flow.growth,
+            steps=flow.steps,
+            out="z",
+        )  # type: ignore[no-any-return]
 
     return draw
