@@ -28,17 +28,17 @@ class Flow(Closed):
     steps: int = Field(5, gt=0, le=64, description="number of blocks of a coupling")
 
 
-def flow_body(flow: Flow, backwards: bool) -> BlockBody:
+def flow_body(flow: Flow, std: float, backwards: bool) -> BlockBody:
     """Latents [B, C, H, W] -> noise of the same shape and log-determinant f32[B]; `backwards` noise -> latents."""
-    return _flow(flow.scales, backwards)
+    return _flow(flow.scales, std, backwards)
 
 
 @cache
-def _flow(scales: int, backwards: bool) -> BlockBody:
+def _flow(scales: int, std: float, backwards: bool) -> BlockBody:
     @module_class("RealNvp", "backward" if backwards else "forward", x="B channels H W")
     def body(b: Builder, x: Var, *, channels: int, growth: int, steps: int) -> Any:
         """Maps latents to noise and the log-determinant, or noise to latents."""
-        run = _Run(b, steps, growth, backwards)
+        run = _Run(b, steps, growth, std, backwards)
         x = run.scale(x, 0, scales)
         return x if backwards else (x, run.log_det(x))
 
@@ -48,8 +48,8 @@ def _flow(scales: int, backwards: bool) -> BlockBody:
 class _Run:
     """One pass through a flow."""
 
-    def __init__(self, b: Builder, steps: int, growth: Any, backwards: bool) -> None:
-        self.b, self.steps, self.growth, self.backwards = b, steps, growth, backwards
+    def __init__(self, b: Builder, steps: Any, growth: Any, std: float, backwards: bool) -> None:
+        self.b, self.steps, self.growth, self.std, self.backwards = b, steps, growth, std, backwards
         self.scalings: list[Var] = []
 
     def log_det(self, x: Var) -> Var:
@@ -83,7 +83,7 @@ class _Run:
     def couplings(self, x: Var, each: list[tuple[str, bool, bool]]) -> Var:
         """Couplings, given as name, whether the halves are a checkerboard, and whether they are exchanged."""
         for name, checkered, exchanged in reversed(each) if self.backwards else each:
-            body = coupling(checkered, exchanged, self.backwards)
+            body = coupling(self.std, checkered, exchanged, self.backwards)
             names = "x" if self.backwards else "x log_scale"
             made = self.b.sub(name, body, x, channels=x.shape[1], growth=self.growth, steps=self.steps, out=names)
             if self.backwards:
@@ -95,7 +95,7 @@ class _Run:
 
 
 @cache
-def coupling(checkered: bool, exchanged: bool, backwards: bool) -> BlockBody:
+def coupling(std: float, checkered: bool, exchanged: bool, backwards: bool) -> BlockBody:
     """One half of x, shifted and scaled by what a DenseNet makes of the other; forward also returns the log scales."""
 
     def moved(b: Builder, x: Var, log_scale: Var, shift: Var) -> Var:
@@ -104,8 +104,8 @@ def coupling(checkered: bool, exchanged: bool, backwards: bool) -> BlockBody:
         return b.mul(x + shift, b.exp(log_scale), out="x")
 
     def from_half(b: Builder, half: Var, channels: Any, growth: Any, steps: Any) -> tuple[Var, Var]:
-        h = b.sub("layer", dense_layer, half, channels=channels, growth=growth, steps=steps, out="h")
-        h = conv(b, "leave", h, channels + steps * growth, 2 * channels, 3)
+        h = b.sub("layer", dense_layer(std), half, channels=channels, growth=growth, steps=steps, out="h")
+        h = conv(b, "leave", h, channels + steps * growth, 2 * channels, std, 3)
         log_scale, shift = b.split(h, axis=1, sizes=(channels, channels), out="log_scale shift")
         weight = b.param("rescale.weight", f32(channels, 1, 1), "ones")
         weight = b.reshape(normed_weight(b, "rescale", weight, 0, 0.0), shape=(1, channels, 1, 1), out="weight")

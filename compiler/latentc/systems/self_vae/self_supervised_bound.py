@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, risen
 from latentc.components.parts import Spec
 from latentc.ir.builder import ModuleBuilder
 from latentc.systems.self_vae.densities import bound, drawn, images_of
@@ -22,6 +24,13 @@ class SelfSupervisedBound(Objective):
     """
 
     kind: Literal["self_supervised_bound"]
+    kl_warmup: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="steps in which the weight of the divergences rises from 0 to 1, so that latents are used "
+        "(Sønderby et al. 2016, arXiv:1602.02282)",
+    )
     NEEDS = "supervise_itself"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "self_supervised_bound"}
 
@@ -41,7 +50,8 @@ class SelfSupervisedBound(Objective):
             latents[k] = drawn(b, *moments, noise[k])
         likelihood, divergence = bound(b, network, cond, images, latents)
         error = b.neg(likelihood, out="reconstruction")
-        b.output(b.add(error, divergence, out="loss"), error, divergence)
+        weighted = b.mul(divergence, risen(b, self.kl_warmup), out="weighted") if self.kl_warmup else divergence
+        b.output(b.add(error, weighted, out="loss"), error, divergence)
         b.finish("The negative evidence lower bound in nats, one value per sample, and its two parts.")
         draws = (*conditions.draws(), *(Draw(name, "normal") for name in names))
         return publish(mb, ("loss", "reconstruction", "kl"), ("x", *conditions.fields), draws, self.trained(spec))

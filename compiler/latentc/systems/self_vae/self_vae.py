@@ -62,6 +62,13 @@ class SelfVae(Backbone):
     mixture: int = Field(10, gt=0, le=1_024, description="number of logistic components per pixel")
     values: int = Field(256, gt=1, le=65_536, description="number of levels of the data from -1 to 1")
     embedding: int = Field(32, gt=0, le=65_536, description="dimension of each embedded condition")
+    output_std: float = Field(
+        0.01,
+        gt=0,
+        le=100,
+        description="standard deviation of the outputs of each convolution for the first batch, from which weight "
+        "norm starts; small ones take long to use the latents",
+    )
     prior: Flow | None = Field(
         Flow(), description="the flow whose noise the latents of the last image are; null: they are standard normal"
     )
@@ -189,8 +196,8 @@ class SelfVae(Backbone):
             add(f"log_prob_{k}", _log_prob(self, k, halvings, entries), (image, *simpler, z, *conditions))
             add(f"draw_{k}", _draw(self, k, halvings, entries), (*simpler, z, u, *conditions))
         if self.prior is not None:
-            add("prior_log_prob", _prior_log_prob(self.prior), (Port("z", latent, "state"),))
-            add("prior_draw", _prior_draw(self.prior), (Port("noise", latent, "noise"),))
+            add("prior_log_prob", _prior_log_prob(self.prior, self.output_std), (Port("z", latent, "state"),))
+            add("prior_draw", _prior_draw(self.prior, self.output_std), (Port("noise", latent, "noise"),))
         return Network(name, methods, self.PROVIDES, sizes=self._counts(sides))
 
     def _counts(self, sides: list[int]) -> dict[str, float]:
@@ -275,7 +282,7 @@ def _posterior(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...
     def posterior(b: Builder, x: Var, *conditions: Var, latent_channels: int, **static: Any) -> tuple[Var, Var]:
         """Mean and log-variance of the latents of an image."""
         x = _Given(b, entries, conditions, static).beside(_unit(b, x))
-        h = _network(b, f"posteriors.{k}", dense_encoder(halvings), x, own, 2 * latent_channels, "h")
+        h = _network(b, f"posteriors.{k}", dense_encoder(halvings, config.output_std), x, own, 2 * latent_channels, "h")
         return _moments(b, h, latent_channels)
 
     return posterior
@@ -291,11 +298,19 @@ def _prior(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...]) -
     ) -> tuple[Var, Var]:
         """Mean and log-variance of the latents of an image, given the image made of it and that one's latents."""
         given, name = _Given(b, entries, conditions, static), f"priors.{k}"
-        body, x = dense_encoder(halvings), given.beside(_unit(b, simpler))
+        body, x = dense_encoder(halvings, config.output_std), given.beside(_unit(b, simpler))
         h = b.elu(_network(b, f"{name}.image", body, x, of_images, latent_channels, "of_image"), out="of_image")
-        x = _network(b, f"{name}.latents", dense_network, given.beside(z), of_latents, latent_channels, "of_latents")
+        x = _network(
+            b,
+            f"{name}.latents",
+            dense_network(config.output_std),
+            given.beside(z),
+            of_latents,
+            latent_channels,
+            "of_latents",
+        )
         h = b.concat(h, x, axis=1, out="h")
-        h = _network(b, f"{name}.joint", dense_network, h, of_both, 2 * latent_channels, "h")
+        h = _network(b, f"{name}.joint", dense_network(config.output_std), h, of_both, 2 * latent_channels, "h")
         return _moments(b, h, latent_channels)
 
     return prior
@@ -306,7 +321,7 @@ def _parameters(
 ) -> Var:
     """f32[B, F, S_k, S_k]: parameters of the distribution of each pixel of image k."""
     own = config.likelihood if k < config.last else config.last_likelihood
-    name, body = f"likelihoods.{k}", dense_decoder(halvings)
+    name, body = f"likelihoods.{k}", dense_decoder(halvings, config.output_std)
     h = _network(b, f"{name}.latents", body, given.beside(z), own, features, "h")
     if not simpler:
         return h
@@ -314,7 +329,9 @@ def _parameters(
     size, joint = (int(h.shape[2]), int(h.shape[3])), config.joint_likelihood
     wide = _unit(b, image)
     wide = b.resize(wide, size=size, mode="bilinear", out="enlarged") if int(image.shape[2]) != size[0] else wide
-    return _network(b, f"{name}.joint", dense_network, given.beside(wide, h), joint, features, "parameters")
+    return _network(
+        b, f"{name}.joint", dense_network(config.output_std), given.beside(wide, h), joint, features, "parameters"
+    )
 
 
 def _pixels(b: Builder, x: Var, out: str) -> Var:
@@ -362,13 +379,13 @@ def _draw(config: SelfVae, k: int, halvings: int, entries: tuple[Entry, ...]) ->
 
 
 @cache
-def _prior_log_prob(flow: Flow) -> BlockBody:
+def _prior_log_prob(flow: Flow, std: float) -> BlockBody:
     @module_class(CLASS, "prior_log_prob", z="B latent_channels L L")
     def log_prob(b: Builder, z: Var, *, latent_channels: int, **static: Any) -> Var:
         """Log-density in nats of latents of the last image."""
         noise, log_det = b.sub(
             "prior",
-            flow_body(flow, False),
+            flow_body(flow, std, False),
             z,
             channels=latent_channels,
             growth=flow.growth,
@@ -381,13 +398,13 @@ def _prior_log_prob(flow: Flow) -> BlockBody:
 
 
 @cache
-def _prior_draw(flow: Flow) -> BlockBody:
+def _prior_draw(flow: Flow, std: float) -> BlockBody:
     @module_class(CLASS, "prior_draw", noise="B latent_channels L L")
     def draw(b: Builder, noise: Var, *, latent_channels: int, **static: Any) -> Var:
         """Latents of the last image, of normal noise."""
         return b.sub(
             "prior",
-            flow_body(flow, True),
+            flow_body(flow, std, True),
             noise,
             channels=latent_channels,
             growth=flow.growth,
