@@ -113,7 +113,8 @@ def test_importance_weights_bound_the_likelihood(variant: str) -> None:
     (found,) = run.run(program.entry, *(inputs[v.name] for v in low.module.entry(program.entry).inputs))
     losses = []
     for i in range(3):
-        inputs = {"x": x, "y": y, **{f"noise_{k}": z[i] for k, z in enumerate(noise)}}
+        inputs = {"x": x, "y": y, "training_step": np.int64(10**6)}
+        inputs |= {f"noise_{k}": z[i] for k, z in enumerate(noise)}
         losses.append(run.run("loss.terms", *(inputs[v.name] for v in low.module.entry("loss.terms").inputs))[0])
     assert np.allclose(found, np.log(np.mean(np.exp(-np.stack(losses)), axis=0)), rtol=1e-9)
 
