@@ -101,6 +101,10 @@ class SelfVae(Backbone):
     }
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels", "embedding")
+
+    @property
     def last(self) -> int:
         """The number of the last image (K)."""
         return len(self.transforms)
