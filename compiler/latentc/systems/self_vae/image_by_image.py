@@ -72,8 +72,8 @@ class ImageByImage(Sampler):
         image = b.input(MADE, network.methods["posterior_1"].input("state").type)
         cond = conditions.operands(b, conditions.inputs(b))
         run = _Run(self, b, network, cond)
-        moments = call(b, network, "posterior_1", cond, state=image, out="mean log_variance")
-        z = drawn(b, *moments, run.noise(1)).z
+        mean, log_variance = call(b, network, "posterior_1", cond, state=image, out="mean log_variance")
+        z = drawn(b, mean, log_variance, run.noise(1)).z
         b.output(run.pixels(0, run.latents(0, image, z), image))
         mb.entries[name] = b.finish("Samples, given the image that is made of them.")
         field = spec.data.fields["x"]
@@ -135,8 +135,8 @@ class _Run:
     def latents(self, k: int, image: Var, z: Var) -> Var:
         """Latents of image k from their prior, given image k + 1 and its latents."""
         out = "prior_mean prior_log_variance"
-        moments = call(self.b, self.network, f"prior_{k}", self.cond, state=image, noise=z, out=out)
-        return drawn(self.b, *moments, self.noise(k)).z
+        mean, log_variance = call(self.b, self.network, f"prior_{k}", self.cond, state=image, noise=z, out=out)
+        return drawn(self.b, mean, log_variance, self.noise(k)).z
 
     def pixels(self, k: int, z: Var, *simpler: Var) -> Var:
         """Image k, given its latents and image k + 1 if there is one."""
@@ -145,7 +145,7 @@ class _Run:
             self.sources[name] = RandomSource("uniform", name)
             u = self.b.input(name, port.type)
         else:  # uniform numbers of 1/2: see `UnitMixture`
-            u = self.b.full(z, shape=tuple(int(d) for d in port.type.shape[1:]), value=0.5, dtype="f32", out=name)
+            u = self.b.full(z, shape=port.type.shape[1:], value=0.5, dtype="f32", out=name)
         state = {"state": simpler[0]} if simpler else {}
         out = "x" if k == 0 else f"image_{k}"
         return call(self.b, self.network, f"draw_{k}", self.cond, noise=[z, u], out=out, **state)  # type: ignore[no-any-return]

@@ -46,8 +46,8 @@ class SelfSupervisedBound(Objective):
         latents = {}
         # The simplest image first, as the authors draw.
         for k in reversed(range(len(images))):
-            moments = call(b, network, f"posterior_{k}", cond, state=images[k], out="mean log_variance")
-            latents[k] = drawn(b, *moments, noise[k])
+            mean, log_variance = call(b, network, f"posterior_{k}", cond, state=images[k], out="mean log_variance")
+            latents[k] = drawn(b, mean, log_variance, noise[k])
         likelihood, divergence = bound(b, network, cond, images, latents)
         error = b.neg(likelihood, out="reconstruction")
         weighted = b.mul(divergence, risen(b, self.kl_warmup), out="weighted") if self.kl_warmup else divergence

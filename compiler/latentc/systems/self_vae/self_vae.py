@@ -181,13 +181,14 @@ class SelfVae(Backbone):
             **self.condition_sizes(spec),
         }
         methods: dict[str, Method] = {}
+        one: tuple[Role, ...] = ("output",)
 
         def add(method: str, body: BlockBody, ports: tuple[Port, ...], outputs: tuple[Role, ...] = ("output",)) -> None:
             methods[method] = add_method(mb, name, method, body, ports, static, outputs)
 
         z = Port("z", latent, "noise")
         if self.last:
-            add("transform", _transform(self), (Port("x", images[0], "state"),), ("output",) * self.last)
+            add("transform", _transform(self), (Port("x", images[0], "state"),), one * self.last)
         for k, own in enumerate(sides):
             halvings, draws = self.levels(own), self.distribution.draws(channels)
             image = Port("x", images[k], "state")
