@@ -181,3 +181,15 @@ def test_levels_beyond_the_last_noisy_step_are_refused():
     assert make(kind="euler_maruyama", steps=4, spacing={"kind": "karras"}).table(target)
     with pytest.raises(ValueError, match="beyond the end"):
         make(kind="euler_maruyama", steps=4, spacing={"kind": "karras", "sigma_min": 0.002}).table(target)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp"])
+@pytest.mark.parametrize("path", ["linear", "gvp"])
+def test_a_path_is_sampled_from_its_noise_whichever_way_its_time_runs(sampler, path):
+    """Times from noise (1) to data (0) are those from 0 to 1, mirrored."""
+    grids = []
+    for end in (0, 1):
+        process = load("processes")["interpolant"].example(path=path, noise_time=end)
+        solver = find("samplers", sampler)(kind=sampler, steps=4, spacing="even")
+        grids.append(solver.grid(Parameterization(process, "velocity")).times)
+    assert np.allclose(grids[1], 1 - grids[0], atol=1e-12) and 0.99 < grids[1][0] < 1

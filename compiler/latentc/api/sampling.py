@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from latentc.samples.sets import Format, SampleSet
+    from latentc_runtime.manifest import Output
     from latentc_runtime.pipeline import Indexes
     from latentc_runtime.retrieval import EncodingIndex, Index
     from latentc_runtime.sources import Condition, Given
@@ -48,7 +49,8 @@ def sample(
 
     `classes`: numbers and names, or a text such as "0-9,tabby" or "all" (the default if samples have a class).
     `given`: the other conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`; with `query`
-    or `class` for neighbours, which are searched in the folder `index`, see `latentc_runtime.load`). `settings`:
+    or `class` for neighbours, which are searched in the folder `index`, see `latentc_runtime.load`; images, and sounds
+    as .wav). `settings`:
     numbers by name; `guidance` and `truncation` are short for two. `noise`: arrays, or an .npz file of them, in
     place of what the seeds give. `count`: the number of samples, classes in turn. `program`: one of the bundle's.
     `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
@@ -69,6 +71,7 @@ def sample(
     with runtime_errors():
         pipe = load(bundle, device, index=index)
         entry = pipe.program(program, steps)
+        values = with_sounds(values, pipe.manifest.conditions_of(entry), entry.outputs[0].output)
         values = with_pictures(values, pipe.manifest.conditions_of(entry))
         wanted = given_classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
         made = entry.outputs[0].output
@@ -144,7 +147,7 @@ def sample_set(
         indexes: Mapping[str, Index | EncodingIndex] = found
         entry = program_entry(manifest, program, steps)
         conditions = manifest.conditions_of(entry)
-        values = with_pictures(values, conditions)
+        values = with_pictures(with_sounds(values, conditions, entry.outputs[0].output), conditions)
         wanted = given_classes(conditions, classes, per_class, count, values, indexes)
         if wanted is not None and not any(c.form == "label" for c in conditions):
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
@@ -188,7 +191,7 @@ def sample_set(
 def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Conditions by name, files of them read; a text that is no file and not called like one stands for itself.
 
-    Image files stay paths, for `with_pictures`. DiagnosticError E0401 to E0403, E0408.
+    Image and sound files stay paths, for `with_pictures` and `with_sounds`. DiagnosticError E0401 to E0403, E0408.
     """
     from latentc.datasets.image_files import SUFFIXES
     from latentc.files.named import CONDITION_FILES, read_condition
@@ -198,9 +201,43 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(value, str | Path):
             # Path.is_file raises for long texts.
             is_file = os.path.isfile(value) or Path(value).suffix in CONDITION_FILES  # noqa: PTH113
-            picture = is_file and Path(value).suffix.lower() in SUFFIXES
-            found[name] = Path(value) if picture else read_condition(value, name) if is_file else str(value)
+            medium = is_file and Path(value).suffix.lower() in {*SUFFIXES, SOUND}
+            found[name] = Path(value) if medium else read_condition(value, name) if is_file else str(value)
     return found
+
+
+SOUND = ".wav"
+"""The suffix of sound files."""
+
+
+def with_sounds(values: Mapping[str, Any], conditions: Sequence[Condition], made: Output) -> dict[str, Any]:
+    """Conditions with sound files as arrays f32[C, T] in the range of the samples `made`, cut or padded with silence.
+
+    DiagnosticError E0403.
+    """
+    known = {one.name: one for one in conditions}
+    return {
+        name: _sound(value, name, known.get(name), made)
+        if isinstance(value, Path) and value.suffix.lower() == SOUND
+        else value
+        for name, value in values.items()
+    }
+
+
+def _sound(path: Path, name: str, condition: Condition | None, made: Output) -> Any:
+    from latentc.datasets.audio_folder import sound_from_file
+
+    if condition is None or condition.axes != ("channel", "time") or made.rate is None:
+        message = f"{path} is a sound, but condition `{name}` is none"
+        raise DiagnosticError.of("E0403", message, help="give an .npy or .npz file")
+    channels, length = condition.shape
+    low, high = made.range or (-1.0, 1.0)
+    try:
+        sound = sound_from_file(path, made.rate, length, channels)
+    except (OSError, ValueError) as error:
+        mend = f"give a PCM WAV file of {made.rate:g} samples per second"
+        raise DiagnosticError.of("E0403", str(error), help=mend) from None
+    return (sound + 1) * ((high - low) / 2) + low
 
 
 def with_pictures(values: Mapping[str, Any], conditions: Sequence[Condition]) -> dict[str, Any]:

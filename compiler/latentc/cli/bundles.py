@@ -167,8 +167,8 @@ def sample(
         typer.Option(
             "--given",
             metavar="NAME=VALUE",
-            help="A condition: a number, a text, .npy or .npz, one value or one per sample; an image file; .txt, one "
-            "text per line.",
+            help="A condition: a number, a text, .npy or .npz, one value or one per sample; an image or .wav file; "
+            ".txt, one text per line.",
         ),
     ] = None,
     seed: Seed = 0,

@@ -1,6 +1,7 @@
 """WAV files: a stretch of each, cut at random, or padded with silence."""
 
 import wave
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,22 +32,35 @@ class Sounds:
 
     def stretch(self, index: int, length: int, channels: int, rng: np.random.Generator | None) -> Array:
         """f32[C, T] in [-1, 1] of one file; several channels are averaged if the model takes one."""
-        try:
-            with wave.open(str(self.files[index])) as file:
-                if file.getframerate() != round(self.fields["x"]["rate"]):
-                    wanted = round(self.fields["x"]["rate"])
-                    raise ValueError(f"{self.files[index]} has {file.getframerate()} samples per second, not {wanted}")
-                spare = max(file.getnframes() - length, 0)
-                file.setpos(int(rng.integers(spare + 1)) if rng is not None else spare // 2)
-                count, width = file.getnchannels(), file.getsampwidth()
-                sound = pcm(file.readframes(length), width).reshape(-1, count).T
-        except (wave.Error, EOFError) as error:
-            raise ValueError(f"{self.files[index]} is not a PCM WAV file: {error}") from None
-        if count != channels:
-            if channels != 1:
-                raise ValueError(f"{self.files[index]} has {count} channels, but the model takes {channels}")
-            sound = sound.mean(axis=0, keepdims=True)
-        return np.pad(sound, ((0, 0), (0, length - sound.shape[1])))
+
+        def start(spare: int) -> int:
+            return int(rng.integers(spare + 1)) if rng is not None else spare // 2
+
+        return sound_from_file(self.files[index], self.fields["x"]["rate"], length, channels, start)
+
+
+def sound_from_file(
+    path: Any, rate: float, length: int, channels: int, start: Callable[[int], int] = lambda spare: 0
+) -> Array:
+    """f32[C, T] in [-1, 1], `length` samples of a PCM WAV file, padded with silence.
+
+    They begin at `start(spare)`, `spare` being how many more the file has. Several channels are averaged if
+    `channels` is 1. Raises ValueError.
+    """
+    try:
+        with wave.open(str(path)) as file:
+            if file.getframerate() != round(rate):
+                raise ValueError(f"{path} has {file.getframerate()} samples per second, not {round(rate)}")
+            file.setpos(start(max(file.getnframes() - length, 0)))
+            count, width = file.getnchannels(), file.getsampwidth()
+            sound = pcm(file.readframes(length), width).reshape(-1, count).T
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path} is not a PCM WAV file: {error}") from None
+    if count != channels:
+        if channels != 1:
+            raise ValueError(f"{path} has {count} channels, but the model takes {channels}")
+        sound = sound.mean(axis=0, keepdims=True)
+    return np.pad(sound, ((0, 0), (0, length - sound.shape[1])))
 
 
 def pcm(data: bytes, width: int) -> Array:

@@ -422,5 +422,6 @@ def path_interval(target: Parameterization, eps: float, data: bool = True) -> In
     With `data` the last step ends at the data, else `eps` before.
     """
     process = target.process
-    start = eps if process.point(process.first).alpha == 0.0 else process.first
-    return Interval(start, process.last if data else process.last - eps)
+    inset = eps if process.last > process.first else -eps
+    start = process.first + inset if process.point(process.first).alpha == 0.0 else process.first
+    return Interval(start, process.last if data else process.last - inset)
