@@ -842,6 +842,13 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_controlled",
         (*under("networks.main", (*BLOCKS, "depth=4")), "networks.adapter.blocks=3", "sampler.guidance={scale: 2}"),
     ),
+    "ppgn": Tiny(
+        "digits_ppgn",
+        (
+            *("networks.main.width=32", "networks.main.multipliers=[1]", "networks.main.bottleneck.channels=2"),
+            *("networks.observer.width=4", "sampler.steps=2"),
+        ),
+    ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
     "progressive_distillation": Tiny(
         "dit_progressive_distillation", (*DIT, "objective.rounds=[4, 2]", "sampler.steps=2")
