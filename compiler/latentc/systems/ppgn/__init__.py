@@ -3,7 +3,7 @@ arXiv:1612.00005).
 
 Steps on the code of an autoencoder, towards codes that it reconstructs and images that a classifier recognises.
 
-Spec: specs/digits/digits_ppgn.yaml.
+Specs: specs/digits/digits_ppgn.yaml.
 Tests: tests/systems/ppgn.
 Row in docs/systems.yaml: PPGN (steps on the codes of an autoencoder).
 """
