@@ -78,7 +78,7 @@ class LatentPpgn(Sampler):
             if self.prior:
                 images = call(inner, main, "decode", {}, state=h, out="images")
                 seen = call(inner, main, "encode", {}, state=images, out="codes")
-                seen = inner.slice(seen, axis=1, start=0, stop=int(code.shape[1]), out="reconstructed")
+                seen = inner.slice(seen, axis=1, start=0, stop=code.shape[1], out="reconstructed")
                 moved = inner.add(moved, inner.op("sub", seen, h) * self.prior, out="h")
             if self.noise:
                 moved = inner.add(moved, e * self.noise, out="h")
