@@ -14,7 +14,7 @@ from latentc.components import Steps
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.bottlenecks.gaussian import Gaussian
 from latentc.components.contract import Need, Network, Program
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, first_channels
 from latentc.components.networks.autoencoder import Autoencoder
 from latentc.components.parts import Problem, Spec
 from latentc.components.sampler import Sampler
@@ -77,8 +77,8 @@ class LatentPpgn(Sampler):
             moved = inner.add(h, slope * self.class_step, out="h")
             if self.prior:
                 images = call(inner, main, "decode", {}, state=h, out="images")
-                seen = call(inner, main, "encode", {}, state=images, out="codes")
-                seen = inner.slice(seen, axis=1, start=0, stop=code.shape[1], out="reconstructed")
+                codes = call(inner, main, "encode", {}, state=images, out="codes")
+                seen = first_channels(inner, codes, h)  # their means
                 moved = inner.add(moved, inner.op("sub", seen, h) * self.prior, out="h")
             if self.noise:
                 moved = inner.add(moved, e * self.noise, out="h")
