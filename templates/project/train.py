@@ -21,7 +21,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -230,6 +230,16 @@ def train_step(
         from latentc_support.sam import climb
 
         climbers = {n: [p for g in optimizers[n].param_groups for p in g["params"]] for n in radii}
+        # region climbs
+        rest = {}
+        if update.climbs:  # the gradient of the rest of the loss stays that at the weights
+            inputs = (climbed(update), *inputs[1:])
+            whole = {p: p.grad for p in weights if p.grad is not None}
+            for optimizer in optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            gradients(*inputs)
+            rest = {p: g if p.grad is None else g - p.grad for p, g in whole.items()}
+        # endregion
         moves = {name: climb(parameters, radii[name]) for name, parameters in climbers.items()}
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -237,6 +247,10 @@ def train_step(
         with torch.no_grad():
             for name, parameters in climbers.items():
                 torch._foreach_sub_(parameters, moves[name])
+            # region climbs
+            for weight, gradient in rest.items():
+                weight.grad = gradient if weight.grad is None else weight.grad + gradient
+            # endregion
     # endregion
     # region orthogonal
     strengths = {n: strength for n in update.trained if (strength := settings_of(n, train).get("orthogonal"))}
@@ -336,6 +350,13 @@ def gradients(
     return totals
 
 
+# region climbs
+def climbed(update: Update) -> Update:
+    """The update by the part of its loss that SAM climbs alone."""
+    return replace(update, loss=lambda *models, **inputs: update.loss(*models, **inputs)[update.climbs])
+
+
+# endregion
 # region fp16
 def scaling(train: dict[str, Any]) -> float:
     """Loss scale, which keeps most gradients within the range of float16."""

@@ -176,7 +176,9 @@ class Update:
     `batch_multiple` is the batch size as a multiple of `train.batch_size`; it is 1 if the loss reads data.
     The loss gets `reference` times as many data samples as draws, and trains on the first of them. The update runs from
     step `start` on, counted from 0, in the first `span` of every `every` steps; if it `rests`, in all
-    steps but these. A loss with an input `training_step` i64[] gets the step.
+    steps but these. A loss with an input `training_step` i64[] gets the step. `climbs` is the output of the loss, a
+    part of output 0, that an optimiser's `sam` climbs and whose gradient it takes at the top; the gradient of the rest
+    is taken at the weights.
     """
 
     loss: str
@@ -194,6 +196,7 @@ class Update:
     every: int = 1
     span: int = 1
     rests: bool = False
+    climbs: int = 0
 
 
 @dataclass(frozen=True)

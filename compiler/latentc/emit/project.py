@@ -441,6 +441,7 @@ def _fields_of(update: Update, module: Module, entry: str) -> dict[str, Any]:
         "span": update.span if update.span > 1 else None,
         "rests": update.rests,
         "reference": update.reference if update.reference > 1 else None,
+        "climbs": update.climbs,
         "differentiates": _differentiates(module, entry),
         "partial": update.partial or _leaves_out(module, entry),
     }

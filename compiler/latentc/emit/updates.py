@@ -25,6 +25,7 @@ _OPTIONAL = {
     "span": ("int", "1"),
     "rests": ("bool", "False"),
     "reference": ("int", "1"),
+    "climbs": ("int", "0"),
 }
 """{field: (type, default)}"""
 _TIMES = ("start", "every", "span", "rests")
@@ -32,6 +33,7 @@ _SAYS: Mapping[str, str] = {
     "differentiates": "`differentiates`: the loss contains gradients with respect to network inputs.",
     "partial": "`partial`: the loss leaves some network outputs unused, so some weights get no gradient.",
     "reference": "The loss reads all data samples and trains on the first of every `reference`.",
+    "climbs": "`climbs`: the number of the loss's output that SAM climbs; 0: the loss itself.",
 }
 _REGIONS = {"takes_round": "round", "takes_step": "training_step"} | dict.fromkeys(_TIMES, "timed")
 

@@ -83,10 +83,12 @@ def count(spec: Spec, lowered: Lowered) -> Counts:
         share = Fraction(update.span, update.every)
         times = Fraction(update.repeats * update.batch_multiple, update.reference)
         times *= 1 - share if update.rests else share
-        sam = any(_optimizer(spec, n).sam for n in update.networks)
+        passes = 1
+        if any(_optimizer(spec, n).sam for n in update.networks):
+            passes = 3 if update.climbs else 2
         forward, backward, _ = made[0].flops_of_loss(update.loss)
-        flops += int(times * (forward + backward) * (2 if sam else 1))
-        again += int(times * made[1].flops_of_loss(update.loss)[2] * (2 if sam else 1))
+        flops += int(times * (forward + backward) * passes)
+        again += int(times * made[1].flops_of_loss(update.loss)[2] * passes)
         part = Fraction(update.batch_multiple, update.reference)
         savings.append([int(part * activations.of_loss(update.loss)) for activations in made])
     eager, recompute, compiled = (max(column) for column in zip(*savings, strict=True))
