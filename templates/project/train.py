@@ -34,7 +34,7 @@ from tqdm import tqdm
 from latentc_support.changes import record
 from latentc_support.checkpoint import Checkpoints, State, load_weights, network_state, save_weights, seed_generators
 from latentc_support.config import load_config
-from latentc_support.data import batches, class_names, generator, open_data
+from latentc_support.data import Order, batches, class_names, generator, open_data
 from latentc_support.evaluate import Judge
 from latentc_support.logs import Logs, grids_of
 from latentc_support.media import FORMATS
@@ -478,7 +478,12 @@ def main() -> None:
     if run.main and not found:
         dataset.check(CHECKING)
     # endregion
+    # region labelled
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch))
+    # endregion
+    # region clustered
+    dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch if name != "y"))
+    # endregion
     # region staged
     grids_every = grid_interval(config, run)
     # endregion
@@ -537,6 +542,12 @@ def main() -> None:
     # region power
     state = State(networks, averages, optimizers, profiles.others)
     # endregion
+    # region clustered
+    from latentc_support.clusters import Clusters
+
+    clusters = Clusters(dataset, networks, config, run)
+    state.others = {**state.others, "clusters": clusters}
+    # endregion
     seed_generators(train["seed"], 5, run.rank)  # from here on, processes draw different numbers (dropout)
 
     step = checkpoints.resume(state, config, run) if found else 0
@@ -564,6 +575,10 @@ def main() -> None:
     fed = 1  # batches of data per step: all updates learn from the same samples
     # endregion
     feed = batches(dataset, config, step * fed, run.rank, run.world)
+    # region clustered
+    order = Order(dataset.size, train["batch_size"], train["seed"], step * fed, run.rank, run.world)
+    feed = clusters.labelled(feed, order)
+    # endregion
 
     def fetched(saves: bool = True) -> dict[str, Tensor]:
         """The next batch. If a file cannot be read, training ends, but what it has learnt is saved."""
@@ -598,6 +613,10 @@ def main() -> None:
         batch = fetched()
         batch = {name: batch[name] for name in UPDATES[0].batch}
         batch |= roll_out(rewards, networks, batch, config, step, run)
+        # endregion
+        # region clustered
+        if clusters.due(step):
+            clusters.find(step, out)
         # endregion
         for number, update in enumerate(UPDATES):
             # region batches

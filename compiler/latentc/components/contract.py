@@ -199,6 +199,24 @@ class Update:
     climbs: int = 0
 
 
+CLUSTERED = "clustered"
+"""Entry of a module: the features f32[B, D] of a batch that training clusters."""
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Training whose labels `y` are clusters of the data, by features of `network` (the entry CLUSTERED).
+
+    They are found before the first step, and again every `every` steps after step `start`, from `samples` of the data
+    (None: all). No label is read from the data.
+    """
+
+    network: str
+    every: int
+    start: int
+    samples: int | None
+
+
 @dataclass(frozen=True)
 class Rounds:
     """Training in `count` rounds of equal length.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from latentc.components.capabilities import Capability
 from latentc.components.condition import encoders
-from latentc.components.contract import Need, Network, Program, Rounds, Update
+from latentc.components.contract import Clustering, Need, Network, Program, Rounds, Update
 from latentc.components.parts import Part, Spec
 from latentc.ir.builder import ModuleBuilder
 
@@ -69,6 +69,11 @@ class Objective(Part):
     @property
     def in_rounds(self) -> Rounds | None:
         """The rounds in which it trains; None for one."""
+        return None
+
+    @property
+    def clustering(self) -> Clustering | None:
+        """How training finds the labels as clusters of the data; None if it reads them."""
         return None
 
     @property

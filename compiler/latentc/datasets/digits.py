@@ -21,7 +21,8 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     seen = {"tokens": levels[rows].astype(np.int64)} if "tokens" in fields else {"x": images[rows, None]}
     others = [name for name in fields if name not in ("x", "y", "tokens")]
     latents = {name: components(images, fields[name]["shape"])[rows] for name in others}
-    return Arrays({**seen, "y": labels[rows], **latents}, fields)
+    own = {"y": labels[rows]} if "y" in fields else {}
+    return Arrays({**seen, **own, **latents}, fields)
 
 
 @cache

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from latentc import __version__
 from latentc.components.backbone import Backbone
 from latentc.components.condition import searches
-from latentc.components.contract import Lowered, Rollout, Update
+from latentc.components.contract import CLUSTERED, Lowered, Rollout, Update
 from latentc.components.fields import FIRST_STAGE, Medium
 from latentc.components.objective import Objective
 from latentc.components.read_fields import encoded_fields, fields_of_project
@@ -141,6 +141,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     support |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
     shared = _shared(lowered, spec, list(support.values()))
     support |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in shared}
+    if CLUSTERED in lowered.module.entries:
+        support["clusters.py"] = template("project/support/clusters.py")
     if encoded_fields(spec):
         support["features.py"] = template("project/support/features.py")
     if isinstance(names := spec.data.class_names, tuple):
@@ -211,6 +213,7 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         "schedule" if scheduled else "tables",
         "staged" if staged else "direct",
         "sampled" if lowered.programs else "unsampled",
+        "clustered" if CLUSTERED in lowered.module.entries else "labelled",
     }
 
 
@@ -303,17 +306,27 @@ def config_of(spec: Spec, updates: Sequence[Update] = ()) -> dict[str, Any]:
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network, spec))}
     rounds = spec.objective.in_rounds if isinstance(spec.objective, Objective) else None
     rewards = spec.objective.reward_settings if isinstance(spec.objective, Objective) else ()
+    clusters = _clusters(spec)
+    if clusters:  # no label is read
+        data |= {"classes": 0, "fields": {name: field for name, field in data["fields"].items() if name != "y"}}
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
         **({"roles": roles} if roles else {}),
         **({"rounds": asdict(rounds)} if rounds else {}),
         **({"rewards": list(rewards)} if rewards else {}),
+        **({"clusters": clusters} if clusters else {}),
         "data": data,
         **({"held_out": held_out} if held_out else {}),
         **({"encoded": {n: of.settings() for n, of in encoded.items()}} if (encoded := encoded_fields(spec)) else {}),
         **({"neighbours": neighbours} if (neighbours := searched(spec)) else {}),
     }
+
+
+def _clusters(spec: Spec) -> dict[str, Any]:
+    """The settings of clusters that are labels; empty if labels are read."""
+    how = spec.objective.clustering if isinstance(spec.objective, Objective) else None
+    return {} if how is None else {"count": spec.data.classes, **asdict(how)}
 
 
 def searched(spec: Spec) -> dict[str, dict[str, Any]]:
@@ -365,15 +378,17 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any], pictured: bo
                 *(["pillow>=10"] if pictured and {*spec.train.log} & {*_LOG_PACKAGES} else []),
                 *spec.data.requires,
                 *(["usearch>=2.16"] if searched(spec) else []),
+                *(["scikit-learn>=1.4"] if "clusters" in config else []),
                 *(["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []),
                 *(["ftfy>=6.1"] if "captions" in cleaned_as(spec) else []),
             )
         ),
-        "classes": data["classes"],
+        "classes": spec.data.classes,
         "given": _asked(lowered),
         "searches": bool(searched(spec)),
         "encodes": bool(encoded_fields(spec)),
         "evaluates": evaluates(spec.train),
+        "clusters": "clusters" in config,
         "logs": [*spec.train.log],
         "grids": pictured,
         "rolls_out": any(update.rollout for update in lowered.updates),
@@ -411,6 +426,8 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         if update.name:
             listing += layout("", f"{identifier(update.name.upper())} = {made}")
         steps += [identifier(update.name.upper()) if update.name else made] * update.repeats
+    if (features := lowered.module.entries.get(CLUSTERED)) is not None:
+        functions.add(features, "clustered_features")
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
     rollouts = [update.rollout for update in lowered.updates if update.rollout is not None]
     listing += [line for rollout in rollouts for line in layout("", f"ROLLOUT = {_rollout(rollout)}")]

@@ -18,12 +18,13 @@ from .storage import write_text
 REFUSED = {
     "model.*": "the weights belong to another model",
     "rounds.*": "it divides all steps of a run",
+    "clusters.*": "the clusters so far were found with it",
     "roles.*": "it decides which networks are trained, and from where they start",
     "train.seed": "initial weights, noise and the order of the data follow from it",
     "train.*.kind": "its state is that of another optimizer",
     "train.ema.sigma_rel": "averages of other widths cannot start in mid-training",
 }
-PERMITTED = ("roles.*.decay", "roles.*.pretrained", "train.schedule.kind")  # although a pattern above matches
+PERMITTED = ("clusters.every", "clusters.start", "roles.*.decay", "roles.*.pretrained", "train.schedule.kind")  # although a pattern above matches
 OWN = ("name", "train.out", "train.resume")  # of each start
 START = "roles.*.pretrained"
 UNSET = "unset"

@@ -175,6 +175,8 @@ SETTINGS: dict[str, tuple[Rule, str]] = {
     "data.first_stage.weights": (ANY, "weights of the first stage"),
     "data.first_stage.shift": (ANY, "subtracted from its latents"),
     "data.first_stage.scale": (ANY, "factor of its latents after that"),
+    "clusters.every": (ANY, "steps between clusterings of the data"),
+    "clusters.start": (ANY, "step up to which the first clustering stays"),
     "roles.*.pretrained": (ANY, "weights that the network starts from"),
     "roles.*.decay": (ANY, "decay per step of the average"),
 }

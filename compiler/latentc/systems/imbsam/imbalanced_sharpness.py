@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Need, Network, Program, Rounds, Update
+from latentc.components.contract import Clustering, Need, Network, Program, Rounds, Update
 from latentc.components.objective import GrowingGrids, Objective
 from latentc.components.objectives._common import publish
 from latentc.components.parts import Problem, Refusal, Spec
@@ -60,6 +60,10 @@ class ImbalancedSharpness(Objective):
     @property
     def in_rounds(self) -> Rounds | None:
         return self.of.in_rounds
+
+    @property
+    def clustering(self) -> Clustering | None:
+        return self.of.clustering
 
     @property
     def reward_settings(self) -> tuple[dict[str, Any], ...]:
