@@ -621,6 +621,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "the layers of the paper, added up",
         {(None, "main"): 10_950_656, (None, "discriminator"): 9_674_753},
     ),
+    "selfcond_gan": (
+        "stevliu/self-conditioned-gan, resnet2: the sizes of its layers, added up",
+        {("imagenet", "main"): 100_305_347, ("imagenet", "discriminator"): 93_514_276},
+    ),
+    "selfcond_dcgan": (
+        "stevliu/self-conditioned-gan, dcgan_shallow and dcgan_deep: the sizes of their layers, added up",
+        {
+            ("stacked-mnist", "main"): 5_935_107,
+            ("stacked-mnist", "discriminator"): 2_963_364,
+            ("cifar10", "discriminator"): 3_746_980,
+        },
+    ),
     "eeg": ("guido151/Conditional-EEG-Diffusion: the sizes of its layers, added up", {("base", "main"): 17_113_235}),
     "dp3": (
         "YanjieZe/3D-Diffusion-Policy",

@@ -695,6 +695,22 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.classifier", ("pretrained=null", "frozen=true")),
         ),
     ),
+    "selfcond_gan": Tiny(
+        "selfcond_gan",
+        (
+            *("data={kind: npz, path: train.npz, classes: 3, shape: [3, 8, 8]}", "objective.clustered=null"),
+            *under("networks.main", ("width=2", "channel_multipliers=[2, 1]", "latent_dim=4", "embedding=3")),
+            *under("networks.discriminator", ("width=2", "channel_multipliers=[1, 2]")),
+        ),
+    ),
+    "selfcond_dcgan": Tiny(
+        "selfcond_dcgan",
+        (
+            *(*FILE, "data.classes=3", "data.shape=[1, 8, 8]", "objective.clustered=null"),
+            *under("networks.main", ("width=2", "channel_multipliers=[2, 1]", "latent_dim=4", "embedding=3")),
+            *under("networks.discriminator", ("width=2", "channel_multipliers=[1, 2]")),
+        ),
+    ),
     "clswgan_classifier": Tiny("clswgan_classifier", (*FILE, "data.classes=3", "data.fields.x.shape=[6]")),
     "dp3": Tiny(
         "dp3",
