@@ -26,7 +26,10 @@ WEIGHTS = ("networks", "averages", "others")
 
 @dataclass
 class State:
-    """Everything in training that changes, by network; `others` are averages of other widths, and clusters of the data."""
+    """Everything in training that changes, by network.
+
+    `others` are averages of other widths, and clusters of the data.
+    """
 
     networks: dict[str, nn.Module]
     averages: dict[str, nn.Module]

@@ -65,8 +65,13 @@ class Clusters(nn.Module):
             self.labels.copy_(torch.from_numpy(self.over(np.arange(self.samples.size), self.nearest)))
         if self.run.main:
             new = self.labels.numpy()
-            sizes, kept = np.bincount(new, minlength=len(means)), f", {np.mean(new == old):.0%} of the samples as before"
-            tqdm.write(f"step {step}: {len(means)} clusters of {sizes.min()} to {sizes.max()} samples{kept if step else ''}")
+            sizes, kept = (
+                np.bincount(new, minlength=len(means)),
+                f", {np.mean(new == old):.0%} of the samples as before",
+            )
+            tqdm.write(
+                f"step {step}: {len(means)} clusters of {sizes.min()} to {sizes.max()} samples{kept if step else ''}"
+            )
             write_whole(out / "clusters.npz", partial(np.savez, labels=new, means=self.means.numpy()))
 
     def nearest(self, features: np.ndarray) -> np.ndarray:
@@ -109,9 +114,7 @@ class Clusters(nn.Module):
             yield {**batch, "y": self.labels[torch.from_numpy(rows)]}
 
 
-def clustered(
-    features: np.ndarray, count: int, old: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def clustered(features: np.ndarray, count: int, old: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Clusters i64[N] of features f32[N, D] by k-means, and the mean of each f32[K, D].
 
     k-means starts from the means of the `old` clusters i64[N], and the new ones are numbered so that as many

@@ -88,7 +88,9 @@ def test_a_denoiser_can_have_a_tail_too() -> None:
 
 
 def test_a_step_costs_three_passes() -> None:
-    three, two = (load_spec("digits_imbsam", None, [f"objective={o}"]) for o in ("{tail: [1]}", "{kind: classification}"))
+    three, two = (
+        load_spec("digits_imbsam", None, [f"objective={o}"]) for o in ("{tail: [1]}", "{kind: classification}")
+    )
     ratio = count(three, lower(three)).flops / count(two, lower(two)).flops
     assert ratio == pytest.approx(1.5, rel=1e-3)
 

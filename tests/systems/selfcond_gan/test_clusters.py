@@ -26,6 +26,7 @@ TINY += ["networks.discriminator.width=2", "networks.main.latent_dim=4", "networ
 TINY += ["networks.main.channel_multipliers=[2, 1]", "networks.discriminator.channel_multipliers=[1, 2]"]
 TINY += ["objective.every=2", "train.batch_size=8", "train.steps=5", "train.checkpoint_every=2", "train.keep=9"]
 TINY += ["train.sample_every=null", "train.workers=0", "train.log=[]", "train.parallel=ddp"]
+OTHER = "{kind: resnet_discriminator, width: 8, channel_multipliers: [1], downsample_levels: 0}"
 
 
 def project(folder: Path, *changes: str) -> Path:
@@ -145,10 +146,9 @@ def test_the_generators_loss_is_the_authors() -> None:
         (["conditioning.class=null"], "one of them takes no class"),
         (["objective.clustered=9"], "9 samples cannot have 10 clusters"),
         (["objective.generator_batch=2"], "is no larger than its own size"),
-        (["networks.discriminator={kind: resnet_discriminator, width: 8, channel_multipliers: [1], downsample_levels: 0}"],
-         "needs a network `discriminator` that gives the features"),
+        ([f"networks.discriminator={OTHER}"], "needs a network `discriminator` that gives the features"),
     ],
-)  # fmt: skip
+)
 def test_refusals(changes: list[str], message: str) -> None:
     with pytest.raises(DiagnosticError, match=message):
         load_spec("digits_selfcond", None, changes)

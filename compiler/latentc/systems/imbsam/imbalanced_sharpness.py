@@ -38,7 +38,9 @@ class ImbalancedSharpness(Objective):
         min_length=1, max_length=65_536, description="rare classes, as label numbers"
     )
     weight: float = Field(
-        1.0, gt=0, description="factor of the loss of samples of the tail (2 in the authors' code, which the paper lacks)"
+        1.0,
+        gt=0,
+        description="factor of the loss of samples of the tail (2 in the authors' code, which the paper lacks)",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "imbsam", "of": {"kind": "classification"}, "tail": [0]}
 

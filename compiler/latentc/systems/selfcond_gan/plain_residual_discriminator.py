@@ -20,7 +20,9 @@ class PlainResidualDiscriminator(Discriminator):
 
     kind: Literal["plain_residual_discriminator"]
     channel_multipliers: Multipliers = Field(
-        min_length=1, max_length=16, description="channels of each level, as a multiple of `width`; each but the last halves"
+        min_length=1,
+        max_length=16,
+        description="channels of each level, as a multiple of `width`; each but the last halves",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "plain_residual_discriminator",

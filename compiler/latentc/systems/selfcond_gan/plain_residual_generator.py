@@ -17,7 +17,9 @@ class PlainResidualGenerator(Generator):
 
     kind: Literal["plain_residual_generator"]
     channel_multipliers: Multipliers = Field(
-        min_length=1, max_length=16, description="channels of each level, as a multiple of `width`; each but the first doubles"
+        min_length=1,
+        max_length=16,
+        description="channels of each level, as a multiple of `width`; each but the first doubles",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "plain_residual_generator",
