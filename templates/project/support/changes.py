@@ -24,13 +24,8 @@ REFUSED = {
     "train.*.kind": "its state is that of another optimizer",
     "train.ema.sigma_rel": "averages of other widths cannot start in mid-training",
 }
-PERMITTED = (
-    "clusters.every",
-    "clusters.start",
-    "roles.*.decay",
-    "roles.*.pretrained",
-    "train.schedule.kind",
-)  # although a pattern above matches
+# although a pattern above matches
+PERMITTED = ("clusters.every", "clusters.start", "roles.*.decay", "roles.*.pretrained", "train.schedule.kind")
 OWN = ("name", "train.out", "train.resume")  # of each start
 START = "roles.*.pretrained"
 UNSET = "unset"
