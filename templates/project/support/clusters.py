@@ -65,13 +65,9 @@ class Clusters(nn.Module):
             self.labels.copy_(torch.from_numpy(self.over(np.arange(self.samples.size), self.nearest)))
         if self.run.main:
             new = self.labels.numpy()
-            sizes, kept = (
-                np.bincount(new, minlength=len(means)),
-                f", {np.mean(new == old):.0%} of the samples as before",
-            )
-            tqdm.write(
-                f"step {step}: {len(means)} clusters of {sizes.min()} to {sizes.max()} samples{kept if step else ''}"
-            )
+            sizes = np.bincount(new, minlength=len(means))
+            kept = f", {np.mean(new == old):.0%} of the samples as before" if step else ""
+            tqdm.write(f"step {step}: {len(means)} clusters of {sizes.min()} to {sizes.max()} samples{kept}")
             write_whole(out / "clusters.npz", partial(np.savez, labels=new, means=self.means.numpy()))
 
     def nearest(self, features: np.ndarray) -> np.ndarray:
