@@ -52,5 +52,7 @@ CASES = [
         wanted=of_discriminator,
         prefixes={"main": "G.", "discriminator": "D."},
         update="discriminator",
+        tolerance=5e-5,
+        why="gradients of data and of samples almost cancel, so the recorded float32 sums are off by 1e-10",
     ),
 ]
