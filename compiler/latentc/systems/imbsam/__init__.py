@@ -5,7 +5,7 @@ Sharpness-aware minimisation of the loss of rare classes alone, within the loss 
 
 Specs: specs/digits/digits_imbsam.yaml.
 Tests: tests/systems/imbsam.
-Rows in docs/systems.yaml: imbsam.
+Rows in docs/systems.yaml: ImbSAM.
 """
 
 COMPONENTS = {

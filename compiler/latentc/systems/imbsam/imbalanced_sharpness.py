@@ -34,7 +34,7 @@ class ImbalancedSharpness(Objective):
 
     kind: Literal["imbsam"]
     of: Annotated[Objective, OneOf("objectives")] = Field(description="objective whose loss it is")
-    tail: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    tail: tuple[Annotated[int, Field(ge=0, lt=16_777_216)], ...] = Field(
         min_length=1, max_length=65_536, description="rare classes, as label numbers"
     )
     weight: float = Field(

@@ -25,10 +25,15 @@ class SelfConditioned(Adversarial):
     """
 
     kind: Literal["self_conditioned"]  # type: ignore[assignment]
-    every: int = Field(10_000, gt=0, description="steps between clusterings; the first is that before training")
-    start: int = Field(0, ge=0, description="step up to which the first clustering stays")
+    every: int = Field(
+        10_000, gt=0, le=1_000_000_000, description="steps between clusterings; the first is that before training"
+    )
+    start: int = Field(0, ge=0, le=1_000_000_000, description="step up to which the first clustering stays")
     clustered: int | None = Field(
-        None, gt=0, description="samples that k-means sees, drawn once; the others get the nearest mean; null: all"
+        None,
+        gt=0,
+        le=1_000_000_000,
+        description="samples that k-means sees, drawn once; the others get the nearest mean; null: all",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "self_conditioned", "every": 2}
 
