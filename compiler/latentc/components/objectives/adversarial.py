@@ -102,10 +102,6 @@ class Adversarial(Objective):
         mb.entries |= {update.loss: update.loss for update in updates}
         return tuple(updates)
 
-    def game(self, networks: Mapping[str, Network], spec: Spec) -> Game:
-        """The terms and players, which make the losses."""
-        return Game(self.terms, self.augment, networks, spec)
-
 
 @dataclass(frozen=True)
 class Game:
