@@ -3,7 +3,7 @@
     python benchmarks/label_sets_digits.py [--out out/label_sets] [--seeds 0 1 2] [--data FILE]
 
 Each digit but 1 has one, at random, of its labels even (0 2 4 6 8), large (5 to 9) and threefold (0 3 6 9). A BigGAN
-learns the labels (2000 steps), then the classifier of `digits_s2m` the ratios (1500). Figures: of 700 samples of the
+learns the labels (2000 steps), then the classifier of `digits_s2m` the ratios (150). Figures: of 700 samples of the
 seven intersections and differences of all three labels, such as even and large but not threefold (an 8), the share that
 the digits' classifier takes for a digit of theirs, after 1, 4, 16 and 64 steps of the chain; without a step, the sample
 is one of the first included label. Also the Fréchet distance of the samples of all seven to held-out digits.
