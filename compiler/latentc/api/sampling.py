@@ -228,7 +228,7 @@ def _sound(path: Path, name: str, condition: Condition | None, made: Output) -> 
     from latentc.datasets.audio_folder import sound_from_file
 
     if condition is None or condition.axes != ("channel", "time") or made.rate is None:
-        message = f"{path} is a sound, but condition `{name}` is none"
+        message = f"{path} is a sound, but condition `{name}` takes none"
         raise DiagnosticError.of("E0403", message, help="give an .npy or .npz file")
     channels, length = condition.shape
     low, high = made.range or (-1.0, 1.0)

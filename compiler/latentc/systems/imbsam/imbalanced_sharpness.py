@@ -15,6 +15,7 @@ from latentc.components import OneOf
 from latentc.components.contract import Clustering, Need, Network, Program, Rounds, Update
 from latentc.components.objective import GrowingGrids, Objective
 from latentc.components.objectives._common import publish
+from latentc.components.optimizer import Optimizer
 from latentc.components.parts import Problem, Refusal, Spec
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
@@ -86,7 +87,8 @@ class ImbalancedSharpness(Objective):
             yield Problem(("of",), message, "use it without `imbsam`")
         for name in self.trained(spec):
             own = "optimizer" if name not in spec.train.optimizers else f"optimizers.{name}"
-            if getattr(spec.train.optimizers.get(name, spec.train.optimizer), "sam", None) is None:
+            optimizer = spec.train.optimizers.get(name, spec.train.optimizer)
+            if isinstance(optimizer, Optimizer) and optimizer.sam is None:
                 message = f"the optimiser of `{name}` has no radius to climb by"
                 yield Problem((), message, f"set `train.{own}.sam: 0.05`")
 
