@@ -257,6 +257,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "mage_classifier": ('pooling="first"',),
     "mean_flow_cifar10": ('decoder="residual"',),
     "rarm": ("final_norm=true",),
+    "self_vae": ("conditions=null",),
     "vitok_tokenizer": tuple(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
 }
 
