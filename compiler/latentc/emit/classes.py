@@ -104,7 +104,9 @@ class Classes:
                 printer = _ClassPrinter(self, [self.module.functions[n] for n in names])
             if printer.mixed:
                 raise EmitError(f"the methods {', '.join(names)} share {printer.mixed}, which is of several classes")
-            self.printed |= dict.fromkeys(names, self._named(printer))
+            printed = self._named(printer)
+            for name in names:
+                self.printed.setdefault(name, printed)  # others of the group may be printed as one of a family
         return self.printed[function]
 
     def check_used(self, builders: str) -> None:
