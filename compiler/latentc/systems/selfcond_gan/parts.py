@@ -1,4 +1,4 @@
-"""What generators and discriminators of self-conditioned GANs share.
+"""Parts that generators and discriminators of self-conditioned GANs share.
 
 A class enters a generator as an embedding beside the noise, and chooses one of the discriminator's linear scores.
 Symbols: B batch, K classes, D features.

@@ -17,7 +17,7 @@ from latentc.ir.builder import ModuleBuilder
 
 
 class SelfConditioned(Adversarial):
-    """A GAN that is told clusters of the data as classes (Liu et al. 2020, arXiv:2006.10728); labels are not read.
+    """A GAN whose classes are clusters of the data (Liu et al. 2020, arXiv:2006.10728); labels are not read.
 
     `data.classes` is the number of clusters. Every `every` steps they are those of k-means of the discriminator's last
     features, from the means of the last ones, and renumbered so that as many samples as possible keep their cluster.
