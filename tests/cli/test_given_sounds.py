@@ -43,8 +43,8 @@ def test_a_sound_file_is_read_in_the_range_of_the_model_and_padded_with_silence(
     ("condition", "rate", "said"),
     [
         (AUDIO, 8.0, "4 samples per second, not 8"),
-        (AUDIO, None, "condition `audio` is none"),
-        (Condition("audio", "array", (2, 4), "f32"), 4.0, "condition `audio` is none"),
+        (AUDIO, None, "condition `audio` takes none"),
+        (Condition("audio", "array", (2, 4), "f32"), 4.0, "condition `audio` takes none"),
         (Condition("audio", "array", (3, 4), "f32", axes=AXES), 4.0, "has 2 channels, but the model takes 3"),
     ],
 )
