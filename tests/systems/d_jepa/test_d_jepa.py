@@ -202,7 +202,7 @@ def test_features_and_targets_of_d_jepa() -> None:
 
 
 def test_the_loss_of_d_jepa_adds_predicted_features() -> None:
-    """The averaged encoder is told the class that the trained one is not."""
+    """The averaged encoder is given the class, which the trained one is not."""
     lowered, oracle, w = system("d_jepa", *SIZES, "data.classes=5")
     main, target = Reference(w), Reference(w, "target")
     deviations, y, null = np.array([0.2, 1.0]), np.array([1, 3]), 5
@@ -247,13 +247,18 @@ def test_the_sampler_of_d_jepa() -> None:
             mask = torch.zeros(T, dtype=torch.bool)
             mask[ORDER[i, :left]] = True
             places = ORDER[i, after:left]
-            told, free = (main.features(made, main.of_label(y), mask, counts, None)[places] for y in (labels[i], null))
+            conditional, free = (
+                main.features(made, main.of_label(y), mask, counts, None)[places] for y in (labels[i], null)
+            )
             weight = 1 + (scale - 1) * (T - max(after, 1)) / T
             x = torch.from_numpy(start[i, after:left])
             for k, at in reversed(list(enumerate(steps))):
                 (beta, product), before = schedule[k], schedule[k - 1][1] if k else 1.0
                 t = torch.full((len(places),), float(at), dtype=torch.float64)
-                (with_class, share), without = head.velocity(x, t, told).split(C, -1), head.velocity(x, t, free)[:, :C]
+                (with_class, share), without = (
+                    head.velocity(x, t, conditional).split(C, -1),
+                    head.velocity(x, t, free)[:, :C],
+                )
                 guess = without + weight * (with_class - without)
                 data = (x - math.sqrt(1 - product) * guess) / math.sqrt(product)
                 kept, added = math.sqrt(1 - beta) * (1 - before), math.sqrt(before) * beta

@@ -105,8 +105,8 @@ def test_a_sample_that_lacks_a_label_is_left() -> None:
     (found,) = run(program.entry, z, proposals, uniforms, np.array([[1.0, -1, 0], [0, 1, -1]]))
     (first,) = run("main.forward", z[:1], np.array([0]), prefix="main")
     (last,) = run("main.forward", proposals[4, 1:], np.array([1]), prefix="main")
-    assert np.allclose(found[0], first[0], atol=1e-12)  # every proposal has the ratio 0
-    assert np.allclose(found[1], last[0], atol=1e-12)
+    assert np.allclose(found[0], first[0], rtol=0, atol=1e-12)  # every proposal has the ratio 0
+    assert np.allclose(found[1], last[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("of_class", [True, False])

@@ -65,7 +65,7 @@ def reference(
     flow: bool,
     x: Array,
     z: Array,
-    told: Any,
+    time_of: Any,
     score: Callable[[Array, float], Array] = score,
     count: int = 30,
 ) -> Array:
@@ -77,12 +77,12 @@ def reference(
         k = count - 1 - i
         alpha = 1 - betas[k] if kind == "vp" else 1.0
         if corrector != "none":
-            s, n = score(x, told(t)), noise.pop(0)
+            s, n = score(x, time_of(t)), noise.pop(0)
             ratio = np.linalg.norm(n.reshape(len(n), -1), axis=1) / np.linalg.norm(s.reshape(len(s), -1), axis=1)
             r = ratio.reshape(-1, 1, 1, 1) if corrector == "langevin" else marginal(kind, t)[1]
             step = 2 * alpha * (snr * r) ** 2
             x = x + step * s + np.sqrt(2 * step) * n
-        s, n = score(x, told(t)), noise.pop(0)
+        s, n = score(x, time_of(t)), noise.pop(0)
         half = 0.5 if flow else 1.0
         below = sigmas[k - 1] if k else 0.0
         f, g = sde(kind, t)

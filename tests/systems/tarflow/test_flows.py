@@ -228,10 +228,10 @@ def test_starflows_class_is_a_text_of_one_token() -> None:
     sizes += ["backbone.flows=2", "backbone.depths=[1, 2]", "backbone.positions.pairs=2"]
     classes = lower(load_spec("starflow_class", None, [*sizes, "data.classes=5", "data.class_names=null"]))
     texts = ["data.fields.text.shape=[1, 5]", "data.fields.text_mask.shape=[1]", "sampler.guidance.scale=2.5"]
-    told = lower(load_spec("starflow", None, [*sizes, *texts]))
+    captioned = lower(load_spec("starflow", None, [*sizes, *texts]))
     weights = random_weights(classes, std=0.3)
     weights["blocks.1.class_embed.weight"][5:] = 0  # of no class
-    types = network_params(told, told.networks["main"])
+    types = network_params(captioned, captioned.networks["main"])
     named = {"blocks.1.text_embed.weight": weights["blocks.1.class_embed.weight"][:5].T}
     named["blocks.1.text_embed.bias"] = weights["blocks.1.class_embed.bias"]
     as_texts = {name: named.get(name, weights.get(name)) for name in types}
@@ -240,7 +240,7 @@ def test_starflows_class_is_a_text_of_one_token() -> None:
     given = {"z": rng.standard_normal((2, 16, 2)), "x": rng.standard_normal((2, 2, 4, 4)), "scale": np.full(2, 2.5)}
     for entry in ("sample.16", "log_likelihood"):
         (found, *_) = interpreter(classes, weights).run(entry, *_ordered(classes, entry, {**given, "y": y}))
-        (wanted, *_) = interpreter(told, as_texts).run(entry, *_ordered(told, entry, {**given, **text}))
+        (wanted, *_) = interpreter(captioned, as_texts).run(entry, *_ordered(captioned, entry, {**given, **text}))
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
 
 
