@@ -447,6 +447,7 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
     "adc_gan": Tiny("adc_gan", GAN),
+    "ada": Tiny("digits_ada", (*GAN, "networks.main.embedding=6", "networks.probability.images=100")),
     "few_shot": Tiny(
         "few_shot_biggan",
         (
