@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests start hundreds of processes: they should not compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery screens map site notebooks lint format clean packages rtx triton
+.PHONY: demo test test-fast coverage chaos fuzz installs verified gallery screens gpu map site notebooks lint format clean packages rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -39,6 +39,9 @@ gallery: .venv/ready  ## train every system that learns small data, and draw the
 
 screens: .venv/ready  ## draw the pictures of docs/ that show what commands draw (half an hour, nothing else running)
 	$(BIN)/python examples/screens/screens.py
+
+gpu: .venv/ready  ## on a machine with an NVIDIA GPU: its tests, then what is measured there (45 minutes; out/gpu)
+	$(BIN)/python benchmarks/gpu.py
 
 map: .venv/ready  ## the measured figures of the design, today's beside the goal (a minute)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/map.py

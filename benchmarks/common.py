@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentc.checkpoint import buffer, computed, network_params
+from latentc.emit.numbered import attribute_of
 from latentc.export.bundle import bundle_from_lowered
 from latentc.lower import lower
 from latentc.passes.quantize.forms import fits
-from latentc.passes.quantize.plan import LayerQuant, Quantization, quantizable
+from latentc.passes.quantize.plan import LARGEST, LayerQuant, Quantization, quantizable
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr
 
 if TYPE_CHECKING:
     from latentc.components.contract import Lowered
+    from latentc.measure.emitted import Emitted
     from latentc_runtime.manifest import Manifest
 
 
@@ -129,7 +131,7 @@ def random_bundle(
 ) -> Manifest:
     """`latentc compile` of a shipped spec with random weights of its real sizes.
 
-    Where it is to be quantised, every layer that can be is, unmeasured: by schemes that need no scales.
+    Where it is to be quantised, every layer that can be is, with made-up scales in place of measured ones.
     """
     spec = load_spec(name, variant, list(overrides))
     lowered = lower(spec)
@@ -138,7 +140,9 @@ def random_bundle(
         scheme = spec.optimize.quantize.scheme
         layers = quantizable(optimised(lowered, spec, "tidy").module)
         chosen = [path for path, layer in layers.items() if fits(layer, scheme, spec.target.engine)]
-        quantization = Quantization({path: LayerQuant(scheme) for path in chosen})
+        scale = np.float32(8.0 / LARGEST[scheme]) if scheme in LARGEST else None
+        scales = {f"{layers[path].group}.input_scale": scale for path in chosen} if scale is not None else {}
+        quantization = Quantization({path: LayerQuant(scheme) for path in chosen}, scales)  # type: ignore[arg-type]
     return bundle_from_lowered(
         optimised(lowered, spec, None, quantization),
         spec,
@@ -147,7 +151,15 @@ def random_bundle(
         spec_text=resolved_yaml(spec),
         form=spec.target.form,
         max_batch=spec.target.max_batch,
+        measured=quantization.tensors if quantization else None,
     )
+
+
+def compile_methods(emitted: Emitted, lowered: Lowered, wrap: Callable[[Any], Any]) -> None:
+    """Wraps every method that programs may call of every emitted network, as `torch.compile` does."""
+    for name, network in emitted.networks.items():
+        for method in {attribute_of(network, method)[0] for method in lowered.networks[name].methods}:
+            setattr(network, method, wrap(getattr(network, method)))
 
 
 def turns(

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import random_bundle, random_weights, turns, verdict
+from common import compile_methods, random_bundle, random_weights, turns, verdict
 
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
@@ -135,10 +135,8 @@ def _pytorch(path: str, spec: Any, weights: dict[str, np.ndarray], request: Any)
     torch._dynamo.config.capture_scalar_outputs = True  # positions are scalars, and would end a graph
     torch._dynamo.config.suppress_errors = True  # what it cannot compile (TarFlow's first token) is as it was
     how, _, precision = path.partition("-")
-    for name, network in emitted.networks.items():
-        if how == "compiled":
-            for method in lowered.networks[name].methods:
-                setattr(network, method, torch.compile(getattr(network, method)))
+    if how == "compiled":
+        compile_methods(emitted, lowered, torch.compile)
     program = emitted.program(request.entry)
     variables = request.variables()
     operands = [variables[i.name] for i in request.entry.inputs]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.diagnostics.faults import needed
 from latentc.measure.metrics import alternated
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.tables import aligned
@@ -111,13 +112,15 @@ def bench(
     """Time the samplers of the bundle at `path`.
 
     `batches` beyond the engine's largest are left out. `steps`: which samplers, by default all. With `compare`, the
-    emitted PyTorch samples from the same inputs in turns with the engine; its noise is drawn beforehand. `seconds`: per
-    case. `threads`: CPU threads for both. Raises BundleError if the bundle cannot be opened, DiagnosticError E0706
+    emitted PyTorch samples from the same inputs in turns with the engine, on the GPU if that runs there; its noise is
+    drawn beforehand. `seconds`: per case. `threads`: CPU threads for both. Raises BundleError if the bundle cannot be opened, DiagnosticError E0706
     without torch.
     """
     bundle = open_bundle(path)
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads))
-    subject = open_subject(path, device) if compare else None
+    subject = None
+    if compare:
+        subject = dataclasses.replace(open_subject(path, device), torch_device=_torch_device(pipeline.device))
     counts = steps or pipeline.steps
     plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.program(steps=n).max_batch or batch)]
     tell = progress or (lambda done, total, what: None)
@@ -171,6 +174,12 @@ def _case(
         pytorch=pytorch,
         ratio=pytorch.median / engine.median if pytorch else None,
     )
+
+
+def _torch_device(device: str) -> str:
+    """The PyTorch device that is the counterpart of a device of the runtime."""
+    torch = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
+    return "cuda" if device in ("cuda", "tensorrt") and torch.cuda.is_available() else "cpu"
 
 
 def timing(times: Sequence[float]) -> Timing:

@@ -32,9 +32,12 @@ _AUTOENCODER = f"{SUPPORT}.autoencoder"
 
 
 class Emitted:
-    """The training project of a lowered spec: its networks and programs as functions of numpy arrays."""
+    """The training project of a lowered spec: its networks and programs as functions of numpy arrays.
 
-    def __init__(self, lowered: Lowered, spec: Spec, arrays: Mapping[str, Array]) -> None:
+    They compute on the PyTorch device `device`; arrays are copied there and back in every call.
+    """
+
+    def __init__(self, lowered: Lowered, spec: Spec, arrays: Mapping[str, Array], device: str = "cpu") -> None:
         self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
         staged = FIRST_STAGE in lowered.networks
@@ -42,13 +45,14 @@ class Emitted:
         self.modules = project_modules(lowered, spec, wanted)
         model, sampler, *others = (self.modules[name] for name in wanted)
         builders = model.NETWORKS | {n: build for other in others for n, build in other.NETWORKS.items()}
+        self.device = device
         self.networks: dict[str, Any] = {}
         for name in lowered.sampled:  # no program calls a discriminator, so no bundle has its weights
             net = builders[name]().eval()
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
             # Weights that no program uses are not in a bundle.
             load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
-            self.networks[name] = net
+            self.networks[name] = net.to(device)
         self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
     def method(self, network: str, method: str) -> Run:
@@ -101,7 +105,7 @@ class Emitted:
         def keep(path: str) -> Callable[..., None]:
             def hook(module: Any, inputs: Any, output: Any) -> None:
                 if isinstance(output, self.torch.Tensor):
-                    found[path] = output.numpy().copy()
+                    found[path] = output.cpu().numpy().copy()
 
             return hook
 
@@ -143,12 +147,12 @@ class Emitted:
         finally:
             for network, attribute in places:
                 delattr(self.networks[network], attribute)
-        return [(network, name, [x.numpy() for x in tensors]) for network, name, tensors in found]
+        return [(network, name, [x.cpu().numpy() for x in tensors]) for network, name, tensors in found]
 
     def _run(self, call: Callable[..., Any], operands: Sequence[Array]) -> list[Array]:
         with self.torch.no_grad():  # not inference_mode, because programs may differentiate
-            outs = call(*(self.torch.from_numpy(np.array(a)) for a in operands))
-            return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
+            outs = call(*(self.torch.from_numpy(np.array(a)).to(self.device) for a in operands))
+            return [out.cpu().numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
 
 
 def unfinished(entry: ProgramEntry) -> DiagnosticError:

@@ -44,7 +44,8 @@ Array = np.ndarray
 class Subject:
     """A bundle, its spec, lowered, and its weights by path (`main.blocks.0.…`), those of quantised layers dequantised.
 
-    `quantization`: the plan of a quantised bundle, with the measured tensors.
+    `quantization`: the plan of a quantised bundle, with the measured tensors. `torch_device`: where the emitted PyTorch
+    computes.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Subject:
     lowered: Lowered
     weights: Mapping[str, Expr]
     quantization: Quantization | None = None
+    torch_device: str = "cpu"
 
     @functools.cached_property
     def arrays(self) -> dict[str, Array]:
@@ -100,7 +102,7 @@ class Subject:
     @functools.cached_property
     def emitted(self) -> Emitted:
         """The emitted PyTorch with the bundle's weights. DiagnosticError E0706 without torch."""
-        return Emitted(self.lowered, self.spec, self.arrays)
+        return Emitted(self.lowered, self.spec, self.arrays, self.torch_device)
 
     @functools.cached_property
     def deployed(self) -> dict[str, Expr]:
