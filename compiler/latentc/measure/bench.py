@@ -113,8 +113,8 @@ def bench(
 
     `batches` beyond the engine's largest are left out. `steps`: which samplers, by default all. With `compare`, the
     emitted PyTorch samples from the same inputs in turns with the engine, on the GPU if that runs there; its noise is
-    drawn beforehand. `seconds`: per case. `threads`: CPU threads for both. Raises BundleError if the bundle cannot be opened, DiagnosticError E0706
-    without torch.
+    drawn beforehand. `seconds`: per case. `threads`: CPU threads for both. Raises BundleError if the bundle cannot be
+    opened, DiagnosticError E0706 without torch.
     """
     bundle = open_bundle(path)
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads))
