@@ -23,16 +23,7 @@ class DcganGenerator(Generator):
         max_length=16,
         description="channels of the first feature map, then of each doubled one, as a multiple of `width`",
     )
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "dcgan_generator",
-        "width": 4,
-        "channel_multipliers": [2, 1],
-        "latent_dim": 6,
-        "embedding": 5,
-    }
-
-    def doublings(self) -> int:
-        return len(self.channel_multipliers) - 1
+    EXAMPLE: ClassVar[dict[str, Any]] = {**Generator.EXAMPLE, "kind": "dcgan_generator"}
 
     def decoder(self, b: Builder, h: Var, width: Any, channels: Any, side: int) -> Var:
         inside, *outside = (m * width for m in self.channel_multipliers)

@@ -24,6 +24,7 @@ from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, modu
 from latentc.ir.types import B
 
 INIT = "linear_default"  # as torch.nn initialises convolutions and linear layers
+Multipliers = tuple[Size, ...]
 
 
 class OfImages(Backbone):
@@ -61,9 +62,20 @@ class Generator(OfImages):
     The embedding of the class has length 1.
     """
 
+    channel_multipliers: Multipliers
+    """Channels of each feature map from the smallest to the largest, as a multiple of `width`."""
     latent_dim: int = Field(gt=0, le=65_536, description="dimension of the latent z (Z)")
     embedding: int = Field(256, gt=0, le=65_536, description="dimension of the class embedding beside z")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "width": 4,
+        "channel_multipliers": [2, 1],
+        "latent_dim": 6,
+        "embedding": 5,
+    }
+
+    def doublings(self) -> int:
+        return len(self.channel_multipliers) - 1
 
     @abstractmethod
     def decoder(self, b: Builder, h: Var, width: Any, channels: Any, side: int) -> Var:
@@ -157,6 +169,3 @@ def halved(b: Builder, x: Var) -> Var:
     """Means of overlapping 3 x 3 pixels, every second one, with zeros around: f32[B, C, H / 2, W / 2]."""
     weight = separable(b, x, (1.0, 1.0, 1.0), 1.0)
     return b.conv(x, weight, stride=2, padding=1, groups=x.shape[1], out="x")
-
-
-Multipliers = tuple[Size, ...]

@@ -21,16 +21,7 @@ class PlainResidualGenerator(Generator):
         max_length=16,
         description="channels of each level, as a multiple of `width`; each but the first doubles",
     )
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "plain_residual_generator",
-        "width": 4,
-        "channel_multipliers": [2, 1],
-        "latent_dim": 6,
-        "embedding": 5,
-    }
-
-    def doublings(self) -> int:
-        return len(self.channel_multipliers) - 1
+    EXAMPLE: ClassVar[dict[str, Any]] = {**Generator.EXAMPLE, "kind": "plain_residual_generator"}
 
     def counts(self) -> dict[str, int]:
         return {"levels": len(self.channel_multipliers)}
