@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from emitted import emitted
+from random_weights import weights_of
 
 from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
@@ -128,3 +129,25 @@ def test_one_width_has_neither_a_choice_nor_copies() -> None:
     ):
         with pytest.raises(DiagnosticError, match=message):
             load_spec("digits_biggan", None, options)
+
+
+def test_label_noise_is_that_of_every_width() -> None:
+    """Labels of data and samples are moved alike in the losses of all widths, by random inputs of the loss."""
+    term = "objective.term={kind: non_saturating, label_noise: 0.2}"
+    low, rng = lower(load_spec("slimgan", None, [*SMALL, term])), np.random.default_rng(3)
+    update = next(u for u in low.updates if u.name == "discriminator")
+    given = {"x": rng.standard_normal((4, 1, 8, 8)), **{f"z_{i}": rng.standard_normal((4, 6)) for i in range(3)}}
+    moved = {f"label_noise_of_{side}": rng.standard_normal((4, 1)) for side in ("data", "samples")}
+    assert [draw.name for draw in update.draws] == [*list(given)[1:], *moved]
+    weights = {n: np.abs(a) + 0.1 if n.endswith("running_var") else a for n, a in weights_of(low, 0.4, 3).items()}
+    oracle = Interpreter(low.module, weights, float_dtype="f64")
+    _, *found = oracle.run(update.loss, *given.values(), *moved.values())
+    data, samples = (np.minimum(np.abs(noise) * 0.2, 0.3) for noise in moved.values())
+    for i, method in enumerate(("forward_0", "forward_1", "forward")):
+        (made,) = oracle.run(f"main.{method}", given[f"z_{i}"], prefix="main")
+        images = np.concatenate([given["x"], made])
+        (scores,) = oracle.run(f"discriminator.{method}", images, prefix="discriminator")
+        of_data, of_samples = np.split(scores, 2)
+        wanted = np.mean(np.logaddexp(0, -of_data) + data * of_data)
+        wanted += np.mean(np.logaddexp(0, of_samples) - samples * of_samples)
+        assert found[i] == pytest.approx(wanted, rel=1e-9)

@@ -114,12 +114,11 @@ class AgainstDiscriminator(Reconstruction):
         b.finish(f"The {self.loss} loss of the discriminator.")
         mb.entries["loss.discriminator"] = "loss.discriminator"
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in shown)
-        of_terms_drawn = {draw.name: draw for term in (self._game, *self.terms) for draw in term.draws()}
         return Update(
             "loss.discriminator",
             (DISCRIMINATOR,),
             ("x",),
-            (*draws, *of_terms_drawn.values()),
+            (*draws, *round.draws),
             metrics,
             DISCRIMINATOR,
             start=self.start,

@@ -164,10 +164,9 @@ class Game:
         parts |= self.metrics(round)
         b.output(*parts.values())
         b.finish("The discriminator's loss, then further metrics.")
-        draws = {draw.name: draw for term in self.usual for draw in term.draws()}
         metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in parts)
         fields = ("x", *conditions.fields)
-        of_all = (*self.draws, *self._drawn("data", "samples"), *draws.values())
+        of_all = (*self.draws, *self._drawn("data", "samples"), *round.draws)
         return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
 
     def metrics(self, round: Round) -> dict[str, Var]:
@@ -190,11 +189,12 @@ class Game:
             fake.images = b.stop_gradient(fake.images, out="fake")
         seen = {"data": real} | ({"samples": fake} if term.reads_samples else {})
         self._augment(b, **seen)
-        value = term.of_discriminator(Round(b, discriminator, fake, real, self.spec.data.classes or 0, self.networks))
+        round = Round(b, discriminator, fake, real, self.spec.data.classes or 0, self.networks)
+        value = term.of_discriminator(round)
         assert value is not None
         b.output(b.mul(value, term.weight * term.interval, out="loss"), value)
         b.finish("The discriminator's regulariser, applied every few steps, then its unscaled value.")
-        draws = (*(self.draws if term.reads_samples else ()), *self._drawn(*seen), *term.draws())
+        draws = (*(self.draws if term.reads_samples else ()), *self._drawn(*seen), *round.draws)
         metrics = (f"{name}/loss", f"{name}/{term.kind}")
         update = Update(f"loss.{name}", (DISCRIMINATOR,), ("x", *conditions.fields), draws, metrics, name, steps)
         return replace(update, every=term.interval, partial=True)
@@ -212,8 +212,7 @@ class Game:
         b.finish("The generator's loss, then its terms." if len(parts) > 1 else "The generator's loss.")
         metrics = tuple(f"generator/{name}" for name in parts)
         fields = conditions.fields if self.given else ()
-        of_terms = {draw.name: draw for term in self.terms for draw in term.draws_of_generator()}
-        draws = (*self.draws, *self._drawn("samples"), *of_terms.values())
+        draws = (*self.draws, *self._drawn("samples"), *round.draws)
         return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
     def asked(self, b: Builder, cond: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:

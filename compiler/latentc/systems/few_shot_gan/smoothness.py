@@ -49,12 +49,9 @@ class Smoothness(Term):
         who = f"the term `{self.kind}`"
         return tuple(Need(name, "generate_with_features", (), place, who) for name in ("main", SOURCE))
 
-    def draws_of_generator(self) -> tuple[Draw, ...]:
-        return (DIRECTION,)
-
     def of_generator(self, round: Round) -> Var | None:
         b, (z,) = round.b, round.fake.noise
-        moved = b.add(z, round.draw(DIRECTION.name, z.type) * self.step, out="moved")
+        moved = b.add(z, round.draw(DIRECTION, z.type) * self.step, out="moved")
         both = b.concat(z, moved, axis=0, out="both")  # one call, so that batch norms see the same batch
         cond = {name: b.concat(x, x, axis=0) for name, x in round.fake.conditions.items()}
         own, wanted = (self._responses(b, round.networks[name], both, cond) for name in ("main", SOURCE))

@@ -78,19 +78,19 @@ class SlimmableAdversarial(Objective):
     def _of_discriminator(self, mb: ModuleBuilder, networks: Mapping[str, Network], widths: int) -> Update:
         b, discriminator = mb.function("loss.discriminator"), networks[DISCRIMINATOR]
         x = b.input("x", discriminator.methods["forward"].input("state").type)
-        noise, costs = _noise(b, networks, widths), []
+        noise, drawn, costs = _noise(b, networks, widths), dict[str, tuple[Draw, Var]](), []
         for i, z in enumerate(noise):
             made = b.stop_gradient(_made(b, networks, i, z, f"made_{i}"), out=f"made_{i}")
             # One call, so that spectral norms take one step.
             scores = _judged(b, networks, i, b.concat(x, made, axis=0, out="images"))
             of_data, of_samples = b.split(scores, axis=0, sizes=(B, B), out=f"of_data_{i} of_samples_{i}")
-            round = Round(
-                b, discriminator, Side(made, {}, None, {"score": of_samples}), Side(x, {}, None, {"score": of_data})
-            )
+            sides = Side(made, {}, None, {"score": of_samples}), Side(x, {}, None, {"score": of_data})
+            round = Round(b, discriminator, *sides, drawn=drawn)
             costs.append(self.term.of_discriminator(round))
         b.output(_total(b, costs), *costs)
         b.finish("The sum of the losses of the discriminators of all widths, then each.")
-        draws, metrics = _draws(widths), tuple(f"{DISCRIMINATOR}/{name}" for name in _names(widths))
+        draws = (*_draws(widths), *round.draws)
+        metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in _names(widths))
         trained, name = (DISCRIMINATOR,), DISCRIMINATOR
         return Update("loss.discriminator", trained, ("x",), draws, metrics, name, self.discriminator_steps)
 

@@ -54,13 +54,18 @@ class Round:
     real: Side | None = None
     classes: int = 0
     networks: Mapping[str, Network] = field(default_factory=dict)
-    draws: dict[str, Var] = field(default_factory=dict)
+    drawn: dict[str, tuple[Draw, Var]] = field(default_factory=dict)
 
-    def draw(self, name: str, type: TensorType) -> Var:
+    def draw(self, draw: Draw, type: TensorType) -> Var:
         """A random input of the loss; terms that name it alike share it."""
-        if name not in self.draws:
-            self.draws[name] = self.b.input(name, type)
-        return self.draws[name]
+        if draw.name not in self.drawn:
+            self.drawn[draw.name] = draw, self.b.input(draw.name, type)
+        return self.drawn[draw.name][1]
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """The random inputs that terms have added, in the order of the inputs."""
+        return tuple(draw for draw, _ in self.drawn.values())
 
 
 class Term(Part):
@@ -107,14 +112,6 @@ class Term(Part):
 
     def updates(self, mb: ModuleBuilder, number: int, game: Game) -> tuple[Update, ...]:
         """Adds its losses that are updates of the generator by itself; `number` is that of the term."""
-        return ()
-
-    def draws(self) -> tuple[Draw, ...]:
-        """Its random inputs, which the loss of the discriminator takes."""
-        return ()
-
-    def draws_of_generator(self) -> tuple[Draw, ...]:
-        """Its random inputs, which the loss of the generator takes."""
         return ()
 
     def of_discriminator(self, round: Round) -> Var | None:

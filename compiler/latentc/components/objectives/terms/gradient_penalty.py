@@ -47,9 +47,6 @@ class GradientPenalty(Term):
     def interval(self) -> int:
         return self.every
 
-    def draws(self) -> tuple[Draw, ...]:
-        return (Draw("mix", "uniform"),) if self.at == "interpolated" else ()
-
     def of_discriminator(self, round: Round) -> Var | None:
         b = round.b
         gradient = state_gradient(b, round.discriminator, *self._place(round), out="score gradient")
@@ -67,7 +64,7 @@ class GradientPenalty(Term):
         if self.at != "interpolated":
             side = real if self.at == "real" else fake
             return side.conditions, side.images
-        mix = round.draw("mix", f32(B))
+        mix = round.draw(Draw("mix", "uniform"), f32(B))
         mix = b.reshape(mix, shape=(mix.shape[0], *(1 for _ in real.images.shape[1:])), out="mix")
         between = b.add(real.images, mix * (fake.images - real.images), out="between")
         return real.conditions, between

@@ -27,9 +27,6 @@ class NonSaturating(ScoreTerm):
     label_noise_limit: float = Field(0.3, gt=0, le=1, description="maximum label noise")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "non_saturating"}
 
-    def draws(self) -> tuple[Draw, ...]:
-        return tuple(Draw(name, "normal") for name in LABEL_NOISE) if self.label_noise else ()
-
     def costs(self, round: Round) -> tuple[Var, Var]:
         of_real, of_fake = super().costs(round)
         if not self.label_noise:
@@ -38,7 +35,7 @@ class NonSaturating(ScoreTerm):
         b, real, fake = round.b, round.real.outputs["score"], round.fake.outputs["score"]
         moved = []
         for name, score in zip(LABEL_NOISE, (real, fake), strict=True):
-            noise = b.abs(round.draw(name, score.type)) * self.label_noise
+            noise = b.abs(round.draw(Draw(name, "normal"), score.type)) * self.label_noise
             moved.append(b.minimum(noise, self.label_noise_limit, out="noise") * score)
         # The cross-entropy of a score with label y is softplus(-score) + (1 - y) score.
         return b.add(of_real, moved[0], out="of_data"), b.op("sub", of_fake, moved[1], out="of_samples")
