@@ -11,13 +11,12 @@ is not trained again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 from common import verdict
-from on_digits import images, judged, spread, trained
+from on_digits import images, judged, of_trainings, trained
 
 from latentc import api
 from latentc.weights import read_safetensors
@@ -57,20 +56,7 @@ def measured(out: Path, overrides: tuple[str, ...], seed: int, steps: int | None
 
 def main() -> int:
     """Train, measure and say what was met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out/cyclegan"), help="folder of projects and bundles")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--steps", type=int, help="steps of training; by default those of the spec")
-    args = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in TRAININGS}
-    for seed in range(args.seeds):
-        for name, overrides in TRAININGS.items():
-            folder = args.out / name.replace(" ", "_") / f"seed{seed}"
-            found[name].append(measured(folder, overrides, seed, args.steps))
-            print(name, seed, found[name][-1], flush=True)
-    for name, rows in found.items():
-        print(f"{name}: {', '.join(f'{key} {spread([row[key] for row in rows])}' for key in rows[0])}")
-    *others, whole = found.values()
+    *others, whole = of_trainings(__doc__, Path("out/cyclegan"), TRAININGS, measured).values()
     without = [row for rows in others for row in rows]
     print(verdict("accuracy", [row["accuracy"] for row in whole], 0.9, ""))
     print(verdict("error", [row["error"] for row in whole], min(row["error"] for row in without), "", least=False))

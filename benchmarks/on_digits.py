@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -86,6 +87,38 @@ def _processor_seconds() -> float:
     return used.children_user + used.children_system
 
 
+Rows = dict[str, list[dict[str, float]]]
+"""{training: its figures by name, one row per seed}."""
+
+
+def of_trainings(
+    doc: str,
+    out: Path,
+    trainings: Mapping[str, tuple[str, ...]],
+    measured: Callable[[Path, tuple[str, ...], int, int | None], dict[str, float]],
+) -> Rows:
+    """Runs the command line of a benchmark that measures a spec under several overrides, with each seed.
+
+    `doc` is the script's docstring, `out` the default folder; `measured` gets a training's folder, its overrides, the
+    seed and the steps (None: the spec's own). Every row is printed as it is found, then the mean of the seeds.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=out, help="folder of projects and bundles")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--steps", type=int, help="steps of training; by default those of the spec")
+    args = parser.parse_args()
+    found: Rows = {name: [] for name in trainings}
+    for seed in range(args.seeds):
+        for name, overrides in trainings.items():
+            folder = args.out / name.replace(" ", "_") / f"seed{seed}"
+            found[name].append(measured(folder, overrides, seed, args.steps))
+            row = ", ".join(f"{key} {value:.4g}" for key, value in found[name][-1].items())
+            print(f"{name}, seed {seed}: {row}", flush=True)
+    for name, rows in found.items():
+        print(f"{name}: {', '.join(f'{key} {spread([row[key] for row in rows])}' for key in rows[0])}")
+    return found
+
+
 class Figures(NamedTuple):
     """The classifier's judgement of samples."""
 
@@ -164,6 +197,7 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
 
 __all__ = [
     "Figures",
+    "Rows",
     "Training",
     "drawn",
     "figures",
@@ -171,6 +205,7 @@ __all__ = [
     "images",
     "judged",
     "of_seed",
+    "of_trainings",
     "shifted",
     "spread",
     "trained",
