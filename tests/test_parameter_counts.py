@@ -56,6 +56,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main.forward"): 610_415_632,  # paper: 610 M
         },
     ),
+    "self_vae": (
+        "ioangatop/srVAE, its VAE and srVAE with the prior RealNVP",
+        {("vae", "main"): 34_276_364, ("downscale", "main"): 39_272_570},
+    ),
     "s2m": (
         "choyi0521/S2M-Sampling",
         {
