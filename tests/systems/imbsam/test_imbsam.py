@@ -108,9 +108,17 @@ def test_refusals(change: str, message: str) -> None:
         load_spec("digits_imbsam", None, [change])
 
 
-def test_a_loss_without_a_value_per_sample_is_refused() -> None:
-    objective = "objective={kind: imbsam, of: {kind: adversarial}, tail: [1]}"
-    radii = ["train.optimizer.sam=0.05", "train.optimizers.discriminator.sam=0.05"]
-    spec = load_spec("digits_biggan", None, [objective, *radii])
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("digits_biggan", "kind: adversarial"),
+        ("digits_selfcond", "kind: self_conditioned"),
+        ("digits_ar_grpo", "kind: group_relative_policy, rewards: [{kind: file, file: scorer.pt2}]"),
+    ],
+)
+def test_a_loss_without_a_value_per_sample_is_refused(name: str, of: str) -> None:
+    own = load_spec(name, None, [])
+    radii = ["train.optimizer.sam=0.05", *(f"train.optimizers.{n}.sam=0.05" for n in own.train.optimizers)]
+    spec = load_spec(name, None, [f"objective={{kind: imbsam, of: {{{of}}}, tail: [1]}}", *radii])
     with pytest.raises(DiagnosticError, match="has no single loss with one value per sample"):
         lower(spec)

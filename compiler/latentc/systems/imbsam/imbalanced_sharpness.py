@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.contract import Clustering, Need, Network, Program, Rounds, Update
+from latentc.components.contract import Need, Network, Update
 from latentc.components.objective import GrowingGrids, Objective
 from latentc.components.objectives._common import publish
 from latentc.components.optimizer import Optimizer
@@ -59,21 +59,6 @@ class ImbalancedSharpness(Objective):
 
     def growing(self, spec: Spec) -> GrowingGrids | None:
         return self.of.growing(spec)
-
-    @property
-    def in_rounds(self) -> Rounds | None:
-        return self.of.in_rounds
-
-    @property
-    def clustering(self) -> Clustering | None:
-        return self.of.clustering
-
-    @property
-    def reward_settings(self) -> tuple[dict[str, Any], ...]:
-        return self.of.reward_settings
-
-    def rollout(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, drawn: Program) -> Program | None:
-        return self.of.rollout(mb, networks, spec, drawn)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not spec.data.classes:
