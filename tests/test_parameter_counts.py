@@ -637,6 +637,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("cifar10", "discriminator"): 3_746_980,
         },
     ),
+    "tcn_teacher": ("musab-r/TCN", {(None, "main"): 2_446_730}),
+    "tcn": (
+        "musab-r/TCN",
+        {
+            ("1", "main"): 80_410,
+            ("2", "main"): 82_602,
+            ("4", "main"): 79_146,
+            ("8", "main"): 87_530,
+            ("4", "teacher"): 2_446_730,
+        },
+    ),
     "eeg": ("guido151/Conditional-EEG-Diffusion: the sizes of its layers, added up", {("base", "main"): 17_113_235}),
     "dp3": (
         "YanjieZe/3D-Diffusion-Policy",

@@ -53,6 +53,7 @@ EDM2 = (*EDM2, "conditioning.time.frequencies=16")
 EYE = ("width=16", "depth=1", "patch=4", "block.mixer.heads=2", "head.features=8", "image=12", "normalise=null")
 EYE = under("networks.eye", (*EYE, "pretrained=null"))
 CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
+UNDROPPED = ("dropout=0", "hidden_dropout=0")
 CAUSAL = (
     "data={kind: npz, path: train.npz, fields: {x: {shape: [1]}, covariates: {shape: [1]}, treatment: {shape: [1]}}}",
     *(f"networks.{name}.width=6" for name in ("main", "lower", "upper", "propensity")),
@@ -713,6 +714,16 @@ SYSTEMS: dict[str, Tiny] = {
         ),
     ),
     "clswgan_classifier": Tiny("clswgan_classifier", (*FILE, "data.classes=3", "data.fields.x.shape=[6]")),
+    "tcn_teacher": Tiny("tcn_teacher", (*DIGITS, *under("backbone", ("stages=[[4]]", "hidden=[6, 8]", *UNDROPPED)))),
+    "tcn": Tiny(
+        "tcn",
+        (
+            *DIGITS,
+            *under("networks.main", ("students=2", "stages=[[4]]", "hidden=[5]", "features=8", *UNDROPPED)),
+            *("networks.main.student_dropout=0", "networks.teacher.stages=[[4]]", "networks.teacher.hidden=[6, 8]"),
+            *under("networks.teacher", UNDROPPED),
+        ),
+    ),
     "dp3": Tiny(
         "dp3",
         (

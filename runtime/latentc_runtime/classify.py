@@ -1,4 +1,4 @@
-"""Classes of samples by the programs of a bundle that say how well a sample fits a class.
+"""Classes of samples by the programs of a bundle that say how well a sample fits a class, or by a classifier's logits.
 
 Symbols: n samples, K classes.
 """
@@ -23,6 +23,7 @@ from latentc_runtime.sources import Condition, RequestError
 # Programs that classify, with the sign that makes their first output an error.
 PROGRAMS = {"classify": 1.0, "log_likelihood": -1.0}
 GRID = "grid"  # the condition that selects the grid of noise levels for a run's predictions
+LOGITS = "logits"  # the program of a classifier
 CHUNK = 4096  # largest number of pairs of a sample and a class held in memory at once
 
 
@@ -62,18 +63,17 @@ def classify(
     All classes of sample i get the same noise in a run, from a seed that follows from `seed` + i and the run's number.
     Runs take the program's grids of noise levels in turn.
     `classes`: the candidates, numbers or names, all by default. `conditions`: the others of the program, the same for
-    all samples. A flow has one run without noise: its exact likelihood. Raises BundleError E0607 to E0609.
+    all samples. A flow has one run without noise: its exact likelihood. A classifier has one of all classes, whose
+    errors are their negative log-probabilities. Raises BundleError E0607 to E0609.
     """
+    if any(entry.name == LOGITS for entry in pipe.manifest.programs):
+        return _by_logits(pipe, samples, classes, batch, progress)
     entry, name, sign = _program(pipe)
-    shape = np.shape(samples)  # before the samples are read, if they are in a file
     label = next((c for c in pipe.manifest.conditions_of(entry) if c.form == "label"), None)
     state = next(c for c in pipe.manifest.conditions_of(entry) if c.form == "array" and c.name in ("x", "tokens"))
     if label is None or not label.classes:
         raise BundleError("E0608", f"program `{name}` does not take a class", "classify with a class-conditional model")
-    if not shape or shape[1:] != tuple(state.shape):
-        message = f"samples have shape {list(shape[1:])}, not {list(state.shape)}"
-        raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
-    given = np.asarray(samples, np.float32)
+    given = _samples(samples, state)
     # Another condition of the name, such as a map, is the caller's.
     asked = pipe.manifest.conditions_of(entry)
     grid = next((c for c in asked if (c.name, c.form, *c.shape) == (GRID, "tokens", 1)), None)
@@ -113,6 +113,42 @@ def classify(
         errors = np.where(runs > 0, totals / runs, np.inf)
     labels = np.where(alive, errors, np.inf).argmin(axis=1).astype(np.int64)
     return Classified(labels, errors, runs, int(runs.sum()) * entry.steps)
+
+
+def _by_logits(
+    pipe: Pipeline,
+    samples: ArrayLike,
+    classes: Sequence[int | str] | None,
+    batch: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Classified:
+    """By the logits of a classifier, which takes all classes at once."""
+    entry = pipe.program(LOGITS)
+    (state,) = pipe.manifest.conditions_of(entry)
+    given = _samples(samples, state)
+    count = entry.outputs[0].output.shape[0]
+    candidates = _candidates(Condition("class", "label", classes=count), classes)
+    errors, runs = np.full((len(given), count), np.inf), np.zeros((len(given), count), np.int64)
+    for start in range(0, len(given), CHUNK):
+        part = given[start : start + CHUNK]
+        request = check_request(pipe.manifest, entry, None, 0, {state.name: part}, count=len(part), most=len(part))
+        logits = np.asarray(next(iter(pipe.run(request, batch).values())), np.float64)
+        high = logits.max(axis=1, keepdims=True)
+        found = high + np.log(np.exp(logits - high).sum(axis=1, keepdims=True)) - logits
+        errors[start : start + CHUNK, candidates] = found[:, candidates]
+        if progress is not None:
+            progress(start + len(part), len(given))
+    runs[:, candidates] = 1
+    return Classified(errors.argmin(axis=1).astype(np.int64), errors, runs, len(given) * entry.steps)
+
+
+def _samples(samples: ArrayLike, state: Condition) -> NDArray[np.float32]:
+    """Samples f32[n, ...] of the shape that a program takes. BundleError E0608."""
+    shape = np.shape(samples)  # before the samples are read, if they are in a file
+    if not shape or shape[1:] != tuple(state.shape):
+        message = f"samples have shape {list(shape[1:])}, not {list(state.shape)}"
+        raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
+    return np.asarray(samples, np.float32)
 
 
 def _program(pipe: Pipeline) -> tuple[ProgramEntry, str, float]:

@@ -46,7 +46,6 @@ from latentc_support.storage import inherited, sweep, write_text, write_whole
 from model import NETWORKS
 from objective import UPDATES, Update
 from sample import (
-    PROGRAMS,
     SAMPLED,
     declared,
     draw,
@@ -373,6 +372,7 @@ def finite(gradients: list[Tensor], scaling: float) -> None:
 # endregion
 
 
+# region previewed
 def drawn(config: dict[str, Any], networks: Networks, given: Any, run: Run) -> Tensor:
     """Samples of networks in training, without a change to the state of its random number generators."""
     train, modes = config["train"], {name: network.training for name, network in networks.items()}
@@ -437,6 +437,7 @@ def preview(config: dict[str, Any], networks: Networks, usual: Any, step: int, r
         # endregion
 
 
+# endregion
 def check(config: dict[str, Any], run: Run) -> None:
     train = config["train"]
     # region reference
@@ -484,17 +485,19 @@ def main() -> None:
     # region clustered
     dataset.require(dict.fromkeys(name for update in UPDATES for name in update.batch if name != "y"))
     # endregion
+    # region previewed
     # region staged
     grids_every = grid_interval(config, run)
     # endregion
     # region direct
-    grids_every = train["sample_every"] if PROGRAMS else None
+    grids_every = train["sample_every"]
     # endregion
     # region classes
     usual = usual_given
     # endregion
     # region conditions
     usual = partial(usual_given, indexes=getattr(dataset.source, "indexes", {}))  # by condition
+    # endregion
     # endregion
 
     torch.manual_seed(train["seed"])
@@ -701,10 +704,12 @@ def main() -> None:
         if step % train["ema"]["snapshot_every"] == 0 or step == train["steps"]:
             profiles.save(out / "snapshots", step, run)
         # endregion
+        # region previewed
         # Sharded weights are gathered by all processes together.
         sampling = grids_every and (step % grids_every == 0 or step == train["steps"])
         if sampling and (run.main or run.parallel == "fsdp"):
             preview(config, averages or networks, usual, step, run, logs)
+        # endregion
         # region evaluated
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0
         if judging and (run.main or run.parallel == "fsdp"):

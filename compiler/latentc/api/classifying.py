@@ -28,7 +28,7 @@ def classify(
     output: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Classified, np.ndarray | None]:
-    """The class under which each sample fits best by the bundle's density, and the true labels of a file that has them.
+    """The class of each sample by the bundle's classifier or density, and the true labels of a file that has them.
 
     `samples`: an array [n, ...] as the model sees it, an .npy of one, or an .npz with `x` and perhaps `y`. `rounds`:
     (runs of the program, classes that remain) each, or a text such as "1:3,4". `classes`: the candidates, by default

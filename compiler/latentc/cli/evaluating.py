@@ -141,7 +141,7 @@ def classify(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Classify samples by how well a bundle's model denoises them under each class, or by its exact likelihood."""
+    """Classify samples by a bundle's classifier, or by the class under which its model fits them best."""
     with bar_for("classifying") as bar:
         found, truth = api.classify(
             bundle,

@@ -269,6 +269,11 @@ class Program:
     branches: tuple[tuple[int, ...], ...] = ()
     schedule: Callable[[], Script | None] | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def draws_data(self) -> bool:
+        """True if its first output is samples of the data, rather than other numbers such as logits."""
+        return not self.outputs or self.outputs[0].field is not None
+
     def inputs(self, module: Module) -> tuple[Input, ...]:
         """The inputs of the program's entry in order, as `latentc_runtime.sources` makes them."""
         return tuple(

@@ -36,17 +36,16 @@ def _imported(module: str) -> set[str]:
     return found.union(*(_imported(f"latentc.datasets.{name}") for name in found))
 
 
-def data_files(data: Data, staged: bool = True, searches: bool = False, decoded: Medium = "image") -> dict[str, str]:
+def data_files(data: Data, staged: bool = True, searches: bool = False, medium: Medium | None = None) -> dict[str, str]:
     """{file name: text}: dataset.py to read the data, media.py to write samples, and what these two import.
 
-    `staged`: the project includes the data's first stage, which decodes a medium, `decoded`. `searches`: training
-    searches neighbours of samples.
+    `staged`: the project includes the data's first stage. `searches`: training searches neighbours of samples.
+    `medium` of what programs write, by default the data's.
     """
-    medium, stage = data.modelled.medium, data.first_stage if staged else None
+    medium, stage = medium or data.modelled.medium, data.first_stage if staged else None
     shared = {"files": "latentc_runtime.media.files"}
     files: dict[str, str] = {}
     if stage is not None:
-        medium = decoded
         files["first_stage.py"] = template("project/support/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in PLAIN:

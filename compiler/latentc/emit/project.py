@@ -39,7 +39,7 @@ from latentc.spec.load import data_from_spec, first_stage_path
 from latentc.spec.write import yaml_from_data
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
-from latentc_runtime.sources import needed
+from latentc_runtime.sources import Condition, needed
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -137,8 +137,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     support |= {name: template(f"project/support/{name}") for name in _SUPPORT}
     if cleaned_as(spec):
         support["cleaning.py"] = shared_source("latentc_runtime.cleaning")
-    decoded: Medium = "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
-    support |= data_files(spec.data, stage is not None, bool(searched(spec)), decoded)
+    medium = _written_medium(lowered, spec, stage is not None)
+    support |= data_files(spec.data, stage is not None, bool(searched(spec)), medium)
     shared = _shared(lowered, spec, list(support.values()))
     support |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in shared}
     if CLUSTERED in lowered.module.entries:
@@ -154,7 +154,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     grown = any("grids" in role for role in config.get("roles", {}).values())
     regions = training_regions(spec.train, lowered.module, rolls_out, grown, fields_used(lowered))
     regions |= _regions(lowered, spec, config, "schedule.py" in files) | data_regions(spec.data, stage is not None)
-    regions |= set() if (decoded if stage is not None else spec.data.modelled.medium) in PLAIN else {"pictured"}
+    regions |= set() if medium in PLAIN else {"pictured"}
     regions |= {"encoded"} if {"encoded", "neighbours"} & {*config} else set()
     regions |= {"reread" if _rereads_rows(lowered, str(files["sampler.py"])) else "in_turn"}
     files |= training_files(spec.train, regions=regions)
@@ -163,7 +163,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    facts = _facts(lowered, spec, config, "pictured" in regions) | {
+    facts = _facts(lowered, spec, config, medium) | {
         "has_schedule": "schedule.py" in files,
         "asks": "conditions" in regions,
     }
@@ -171,6 +171,15 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= _reached(files, spec.data.kind, {"SETTINGS": _described(config)})
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
+
+
+def _written_medium(lowered: Lowered, spec: Spec, staged: bool) -> Medium:
+    """The medium of what the default program makes. `staged`: the project includes the first stage, which decodes."""
+    if lowered.programs and not lowered.programs[0].draws_data:
+        return "array"
+    if staged:
+        return "image" if spec.first_stage is None else spec.first_stage.data.modelled.medium
+    return spec.data.modelled.medium
 
 
 def _spec_text(spec: Spec) -> str:
@@ -213,6 +222,7 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         "schedule" if scheduled else "tables",
         "staged" if staged else "direct",
         "sampled" if lowered.programs else "unsampled",
+        "previewed" if lowered.programs and lowered.programs[0].draws_data else "unseen",
         "clustered" if CLUSTERED in lowered.module.entries else "labelled",
     }
 
@@ -351,19 +361,18 @@ def _role(network: Any, spec: Spec) -> dict[str, Any]:
     return role if network.trainable else {**role, "frozen": True}
 
 
-def _asked(lowered: Lowered) -> list[str]:
-    """The conditions for which a request to the first program must give files."""
+def _taken(lowered: Lowered) -> list[Condition]:
+    """The conditions that a request to the first program may give."""
     inputs = [one for program in lowered.programs[:1] for one in program.inputs(lowered.module)]
     names, _ = needed(inputs)
-    known = [c for c in lowered.conditions if c.name in names]
-    return [c.name for c in known if c.required and c.form != "label" and not c.retrieved]
+    return [c for c in lowered.conditions if c.name in names]
 
 
-def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any], pictured: bool) -> dict[str, Any]:
+def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any], medium: Medium) -> dict[str, Any]:
     methods = [net.functions[0] for net in lowered.networks.values()]
     weights = [p for method in methods for p in parameters(lowered.module, method).values() if p.kind == "weight"]
     data = config["data"]
-    medium = next((f.medium for name, f in spec.data.fields.items() if name in ("x", "tokens")), "array")
+    taken, pictured = _taken(lowered), medium not in PLAIN
     return {
         "name": spec.name,
         "source": spec.source,
@@ -383,8 +392,8 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any], pictured: bo
                 *(["ftfy>=6.1"] if "captions" in cleaned_as(spec) else []),
             )
         ),
-        "classes": spec.data.classes,
-        "given": _asked(lowered),
+        "classes": next((c.classes for c in taken if c.form == "label"), None),
+        "given": [c.name for c in taken if c.required and c.form != "label" and not c.retrieved],
         "searches": bool(searched(spec)),
         "encodes": bool(encoded_fields(spec)),
         "evaluates": evaluates(spec.train),

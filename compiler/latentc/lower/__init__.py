@@ -231,10 +231,11 @@ def _check_patterns(module: Module, networks: dict[str, Network], spec: Spec) ->
 
 
 def _check_evaluation(programs: Sequence[Program], spec: Spec) -> None:
-    """DiagnosticError E0305 if training is to compare samples with the data, but the sampler draws other numbers."""
+    """DiagnosticError E0305 if training is to compare samples with the data, but no sampler draws any."""
     asked = [name for name in ("evaluate_every", "evaluate_features") if getattr(spec.train, name) is not None]
-    if asked and programs and programs[0].outputs and programs[0].outputs[0].field is None:
-        message = f"`{programs[0].solver}` draws no samples of the data, so there is nothing to compare with them"
+    if asked and not (programs and programs[0].draws_data):
+        who = f"`{programs[0].solver}`" if programs else "a spec without a sampler"
+        message = f"{who} draws no samples of the data, so there is nothing to compare with them"
         raise DiagnosticError.of("E0305", message, spec.span("train", asked[0]), help=f"leave `{asked[0]}` out")
 
 
