@@ -40,7 +40,7 @@ class KnowledgeDistillation(Classification):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "knowledge_distillation", "features": 0.1}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        """Both classify, if the teacher's probabilities count; both show features, if these do."""
+        """`main` classifies; the teacher does if `logits` has a weight; both have features if `features` has one."""
         found = [Need("main", "classify")]
         found += [Need(TEACHER, "classify")] if self.logits else []
         return tuple(found + ([Need("main", "see"), Need(TEACHER, "see")] if self.features else []))
@@ -59,7 +59,7 @@ class KnowledgeDistillation(Classification):
             own, taught = main.features_seen(spec), teacher.features_seen(spec)
             if own != taught and None not in (own, taught):
                 message = f"`main` has {own} features, but `{TEACHER}` has {taught}"
-                yield Problem(("features",), message, "give both networks as many, or leave `features` at 0")
+                yield Problem(("features",), message, "give both networks the same number, or leave `features` at 0")
 
     def completed(self, b: Builder, networks: Mapping[str, Network], seen: Classified) -> tuple[Var, dict[str, Var]]:
         teacher = networks[TEACHER]

@@ -1,4 +1,4 @@
-"""A convolutional classifier of plain layers, as the teacher is one.
+"""A convolutional classifier of plain layers, such as the teacher.
 
 Symbols: B batch, C channels, F features, K classes.
 """
@@ -26,7 +26,7 @@ INIT = "xavier"  # Keras's default
 
 
 class Plain(Backbone):
-    """Fields of classifiers of plain convolutions: stages of 3 × 3 convolutions, each of which ends in a max pool."""
+    """Fields of classifiers of plain convolutions: stages of 3 × 3 convolutions, each followed by max pooling."""
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)] = Field(
         description="channels of the convolutions of each stage, after which the side is halved"
@@ -88,7 +88,10 @@ def halved(b: Builder, x: Var) -> Var:
 
 
 class PlainClassifier(Plain):
-    """Logits f32[B, K] of images by plain convolutions and linear layers; shows the features of the last hidden one."""
+    """Classifies images by plain convolutions and linear layers: logits f32[B, K].
+
+    Its features f32[B, F] are those of the last hidden layer.
+    """
 
     kind: Literal["plain_classifier"]
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -101,7 +104,7 @@ class PlainClassifier(Plain):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if not self.hidden:
-            yield Problem(("hidden",), "there is no hidden layer whose features could be shown", "give its width")
+            yield Problem(("hidden",), "there is no hidden layer that features could be read from", "give its width")
 
     def features_seen(self, spec: Spec) -> int | None:
         return self.hidden[-1] if self.hidden else None

@@ -21,9 +21,9 @@ from latentc.systems.teacher_class.plain_classifier import INIT, Plain
 
 
 class StudentClass(Plain):
-    """N students of one architecture, each of which predicts F / N of F features, and a linear layer of them all.
+    """N students of one architecture, each of which predicts F / N of F features, and a linear layer over all of them.
 
-    Shows the features f32[B, F], one student's after the other's; logits f32[B, K] are those of their ReLU.
+    The features f32[B, F] are those of the students in order; the linear layer computes logits f32[B, K] of their ReLU.
     """
 
     kind: Literal["student_class"]
