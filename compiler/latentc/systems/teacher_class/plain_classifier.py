@@ -67,8 +67,8 @@ class Plain(Backbone):
         """Stages and hidden layers of x f32[B, C, H, W], and dropout of these: f32[B, F]."""
         for i, stage in enumerate(self.stages):
             for j, _ in enumerate(stage):
-                sizes = {"padded": self.padded, "out": "x"}
-                x = conv(b, f"stages.{i}.{j}", x, static[f"channels_{i}_{j}"], 3, INIT, **sizes)
+                channels = static[f"channels_{i}_{j}"]
+                x = conv(b, f"stages.{i}.{j}", x, channels, 3, INIT, padded=self.padded, out="x")
                 x = b.relu(x, out="x")
             x = halved(b, x)
         x = b.dropout(x, p=self.dropout, out="x") if self.dropout else x
