@@ -59,13 +59,14 @@ def test_the_hausdorff_distance_is_to_the_nearest_masks(sets: tuple[np.ndarray, 
     assert np.allclose(measured("hausdorff", x, y), wanted, atol=1e-6)
 
 
-def test_the_sinkhorn_divergence_is_nearly_the_cost_of_the_best_assignment(sets: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_sinkhorn_divergence_is_that_of_geomloss(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    """Recorded from `SamplesLoss("sinkhorn", diameter=4)` of geomloss 0.3.1; at most the cost of the best assignment."""
     x, y = sets
-    wanted = []
-    for a, b in zip(x, y, strict=True):
+    found = measured("sinkhorn", x, y)
+    assert np.allclose(found, [2.05929282, 2.12762667, 2.11248294], rtol=1e-8)
+    for a, b, own in zip(x, y, found, strict=True):
         cost = cdist(a, b, "sqeuclidean") / 2
-        wanted.append(cost[linear_sum_assignment(cost)].mean())
-    assert np.allclose(measured("sinkhorn", x, y), wanted, rtol=0.02)
+        assert 0.95 < own / cost[linear_sum_assignment(cost)].mean() < 1 + 1e-6
     assert np.allclose(measured("sinkhorn", y, y), 0, atol=1e-12)
 
 
