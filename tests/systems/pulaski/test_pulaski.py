@@ -60,7 +60,7 @@ def test_the_hausdorff_distance_is_to_the_nearest_masks(sets: tuple[np.ndarray, 
 
 
 def test_the_sinkhorn_divergence_is_that_of_geomloss(sets: tuple[np.ndarray, np.ndarray]) -> None:
-    """Recorded from `SamplesLoss("sinkhorn", diameter=4)` of geomloss 0.3.1; at most the cost of the best assignment."""
+    """Recorded from its `SamplesLoss("sinkhorn", diameter=4)`, 0.3.1; at most the cost of the best assignment."""
     x, y = sets
     found = measured("sinkhorn", x, y)
     assert np.allclose(found, [2.05929282, 2.12762667, 2.11248294], rtol=1e-8)
