@@ -780,6 +780,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("256", "discriminator"): 2_764_737,  # 2.765 M
         },
     ),
+    "pulaski": (
+        "soumickmj/PULASki; counted from the sizes of its layers",
+        {("sinkhorn", "main"): 4_994_121, ("probabilistic-unet", "main"): 4_999_449},
+    ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "pixelflow_t2i": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 882_122_160 + 2048}),  # README: 882 M
     "sd_vae": (

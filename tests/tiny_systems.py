@@ -524,6 +524,15 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.likelihood_samples=2",
         ),
     ),
+    "pulaski": Tiny(
+        "pulaski",
+        (
+            "data={kind: npz, path: train.npz, fields: {x: {shape: [1, 8, 8]}, image: {shape: [1, 8, 8]}, "
+            "raters: {shape: [3, 8, 8]}}}",
+            *under("backbone", ("widths=[4, 6]", "convs=1", "latent_dim=3")),
+            "objective.draws=3",
+        ),
+    ),
     "wgan_gp": Tiny("wgan_gp", GAN),
     "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
     "sd_vae": Tiny("sd_vae", STAGE),

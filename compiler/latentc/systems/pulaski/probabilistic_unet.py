@@ -146,12 +146,12 @@ def _unet(widths: tuple[int, ...], convs: int) -> BlockBody:
 
 @cache
 def _combine(combining: int) -> BlockBody:
-    @module_class("Combine", x="B width H W")
-    def combine(b: Builder, x: Var, z: Var, *, width: int, channels: int) -> Var:
+    @module_class("Combine", x="B width H W", z="B latent_dim")
+    def combine(b: Builder, x: Var, z: Var, *, width: int, latent_dim: int, channels: int) -> Var:
         """Logits of a mask, of features of an image and latents."""
         batch, _, height, wide = x.shape
-        z = b.reshape(z, shape=(batch, z.shape[1], 1, 1), out="z")
-        h = b.concat(x, b.broadcast_to(z, shape=(batch, z.shape[1], height, wide)), axis=1, out="h")
+        z = b.reshape(z, shape=(batch, latent_dim, 1, 1), out="z")
+        h = b.concat(x, b.broadcast_to(z, shape=(batch, latent_dim, height, wide)), axis=1, out="h")
         for name in items("layers", combining - 1):
             h = b.relu(_conv(b, name, h, width, 1, "orthogonal"), out="h")
         return _conv(b, "leave", h, channels, 1, "orthogonal")
@@ -175,13 +175,13 @@ def _methods(
     @module_class(CLASS, "prior")
     def prior(b: Builder, *images: Var, latent_dim: int, **sizes: Any) -> Any:
         """Mean and logarithm of the standard deviation of the latents of an image."""
-        return moments(b, "prior", joined(b, images, sizes), latent_dim)
+        return moments(b, "prior_net", joined(b, images, sizes), latent_dim)
 
-    @module_class(CLASS, "posterior", x="B C H W")
-    def posterior(b: Builder, x: Var, *images: Var, latent_dim: int, **sizes: Any) -> Any:
+    @module_class(CLASS, "posterior", x="B channels H W")
+    def posterior(b: Builder, x: Var, *images: Var, channels: int, latent_dim: int, **sizes: Any) -> Any:
         """The same of an image and a mask."""
         mask = b.mul(x + 1.0, 0.5, out="mask")
-        return moments(b, "posterior", joined(b, images, sizes, mask), latent_dim)
+        return moments(b, "posterior_net", joined(b, images, sizes, mask), latent_dim)
 
     @module_class(CLASS, "features")
     def features(b: Builder, *images: Var, **sizes: Any) -> Var:
@@ -190,9 +190,9 @@ def _methods(
         return b.sub("unet", _unet(widths, convs), x, channels=x.shape[1], out="features")  # type: ignore[no-any-return]
 
     @module_class(CLASS, "decode", features="B F H W", z="B latent_dim")
-    def decode(b: Builder, features: Var, z: Var, *, channels: int, **sizes: Any) -> Var:
+    def decode(b: Builder, features: Var, z: Var, *, channels: int, latent_dim: int, **sizes: Any) -> Var:
         """Logits of a mask."""
-        width = features.shape[1]
-        return b.sub("combine", _combine(combining), features, z, width=width, channels=channels, out="logits")  # type: ignore[no-any-return]
+        own = {"width": features.shape[1], "latent_dim": latent_dim, "channels": channels}
+        return b.sub("combine", _combine(combining), features, z, **own, out="logits")  # type: ignore[no-any-return]
 
     return {"prior": prior, "posterior": posterior, "features": features, "decode": decode}
