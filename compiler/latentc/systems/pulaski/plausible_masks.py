@@ -88,12 +88,12 @@ class PlausibleMasks(Objective):
         terms.append(("kl", divergence))
         weighted.append(_times(b, divergence, self.kl_weight))
         if rated is not None and self.distance is not None:
-            drawn_noise = b.input("drawn_noise", f32(B, self.draws, int(latent.shape[1])))
+            drawn_noise = b.input("drawn_noise", f32(B, self.draws, latent.shape[1]))
             draws.append(Draw("drawn_noise", "normal"))
             moments = (mean, log_std) if self.drawn_from == "posterior" else (prior_mean, prior_log_std)
             masks = self._masks(b, network, features, moments, drawn_noise)
             batch, count, *sides = rated.shape
-            pixels = int(product(sides))
+            pixels = product(sides)
             of_raters = b.mul(b.reshape(rated, shape=(batch, count, pixels)) + 1.0, 0.5, out="of_raters")
             found = distance(b, self.distance, masks, of_raters)
             terms.append(("distance", found))
@@ -111,7 +111,7 @@ class PlausibleMasks(Objective):
             own = b.reshape(b.slice(noise, axis=1, start=i, stop=i + 1), shape=(noise.shape[0], noise.shape[2]))
             z = _drawn(b, *moments, own)
             logits = call(b, network, "decode", {}, state=features, noise=z, out="logits")
-            pixels = int(product(logits.shape[1:]))  # type: ignore[arg-type]
+            pixels = product(logits.shape[1:])
             found.append(b.reshape(b.sigmoid(logits), shape=(logits.shape[0], 1, pixels), out="mask"))
         return b.concat(*found, axis=1, out="masks") if len(found) > 1 else found[0]  # type: ignore[no-any-return]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem, Spec
@@ -72,7 +72,7 @@ class ProbabilisticUnet(Backbone):
         features = Port("features", f32(B, self.widths[0], height, width), "state")
         z = Port("z", f32(B, self.latent_dim), "noise")
         bodies = _methods(self.widths, self.convs, self.combining, entries, height)
-        two = ("output", "output")
+        two: tuple[Role, ...] = ("output", "output")
         methods = {
             "prior": add_method(mb, name, "prior", bodies["prior"], images, static, two),
             "posterior": add_method(mb, name, "posterior", bodies["posterior"], (mask, *images), static, two),
