@@ -92,12 +92,12 @@ def test_the_loss_is_the_bound_and_a_distance() -> None:
         Normal(m, s.exp()) for m, s in (run("posterior", given["x"], given["image"]), run("prior", given["image"]))
     )
     (features,) = run("features", given["image"])
-    z = posterior.mean + posterior.stddev * given["noise"]
+    z = posterior.mean + posterior.stddev * torch.tensor(given["noise"])
     target = torch.tensor(given["x"] / 2 + 0.5)
     (logits,) = run("decode", features.numpy(), z.numpy())
     errors = binary_cross_entropy_with_logits(logits, target, reduction="none").sum((1, 2, 3))
     kl = kl_divergence(posterior, prior).sum(1)
-    drawn = [prior.mean + prior.stddev * given["drawn_noise"][:, i] for i in range(4)]
+    drawn = [prior.mean + prior.stddev * torch.tensor(given["drawn_noise"][:, i]) for i in range(4)]
     masks = torch.stack([run("decode", features.numpy(), one.numpy())[0].sigmoid().flatten(1) for one in drawn], 1)
     energy = measured("energy", masks.numpy(), (given["raters"] / 2 + 0.5).reshape(3, 4, 64))
     for found, wanted in ((error, errors), (divergence, kl), (apart, torch.tensor(energy))):
