@@ -648,6 +648,21 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("4", "teacher"): 2_446_730,
         },
     ),
+    "r3gan": (
+        "brownvc/R3GAN: the sizes of its layers, added up",
+        {
+            ("cifar10", "main"): 20_781_952,
+            ("cifar10", "discriminator"): 21_280_512,
+            ("ffhq64", "main"): 22_429_824,
+            ("ffhq64", "discriminator"): 22_381_440,
+            ("ffhq256", "main"): 23_057_952,
+            ("ffhq256", "discriminator"): 23_009_568,
+            ("imagenet32", "main"): 82_914_304,
+            ("imagenet32", "discriminator"): 86_548_992,
+            ("imagenet64", "main"): 103_570_432,
+            ("imagenet64", "discriminator"): 107_205_120,
+        },
+    ),
     "eeg": ("guido151/Conditional-EEG-Diffusion: the sizes of its layers, added up", {("base", "main"): 17_113_235}),
     "dp3": (
         "YanjieZe/3D-Diffusion-Policy",

@@ -722,6 +722,16 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.discriminator", ("width=2", "channel_multipliers=[1, 2]")),
         ),
     ),
+    "r3gan": Tiny(
+        "r3gan",
+        (
+            *("data={kind: npz, path: train.npz, classes: 3, shape: [3, 8, 8]}", "networks.main.latent_dim=4"),
+            *under("networks.main", ("width=2", "channel_multipliers=[2, 1]", "embedding=3")),
+            *under("networks.discriminator", ("width=2", "channel_multipliers=[1, 2]", "embedding=5")),
+            *("networks.main.groups=[2, 1]", "networks.main.blocks=[1, 1]"),
+            *("networks.discriminator.groups=[1, 2]", "networks.discriminator.blocks=[1, 1]"),
+        ),
+    ),
     "clswgan_classifier": Tiny("clswgan_classifier", (*FILE, "data.classes=3", "data.fields.x.shape=[6]")),
     "tcn_teacher": Tiny("tcn_teacher", (*DIGITS, *under("backbone", ("stages=[[4]]", "hidden=[6, 8]", *UNDROPPED)))),
     "tcn": Tiny(

@@ -121,7 +121,7 @@ class EmittedLosses:
         emitted = next(u for u in self.updates if u.metrics == (update.metrics or ("loss",)))
         models = {name: self.network(name, training) for name in emitted.networks}
         inputs = self.lowered.module.entry(update.loss).inputs
-        given = {v.name: self.torch.from_numpy(np.ascontiguousarray(x)) for v, x in zip(inputs, operands, strict=True)}
+        given = {v.name: self.torch.from_numpy(np.array(x, order="C")) for v, x in zip(inputs, operands, strict=True)}
         outs = emitted.loss(*models.values(), **given)
         return outs if isinstance(outs, tuple) else (outs,), models
 

@@ -64,9 +64,10 @@ class Adversarial(Objective):
         if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
             message = "none of `objective.terms` trains the generator"
             yield Problem(("terms",), message, "add a term on the score, such as `hinge`")
-        if (more := _beside_class(spec)) and self.generator_batch > 1:
-            message = f"samples are made for the `{more[0]}` of a batch of data, which is no larger than its own size"
-            yield Problem(("generator_batch",), message, "leave it out")
+        reasons = [f"samples are made for the `{name}` of a batch of data" for name in _beside_class(spec)]
+        reasons += [f"`{term.kind}` pairs samples with a batch of data" for term in self.terms if term.PAIRS]
+        if reasons and self.generator_batch > 1:
+            yield Problem(("generator_batch",), f"{reasons[0]}, which is no larger than its own size", "leave it out")
         read = {name for term in self.terms for name in term.READS}
         opponent = spec.networks.get(DISCRIMINATOR)
         if opponent is not None and "sliced" in opponent.outputs(spec) and "sliced" not in read:
@@ -125,7 +126,12 @@ class Game:
     @property
     def given(self) -> bool:
         """Whether samples are made for the conditions of data, rather than for drawn classes."""
-        return bool(_beside_class(self.spec))
+        return self.paired or bool(_beside_class(self.spec))
+
+    @property
+    def paired(self) -> bool:
+        """Whether a term compares samples with data in the generator's loss too."""
+        return any(term.PAIRS for term in self.terms)
 
     @property
     def draws(self) -> tuple[Draw, ...]:
@@ -200,19 +206,22 @@ class Game:
         return replace(update, every=term.interval, partial=True)
 
     def of_generator(self, mb: ModuleBuilder, multiple: int) -> Update:
-        b = mb.function("loss.generator")
+        b, discriminator = mb.function("loss.generator"), self.networks[DISCRIMINATOR]
         conditions = self.conditions
+        x = b.input("x", discriminator.methods["forward"].input("state").type) if self.paired else None
         cond = conditions.operands(b, conditions.inputs(b, by_field=True)) if self.given else {}
         fake = self._samples(b, cond)
-        self._augment(b, samples=fake)
-        self._judge(b, samples=fake)
-        round = Round(b, self.networks[DISCRIMINATOR], fake, None, self.spec.data.classes or 0, self.networks)
+        real = None if x is None else Side(x, cond, cond.get(operand_name("class")))
+        seen = {"samples": fake} if real is None else {"data": real, "samples": fake}
+        self._augment(b, **seen)
+        self._judge(b, **seen)
+        round = Round(b, discriminator, fake, real, self.spec.data.classes or 0, self.networks)
         parts = weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
         b.output(*parts.values())
         b.finish("The generator's loss, then its terms." if len(parts) > 1 else "The generator's loss.")
         metrics = tuple(f"generator/{name}" for name in parts)
-        fields = conditions.fields if self.given else ()
-        draws = (*self.draws, *self._drawn("samples"), *round.draws)
+        fields = (*(("x",) if self.paired else ()), *(conditions.fields if self.given else ()))
+        draws = (*self.draws, *self._drawn(*seen), *round.draws)
         return Update("loss.generator", ("main",), fields, draws, metrics, "generator", batch_multiple=multiple)
 
     def asked(self, b: Builder, cond: Mapping[str, Var]) -> tuple[list[Var], Mapping[str, Var]]:

@@ -46,7 +46,10 @@ class Side:
 
 @dataclass
 class Round:
-    """One update: `real` is None in the generator's. `networks` are those of the spec, for terms that need others."""
+    """One update: `real` is None in the generator's, unless a term compares pairs.
+
+    `networks` are those of the spec, for terms that need others.
+    """
 
     b: Builder
     discriminator: Network
@@ -80,6 +83,8 @@ class Term(Part):
     """Whether it reads derivatives of the discriminator by images, rather than its outputs alone."""
     REACHES_GENERATOR: ClassVar[bool] = True
     """Whether it contributes to the generator's loss."""
+    PAIRS: ClassVar[bool] = False
+    """Whether the generator's loss too compares samples with data, which have the same conditions."""
 
     @property
     def reads_samples(self) -> bool:
