@@ -1,6 +1,6 @@
 """S2M on digits: samples with several of three overlapping labels, or one but not another, of a GAN that knows one.
 
-    python benchmarks/label_sets_digits.py [--out out/label_sets] [--seeds 0 1 2] [--data FILE]
+    python benchmarks/label_sets_digits.py [--out out/label_sets] [--seeds 0 1 2] [--temperature 1.0] [--data FILE]
 
 Each digit but 1 has one, at random, of its labels even (0 2 4 6 8), large (5 to 9) and threefold (0 3 6 9). A BigGAN
 learns the labels (2000 steps), then the classifier of `digits_s2m` the ratios (150). Figures: of 700 samples of the
@@ -97,6 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/label_sets"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the labels of data, in the chain")
     parser.add_argument("--data", type=Path)
     flags = parser.parse_args()
     if flags.data:
@@ -116,9 +117,10 @@ def main() -> int:
         given = [f"data.path={data}", f"networks.main.pretrained={generator.weights}"]
         run = trained("digits_s2m", folder / "classifier", overrides=given, seed=seed)
         for steps in STEPS:
-            bundle = folder / f"engine-{steps}"
+            bundle = folder / f"engine-{steps}-{flags.temperature:g}"
             if steps:
-                api.compile("digits_s2m", run.weights, bundle, overrides=[*given, f"sampler.steps={steps}"])
+                chain = [f"sampler.steps={steps}", f"sampler.label_temperature={flags.temperature}"]
+                api.compile("digits_s2m", run.weights, bundle, overrides=[*given, *chain])
                 samples = latentc_runtime.load(bundle, "cpu").sample(conditions={"labels": labels}, seeds=seeds)
             else:
                 api.compile("digits_biggan", generator.weights, bundle, overrides=of_data)

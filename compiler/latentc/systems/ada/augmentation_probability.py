@@ -27,7 +27,9 @@ class AugmentationProbability(Backbone):
 
     kind: Literal["augmentation_probability"]
     target: float = Field(0.6, ge=-1, le=1, description="mean sign of the scores of data that is aimed at")
-    images: float = Field(500_000.0, ge=1, le=1e12, description="images over which it may rise from 0 to 1")
+    images: float = Field(
+        500_000.0, ge=1, le=1e12, description="images, of each process, over which it may rise from 0 to 1"
+    )
     conditions: tuple[str, ...] | None = Field((), max_length=0, description="always empty: it reads scores")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"adapt_augmentation"})
     TRAINING_ONLY: ClassVar[bool] = True
