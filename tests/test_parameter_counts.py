@@ -637,6 +637,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("cifar10", "discriminator"): 3_746_980,
         },
     ),
+    "mcmi": ("torchvision", {("34", "main"): 21_797_672, ("50", "main"): 25_557_032}),
+    "mcmi_student": ("torchvision", {(None, "main"): 11_689_512, (None, "teacher"): 21_797_672}),
     "tcn_teacher": ("musab-r/TCN", {(None, "main"): 2_446_730}),
     "tcn": (
         "musab-r/TCN",

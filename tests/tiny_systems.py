@@ -53,6 +53,7 @@ EDM2 = (*EDM2, "conditioning.time.frequencies=16")
 EYE = ("width=16", "depth=1", "patch=4", "block.mixer.heads=2", "head.features=8", "image=12", "normalise=null")
 EYE = under("networks.eye", (*EYE, "pretrained=null"))
 CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
+RESNET = ("layers=[1, 1, 1, 1]", "width=4", "normalise=false")
 UNDROPPED = ("dropout=0", "hidden_dropout=0")
 CAUSAL = (
     "data={kind: npz, path: train.npz, fields: {x: {shape: [1]}, covariates: {shape: [1]}, treatment: {shape: [1]}}}",
@@ -733,6 +734,11 @@ SYSTEMS: dict[str, Tiny] = {
         ),
     ),
     "clswgan_classifier": Tiny("clswgan_classifier", (*FILE, "data.classes=3", "data.fields.x.shape=[6]")),
+    "mcmi": Tiny("mcmi", (*DIGITS, "data.class_names=null", *under("networks.main", RESNET))),
+    "mcmi_student": Tiny(
+        "mcmi_student",
+        (*DIGITS, "data.class_names=null", *under("networks.main", RESNET), *under("networks.teacher", RESNET)),
+    ),
     "tcn_teacher": Tiny("tcn_teacher", (*DIGITS, *under("backbone", ("stages=[[4]]", "hidden=[6, 8]", *UNDROPPED)))),
     "tcn": Tiny(
         "tcn",

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from emitted import emitted
+from parity_data import load
 
 from latentc import api
 from latentc.diagnostics import DiagnosticError
@@ -40,6 +41,19 @@ def test_training_moves_centroids_and_inference_does_not(tmp_path: Path) -> None
             sums = 0.75 * sums + 0.25 * np.eye(3)[y].T @ p.numpy()
             assert np.allclose(network.sums.numpy(), sums, atol=1e-6)
         assert np.ptp(wanted[0]) > 0.01 and np.allclose(wanted[2], 1 / 3)  # no sample of the last class came before
+
+
+def test_the_centroids_of_an_epoch_are_the_authors(tmp_path: Path) -> None:
+    """Without a memory of earlier steps, the centroids after one batch are those of its samples."""
+    numbers, sizes = load("mcmi"), [SIZES[0].replace("3", "5").replace("[4]", "[12]"), SIZES[1]]
+    spec: Any = load_spec("digits_mcmi", None, [*sizes, "networks.centroids.decay=0"])
+    x, y = numbers.inputs["data"], torch.from_numpy(numbers.inputs["data_y"])
+    logits = torch.from_numpy(x @ numbers.weights["net.weight"].T + numbers.weights["net.bias"])
+    with emitted(lower(spec), spec, tmp_path / "project") as project:
+        network = project.model.NETWORKS["centroids"]().train()
+        network(logits.softmax(1), y)
+        found = network.eval()(logits.softmax(1)[:5], torch.arange(5))
+    assert np.allclose(found.numpy(), numbers.outputs["out.centroids"], atol=1e-6) and np.ptp(found.numpy()) > 0.1
 
 
 @pytest.mark.parametrize("backend", ["oracle", "torch"])

@@ -1,8 +1,9 @@
 """MCMI: Bayes Conditional Distribution Estimation for Knowledge Distillation Based on Conditional Mutual Information
 (Ye et al. 2024, arXiv:2401.08732).
 
-A teacher is trained so that its class probabilities say more about a sample than the class: its students learn more
-from them. The students' objective is `knowledge_distillation` of the core.
+A teacher is trained for a high conditional mutual information of sample and output given the class, so that its class
+probabilities differ between samples of one class and students learn more from them. The students' objective is
+`knowledge_distillation` of the core.
 
 Specs: specs/image/mcmi.yaml, specs/image/mcmi_student.yaml, specs/digits/digits_mcmi.yaml,
 specs/digits/digits_mcmi_student.yaml.
