@@ -4,7 +4,7 @@
         [--networks NAME …] [--steps 600]
 
 All train for 600 steps of 64 of scikit-learn's digits with the settings of `train`; they differ by the network alone,
-except where the system is more than that (EDM's process in `diffit_image`, flow matching in `iwin`, losses at several
+except where the system is more than that (EDM's process in `diffit_image`, flow matching in `iwin` and `lightning_dit`, losses at several
 scales in `dimr`, latents that are carried in `rin`). The classifier of examples/digits judges 500 samples of the
 engine in 25 steps with a guidance scale of 1.5 (`rin`: 50; `diffit_image`: 18 of Heun's method). Groups:
 

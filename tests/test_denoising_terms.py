@@ -18,7 +18,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.systems.iwin.direction import Direction
+from latentc.systems.lightning_dit.direction import Direction
 
 DATA = "data={kind: npz, path: train.npz, classes: 5, shape: [1, 8, 8], fields: {near: {shape: [16, 6]}, "
 SIZES = [DATA + "far: {shape: [16, 3]}}}", "backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2"]

@@ -150,6 +150,16 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "Cominder/Iwin-Transformer, image_generation: the sizes of its layers, added up",
         {("B/1", "main"): 137_538_848, ("XL/1", "main"): 712_475_552},
     ),
+    "lightning_dit": (
+        "hustvl/LightningDiT",
+        {
+            ("B/1", "main"): 130_359_584,
+            ("L/1", "main"): 457_890_816,
+            ("XL/1", "main"): 674_961_824,  # README: 675 M
+            ("1.0B/1", "main"): 1_029_007_904,
+            ("1.6B/1", "main"): 1_631_308_368,
+        },
+    ),
     "uvit": (
         "baofff/U-ViT",
         {

@@ -148,6 +148,13 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.block.feed_forward.hidden=24", "sampler.steps=3", WHOLE),
         ),
     ),
+    "lightning_dit": Tiny(
+        "lightning_dit",
+        (
+            *(*DIGITS, *under("backbone", ("width=16", "depth=2", "block.mixer.heads=2"))),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
+        ),
+    ),
     "sd3": Tiny(
         "sd3",
         (
