@@ -92,9 +92,7 @@ RUNS: dict[str, Run] = {
             "backbone.block.feed_forward.hidden=128",
         ),
     ),
-    "lightning_dit": Run(
-        "lightning_dit", (DATA, f"sampler={{kind: euler, steps: 25, {GUIDANCE}}}", *TRANSFORMER)
-    ),
+    "lightning_dit": Run("lightning_dit", (DATA, f"sampler={{kind: euler, steps: 25, {GUIDANCE}}}", *TRANSFORMER)),
     "lit": Run("dit", (*PLAIN, *under("backbone", "width=64", "depth=4", LINEAR))),
     "can": Run("can", (*PLAIN, *TRANSFORMER)),
     "diffmoe": Run("diffmoe", (*PLAIN, *TRANSFORMER, "backbone.interleaved.experts=4")),
