@@ -13,7 +13,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.heads import joined_heads, split_heads
-from latentc.components.capabilities import Capability
+from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.networks.resnet_classifier import classes_of, problems_of_labels
 from latentc.components.parts import Problem, Spec, dense
@@ -61,7 +61,7 @@ class ClassExtrapolator(Backbone):
         forward = add_method(mb, name, "forward", _classify(self), (x,), static, ("logits",))
         made = Port("y", i64(B), "token", self.new)
         extrapolate = add_method(mb, name, "extrapolate", _extrapolate(self), (made, u), static)
-        roles = ("logits",) * 4 + ("token",) * 2 + ("output",) * 4
+        roles: tuple[Role, ...] = ("logits",) * 4 + ("token",) * 2 + ("output",) * 4
         reconstruct = add_method(mb, name, "reconstruct", _reconstruct(self), (x, y, u), static, roles)
         methods = {"forward": forward, "extrapolate": extrapolate, "reconstruct": reconstruct}
         return Network(name, methods, self.PROVIDES)

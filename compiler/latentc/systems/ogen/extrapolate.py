@@ -16,7 +16,7 @@ from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.components.samplers.class_logits import logits_program
 from latentc.ir.builder import ModuleBuilder
-from latentc_runtime.sources import Condition, ConditionSource, RandomSource
+from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
 
 
 class Extrapolate(Sampler):
@@ -37,7 +37,7 @@ class Extrapolate(Sampler):
         y, u = (b.input(port.name, port.type) for port in ports)
         b.output(call(b, network, "extrapolate", {}, token=y, noise=u, out="x"))
         mb.entries["sample.1"] = b.finish("Makes a feature of each class.")
-        sources = {"y": ConditionSource("class"), "u": RandomSource("uniform", "u")}
+        sources: dict[str, Source] = {"y": ConditionSource("class"), "u": RandomSource("uniform", "u")}
         given = (Condition("class", "label", classes=ports[0].values),)
         return Program("sample.1", self.kind, 1, 1, sources, conditions=given)
 
