@@ -6,7 +6,7 @@ The numbers, their 20 classes without images and the features are those of `mlp_
 that ridge regression on the known classes gives for its two digits, as CLIP's text and image features lie in one space.
 Accuracies per class of known and new classes among all 100, and their harmonic mean: of the texts as they are, of texts
 that are trained by the cross-entropy of known classes alone, and by OGEN. Goal: a higher harmonic mean by OGEN than by
-cross-entropy alone. A training takes half a minute on one core.
+cross-entropy alone. A training takes ten seconds on one core.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from latentc import api
 KNOWN = np.setdiff1d(np.arange(100), UNSEEN)
 ORDER = np.concatenate([KNOWN, UNSEEN])  # the known classes first, as the network has them
 SIZES = [f"data.fields.x.shape=[{WIDTH}]", f"data.classes={len(KNOWN)}", f"backbone.new={len(UNSEEN)}"]
-SIZES += ["train.steps=1500", "objective.warmup=300", "train.optimizer={kind: adamw, lr: 1e-3}", "train.batch_size=128"]
+SIZES += ["train.steps=500", "objective.warmup=100", "train.optimizer={kind: adamw, lr: 1e-3}", "train.batch_size=128"]
 SIZES += ["backbone.scale=20", "train.parallel=none"]
 ALONE = "objective.made=0"
 

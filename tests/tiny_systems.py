@@ -756,6 +756,19 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.teacher", UNDROPPED),
         ),
     ),
+    "ogen": Tiny(
+        "ogen",
+        (
+            *(*FILE, "data.classes=4", "data.fields.x.shape=[8]", "backbone.new=3", "backbone.neighbours=2"),
+            *(
+                "backbone.heads=2",
+                "backbone.pretrained=null",
+                "backbone.fresh_weights=[]",
+                "objective.warmup=1",
+                "backbone.scale=10",
+            ),
+        ),
+    ),
     "dp3": Tiny(
         "dp3",
         (
