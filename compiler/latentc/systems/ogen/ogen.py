@@ -32,7 +32,9 @@ class Ogen(Objective):
     """
 
     kind: Literal["ogen"]
-    warmup: int = Field(0, ge=0, description="steps in which made features learn to match real ones, before classes")
+    warmup: int = Field(
+        0, ge=0, le=1_000_000_000, description="steps in which made features learn to match real ones, before classes"
+    )
     made: float = Field(
         1.0, ge=0, description="factor of all terms with made features; 0: known classes are told apart, and that alone"
     )
