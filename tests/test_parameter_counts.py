@@ -649,6 +649,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "mcmi": ("torchvision", {("34", "main"): 21_797_672, ("50", "main"): 25_557_032}),
     "mcmi_student": ("torchvision", {(None, "main"): 11_689_512, (None, "teacher"): 21_797_672}),
+    "ogen": ("apple/ml-ogen: the sizes of its layers, added up", {("features", "main"): 1_627_136}),
     "tcn_teacher": ("musab-r/TCN", {(None, "main"): 2_446_730}),
     "tcn": (
         "musab-r/TCN",
