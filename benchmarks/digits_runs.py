@@ -93,6 +93,13 @@ RUNS: dict[str, Run] = {
         ),
     ),
     "lightning_dit": Run("lightning_dit", (DATA, f"sampler={{kind: euler, steps: 25, {GUIDANCE}}}", *TRANSFORMER)),
+    "eqm": Run(
+        "eqm",
+        (
+            *(DATA, *TRANSFORMER, "backbone.unused_channels=0"),
+            f"sampler={{kind: gradient_descent, steps: 50, size: 0.0085, momentum: 0.35, {GUIDANCE}}}",
+        ),
+    ),
     "lit": Run("dit", (*PLAIN, *under("backbone", "width=64", "depth=4", LINEAR))),
     "can": Run("can", (*PLAIN, *TRANSFORMER)),
     "diffmoe": Run("diffmoe", (*PLAIN, *TRANSFORMER, "backbone.interleaved.experts=4")),

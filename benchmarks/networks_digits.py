@@ -5,8 +5,9 @@
 
 All train for 600 steps of 64 of scikit-learn's digits with the settings of `train`; they differ by the network alone,
 except where the system is more than that (EDM's process in `diffit_image`, flow matching in `iwin` and `lightning_dit`,
-losses at several scales in `dimr`, latents that are carried in `rin`). The classifier of examples/digits judges 500
-samples of the engine in 25 steps with a guidance scale of 1.5 (`rin`: 50; `diffit_image`: 18 of Heun's method). Groups:
+equilibrium matching in `eqm`, losses at several scales in `dimr`, latents that are carried in `rin`). The classifier of
+examples/digits judges 500 samples of the engine in 25 steps with a guidance scale of 1.5 (`rin`, `eqm`: 50;
+`diffit_image`: 18 of Heun's method). Groups:
 
 networks     loss at the start over loss at the end, class accuracy, Fréchet distance of each
 inheritance  LiT from the weights of a trained DiT, and taught by it, in a quarter of the steps of one from scratch

@@ -150,6 +150,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "Cominder/Iwin-Transformer, image_generation: the sizes of its layers, added up",
         {("B/1", "main"): 137_538_848, ("XL/1", "main"): 712_475_552},
     ),
+    "eqm": (
+        "raywang4/EqM",
+        {
+            ("S/2", "main"): 32_865_056,
+            ("B/2", "main"): 130_315_808,
+            ("L/2", "main"): 457_840_672,
+            ("XL/2", "main"): 674_834_720,
+        },
+    ),
     "lightning_dit": (
         "hustvl/LightningDiT",
         {

@@ -155,6 +155,13 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
         ),
     ),
+    "eqm": Tiny(
+        "eqm",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS[:2], "depth=2"))),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
+        ),
+    ),
     "sd3": Tiny(
         "sd3",
         (
