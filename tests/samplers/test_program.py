@@ -156,6 +156,8 @@ IMPOSSIBLE = {
 IMPOSSIBLE |= {(kind, objective) for kind in ("flow_map", "consistency", "flow_ddim") for objective in OBJECTIVES}
 # It has levels before those of whole timesteps.
 IMPOSSIBLE |= {("shifted_ddim", objective) for objective in OBJECTIVES if not objective.startswith("diffusion")}
+# It follows a velocity.
+IMPOSSIBLE |= {("gradient_descent", objective) for objective in OBJECTIVES if objective != "linear velocity"}
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)

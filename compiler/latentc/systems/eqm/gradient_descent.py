@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization
-from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.script import Script
 from latentc.components.samplers.table import LINEAR, Table
 
@@ -32,6 +34,14 @@ class GradientDescent(ArraySampler):
         "momentum": 0.3,
         "guidance": {"scale": 2.0},
     }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        target = parameterization_of(spec.objective)
+        if target is not None and target.predicts != "flow_velocity":
+            message = f"`{self.kind}` follows a velocity, but the network predicts `{target.predicts}`"
+            yield Problem(("kind",), message, "use the objective `equilibrium_matching`, or another sampler")
+            return
+        yield from super().problems(spec)
 
     def table(self, target: Parameterization) -> Table:
         grid = self.grid(target)
