@@ -159,7 +159,7 @@ SYSTEMS: dict[str, Tiny] = {
         "eqm",
         (
             *(*DIGITS, *under("backbone", (*BLOCKS[:2], "depth=2"))),
-            *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", "sampler.size=0.3", WHOLE),
         ),
     ),
     "sd3": Tiny(
