@@ -696,6 +696,15 @@ SYSTEMS: dict[str, Tiny] = {
             *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=16")),
         ),
     ),
+    "music": Tiny(
+        "music",
+        (
+            *(*FILE, "data.fields.x.shape=[2, 32]", "data.fields.x.rate=8", "sampler.steps=3"),
+            *under("backbone", ("widths=[4, 8]", "factors=[1, 4]", "blocks=[1, 1]", "attention=[1]", "heads=2")),
+            *under("backbone", ("head_width=4", "groups=4", "embedding=8")),
+            *("conditioning.time.frequencies=6", "programs=[{kind: audio_edit, tasks: [infill, transition]}]"),
+        ),
+    ),
     "eeg": Tiny(
         "eeg",
         (

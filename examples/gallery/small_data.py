@@ -1,5 +1,5 @@
-"""Small data that is made in a moment: sounds of three pitches, an arm that reaches for a cloud of points, and signals
-of electrodes after a stimulus."""
+"""Small data that is made in a moment: sounds of three pitches, melodies of two tones, an arm that reaches for a cloud
+of points, and signals of electrodes after a stimulus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 RATE = 4000  # samples per second
 PITCHES = (150.0, 300.0, 600.0)  # Hz, the mean pitch of each class
+NOTE = 128  # samples of a note of a melody
+SCALE = 160.0 * 2.0 ** (np.arange(0, 30, 3) / 12)  # Hz, the pitches of melodies: minor thirds
 STEPS = 8  # of a movement
 ALPHA = (8.0, 10.0, 12.0)  # Hz, the rhythm of each subject
 LATENCY = (0.32, 0.40, 0.48)  # seconds after the stimulus, when each subject's P300 peaks
@@ -32,6 +34,19 @@ def pitch_classes(sounds: Array) -> NDArray[np.int64]:
     spectrum = np.abs(np.fft.rfft(sounds[:, 0] * np.hanning(512), axis=-1))
     loudest = np.fft.rfftfreq(512, 1 / RATE)[spectrum.argmax(-1)]
     return np.abs(np.log(loudest[:, None] + 1) - np.log(PITCHES)).argmin(-1)
+
+
+def melodies(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Stereo melodies x f32[count, 2, 512] at 4 kHz: two pitches in turn, four notes, one left and one right.
+
+    The phase goes on from note to note, and `pitches` f64[count, 2] are those of the first and the second note.
+    """
+    rng = np.random.default_rng(seed)
+    pitches = np.stack([rng.choice(SCALE, 2, replace=False) for _ in range(count)])
+    second = np.arange(4 * NOTE) // NOTE % 2 == 1
+    phase = rng.uniform(0, 2 * np.pi, (count, 1)) + 2 * np.pi / RATE * np.cumsum(pitches[:, second.astype(int)], axis=1)
+    sides = np.stack([np.where(second, 0.2, 0.6), np.where(second, 0.6, 0.2)])
+    return {"x": (sides * np.sin(phase)[:, None]).astype(np.float32), "pitches": pitches}
 
 
 def reaches(count: int, seed: int) -> dict[str, Array]:

@@ -1,0 +1,176 @@
+"""Programs that edit a clip: each against its steps written out, in every form, and what they refuse."""
+
+from __future__ import annotations
+
+import wave
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import tiny_bundle
+from random_weights import weights_of
+
+from latentc.api.sampling import given_conditions, with_sounds
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.verify.run import verify
+from latentc_runtime.manifest import Output
+from latentc_runtime.sources import Condition
+
+SIZES = ("data.fields.x={shape: [2, 16], medium: audio, rate: 4}", "backbone.widths=[4, 4]", "backbone.factors=[1, 2]")
+SIZES += ("backbone.blocks=[1, 1]", "backbone.attention=[1]", "backbone.heads=2", "backbone.head_width=2")
+SIZES += ("backbone.groups=2", "backbone.embedding=4", "conditioning.time.frequencies=4", "sampler.steps=4")
+RNG = np.random.default_rng(3)
+
+
+def edited(**settings: Any) -> tuple[str, ...]:
+    text = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    return (*SIZES, f"programs=[{{kind: audio_edit, {text}}}]" if text else "programs=[{kind: audio_edit}]")
+
+
+def gradient(f: Any, at: np.ndarray) -> np.ndarray:
+    """By central differences."""
+    found = np.zeros_like(at)
+    for k in np.ndindex(at.shape):
+        step = np.zeros_like(at)
+        step[k] = 1e-5
+        found[k] = (f(at + step) - f(at - step)) / 2e-5
+    return found
+
+
+# Of 16 samples, 4 per second: [5, 10) is 1.25 s to 2.5 s.
+KEPT = {"infill": (5, 10), "continuation": (5, 16), "regeneration": (5, 10), "transition": (5, 10)}
+
+
+@pytest.mark.parametrize(
+    ("task", "normalised"), [("continuation", True), ("infill", False), ("regeneration", True), ("transition", True)]
+)
+def test_steps_follow_the_error_of_what_is_kept(task: str, normalised: bool) -> None:
+    """DDIM in the angle of the noise, its predicted noise changed by the gradient of the error, by differences."""
+    text = str(normalised).lower()
+    lowered = lower(load_spec("music", None, edited(tasks=f"[{task}]", normalised=text, strength=0.5)))
+    oracle = Interpreter(lowered.module, weights_of(lowered, 0.3, 1))
+    program = next(p for p in lowered.programs if p.name == task)
+    start, stop = KEPT[task]
+    x, audio, later = (RNG.standard_normal((2, 2, 16)) for _ in range(3))
+    scale = np.array([0.7, 0.2])
+    given = {"x": x, "audio": audio, "next": later, "reconstruction": scale}
+    given |= {"start": np.full(2, start / 4), "stop": np.full(2, stop / 4)}
+    inputs = [v.name for v in lowered.module.entry(program.entry).inputs]
+    (ours,) = oracle.run(program.entry, *(given[name] for name in inputs))
+    assert set(inputs) == {*given} - ({"next"} if task != "transition" else set()) - (
+        {"stop"} if task == "continuation" else set()
+    )
+    place = np.arange(16)
+    keep, known = (place < start) | (place >= stop), audio
+    if task == "transition":
+        angle = np.clip((place + 0.5 - start) / (stop - start), 0, 1) * np.pi / 2
+        known = audio * np.cos(angle) + later * np.sin(angle)
+        assert np.array_equal(known[..., :start], audio[..., :start])
+        assert np.allclose(known[..., stop:], later[..., stop:])
+    noised = task in ("regeneration", "transition")
+    times = np.linspace(1, 0, 5)[2 * noised :]  # half of the way is left to the noised clips
+    forward = lowered.networks["main"].methods["forward"].function
+    for i in range(2):
+        state = x[i]
+        if noised:
+            state = np.cos(np.pi / 4) * known[i] + np.sin(np.pi / 4) * x[i]
+        for t, after in pairwise(times):
+            alpha, sigma = np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)
+
+            def data(s: np.ndarray, t: float = t, alpha: float = alpha, sigma: float = sigma) -> np.ndarray:
+                out = np.asarray(oracle.run(forward, s[None], np.array([t]), prefix="main")[0][0])
+                return alpha * s - sigma * out
+
+            def loss(s: np.ndarray, i: int = i, data: Any = data) -> float:
+                return float(((keep * (data(s) - known[i])) ** 2).sum()) / 2
+
+            x0 = data(state)
+            noise = (state - alpha * x0) / sigma
+            if t < 1.0:  # pure noise says nothing about the data
+                g = gradient(loss, state)
+                size = np.sqrt((g**2).mean()) if normalised else 1 / sigma
+                noise = noise + scale[i] * g / size
+                x0 = (state - sigma * noise) / alpha
+            state = np.cos(after * np.pi / 2) * x0 + np.sin(after * np.pi / 2) * noise
+        assert np.abs(ours[i] - state).max() < 1e-5 * np.abs(state).max(), task
+
+
+def test_every_form_and_engine_agrees(tmp_path: Path) -> None:
+    """With a guided class as well: guidance terms of different kinds add up."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    more = ("data.fields.y={classes: 3}", "conditioning.class={kind: label}", "sampler.guidance={scale: 2.0}")
+    for form in ("loop", "host", "unroll"):
+        tasks = {"loop": "[continuation, transition]", "host": "[infill]", "unroll": "[regeneration]"}[form]
+        bundle = tiny_bundle("music", tmp_path / form, (*edited(tasks=tasks), *more, f"target.form={form}"))
+        report = verify(bundle)
+        assert report.ok, report.text()
+
+
+def test_a_clip_that_is_kept_whole_comes_back() -> None:
+    """As well as guidance pulls it there in 30 steps, with a network that knows nothing; unguided it does not."""
+    lowered = lower(load_spec("music", None, [*edited(tasks="[infill]"), "sampler.steps=30"]))
+    oracle = Interpreter(lowered.module, weights_of(lowered, 0.02, 1))
+    program = lowered.programs[1]
+    audio, x = np.sin(np.arange(32.0)).reshape(1, 2, 16), RNG.standard_normal((1, 2, 16))
+    found = {}
+    for scale in (0.0, 1.0):
+        given = {"x": x, "audio": audio, "start": [2.0], "stop": [2.0], "reconstruction": [scale]}
+        inputs = lowered.module.entry(program.entry).inputs
+        (out,) = oracle.run(program.entry, *(np.asarray(given[v.name]) for v in inputs))
+        found[scale] = float(np.abs(out - audio).max())
+    assert found[1.0] < 0.1 < found[0.0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.fields.x={shape: [2, 16]}"], "program `audio_edit` edits sounds [channel, time]"),
+        (["programs=[{kind: audio_edit, tasks: [infill, infill]}]"], "a task is named twice"),
+        (
+            ["data.fields.y={classes: 3}", "conditioning.keep={kind: label, field: y}"],
+            "`keep` is a condition of the spec",
+        ),
+        (["sampler={kind: ddim, steps: 1}"], "no step of `ddim` can be guided"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_runs(overrides: list[str], said: str) -> None:
+    with pytest.raises(DiagnosticError) as error:
+        lower(load_spec("music", None, [*SIZES, *overrides]))
+    assert said in str(error.value), error.value
+
+
+@pytest.mark.parametrize(("shape", "said"), [("[2, 8]", "`known` is not an array of shape [2, 16]"), (None, "no such")])
+def test_the_score_alone_needs_its_conditions(shape: str | None, said: str) -> None:
+    """It also guides a sampler itself, by conditions of the spec."""
+    conditions = ["data.fields.known={shape: SHAPE}", "data.fields.keep={shape: [1, 16]}", "backbone.conditions=[]"]
+    conditions += [f"conditioning.{name}={{kind: array}}" for name in ("known", "keep")]
+    given = [*SIZES, "programs=[]", "sampler.guidance={kind: score, score: {kind: reconstruction}}"]
+    fits = [*given, *(text.replace("SHAPE", "[2, 16]") for text in conditions)]
+    lowered = lower(load_spec("music", None, fits))
+    assert {"known", "keep", "score_scale"} <= {v.name for v in lowered.module.entry(lowered.programs[0].entry).inputs}
+    wrong = [*given, *(text.replace("SHAPE", shape or "") for text in conditions if shape)]
+    with pytest.raises(DiagnosticError) as error:
+        load_spec("music", None, wrong)
+    assert said in str(error.value), error.value
+
+
+def test_a_sound_file_is_read_in_the_range_of_the_model_and_padded(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2), file.setsampwidth(2), file.setframerate(4)
+        file.writeframes(np.array([[16384, -16384], [0, 8192]], "<i2").tobytes())
+    audio = Condition("audio", "array", (2, 4), "f32", axes=("channel", "time"))
+    made = Output((2, 4), "f32", "audio", ("channel", "time"), (0.0, 2.0), rate=4.0)
+    found = with_sounds(given_conditions({"audio": path}), [audio], made)["audio"]
+    assert np.allclose(found, [[1.5, 1.0, 1.0, 1.0], [0.5, 1.25, 1.0, 1.0]]), "silence is the middle of the range"
+    fast = Output((2, 4), "f32", "audio", ("channel", "time"), (-1.0, 1.0), rate=8.0)
+    array = Condition("audio", "array", (2, 4), "f32")
+    for condition, of, said in ((audio, fast, "4 samples per second, not 8"), (array, made, "is none")):
+        with pytest.raises(DiagnosticError, match=said):
+            with_sounds({"audio": path}, [condition], of)
