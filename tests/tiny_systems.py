@@ -705,6 +705,22 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=6", "programs=[{kind: audio_edit, tasks: [infill, transition]}]"),
         ),
     ),
+    "music_autoencoder": Tiny(
+        "music_autoencoder",
+        (
+            *(*FILE, "data.fields.x.shape=[2, 32]", "data.fields.x.rate=8"),
+            *under("backbone", ("widths=[4, 8]", "factors=[1, 4]", "blocks=[1, 1]", "channels=4", "groups=4")),
+        ),
+    ),
+    "music_latent": Tiny(
+        "music_latent",
+        (
+            *(*FILE, "data.fields.x.shape=[4, 8]", "data.first_stage=null", "sampler.steps=3"),
+            *under("backbone", ("widths=[4, 8]", "factors=[1, 4]", "blocks=[1, 1]", "attention=[1]", "heads=2")),
+            *under("backbone", ("head_width=4", "groups=4", "embedding=8")),
+            *("conditioning.time.frequencies=6", "programs=[]"),
+        ),
+    ),
     "eeg": Tiny(
         "eeg",
         (

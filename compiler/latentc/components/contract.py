@@ -253,7 +253,8 @@ class Program:
     `settings` are those that its sources name, `conditions` those that only this program asks a request for. `outputs`
     say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
-    `branches`: of a step from predictions, the numbers of those that each step takes under guidance. `schedule()`: the
+    `encoded`: the inputs that are samples of what the network models; if that is codes of a first stage, requests give
+    what it encodes. `branches`: of a step from predictions, the numbers of those that each step takes under guidance. `schedule()`: the
     tables of its steps as formulas, or None.
     """
 
@@ -266,6 +267,7 @@ class Program:
     name: str = "sample"
     outputs: tuple[OutputField, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    encoded: tuple[str, ...] = ()
     branches: tuple[tuple[int, ...], ...] = ()
     schedule: Callable[[], Script | None] | None = field(default=None, compare=False, repr=False)
 

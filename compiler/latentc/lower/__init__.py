@@ -22,7 +22,7 @@ from latentc.ir.core import Module, Node, Value, parameters, reachable, walk
 from latentc.ir.ops import OPS
 from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.verify import verify
-from latentc.lower.first_stage import add_first_stage, with_decoder
+from latentc.lower.first_stage import add_first_stage, with_decoder, with_encoder
 from latentc.lower.priors import add_prior_losses, add_prior_programs, own_networks
 from latentc.lower.refusals import refusals
 from latentc.passes.expand_guidance import expand_guidance
@@ -77,9 +77,9 @@ def _lowered(spec: Spec, steps: Sequence[int], to_emit: bool) -> Lowered:
         programs += [rollout] if rollout is not None else []
     given = spec.data.first_stage
     if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
-        stage = add_first_stage(mb, spec, to_emit, programs)
+        stage = add_first_stage(mb, spec, to_emit or any(program.encoded for program in programs), programs)
         assert stage is not None
-        programs = [with_decoder(mb, program, stage, spec) for program in programs]
+        programs = [with_decoder(mb, with_encoder(mb, program, stage, spec), stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     _check_options(module, spec)

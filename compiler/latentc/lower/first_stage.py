@@ -1,4 +1,4 @@
-"""The first stage in a lowered spec: adds its methods, and appends its decoder to programs."""
+"""The first stage in a lowered spec: adds its methods, its decoder after programs, its encoder before their inputs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.fields import FIRST_STAGE
-from latentc.ir.builder import ModuleBuilder, Rewriter, Var
+from latentc.ir.builder import Builder, ModuleBuilder, Rewriter, Var
 from latentc.ir.core import reachable
+from latentc.ir.types import B, f32
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -60,8 +63,8 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
             x = b.call(stage.methods["decode_latents"].function, FIRST_STAGE, x, out="images")
             output = OutputField(output.name, pictures)
         elif output.field == modelled:
-            z = b.div(x, _per_channel(b, scale), out="latents") if set(scale) != {1.0} else x
-            z = b.add(z, _per_channel(b, shift), out="latents") if any(shift) else z
+            z = b.div(x, _per_channel(b, scale, x.type.rank), out="latents") if set(scale) != {1.0} else x
+            z = b.add(z, _per_channel(b, shift, x.type.rank), out="latents") if any(shift) else z
             x = b.call(stage.methods["decode"].function, FIRST_STAGE, z, out="images")
             output = replace(output, field=pictures)
         b.output(x)
@@ -70,6 +73,39 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
     return replace(program, outputs=tuple(fields))
 
 
-def _per_channel(b: Rewriter, numbers: Sequence[float]) -> Any:
-    """A number for all channels, or a constant [C, 1, 1] that broadcasts to latents [B, C, h, w]."""
-    return numbers[0] if len(numbers) == 1 else b.constant([[[number]] for number in numbers])
+def with_encoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec) -> Program:
+    """The program with its `encoded` inputs given as what the first stage encodes; unchanged if it has none."""
+    if not program.encoded:
+        return program
+    assert spec.first_stage is not None and spec.data.first_stage is not None
+    field, (shift, scale) = spec.first_stage.data.fields["x"], spec.data.normalisation
+    fn = mb.functions[mb.entries[program.entry]]
+    b = Builder(mb, fn.name, fn.origin)
+    made: dict[Any, Var] = {}
+    for value in fn.inputs:
+        if value.name not in program.encoded:
+            made[value] = b.input(value.name, value.type)
+            continue
+        x = b.input(value.name, f32(B, *field.shape))
+        codes = b.call(stage.methods["encode"].function, FIRST_STAGE, x, out="codes")
+        z = b.slice(codes, axis=1, start=0, stop=value.type.shape[1], out="latents")  # without the log-variance
+        rank = value.type.rank
+        z = b.op("sub", z, _per_channel(b, shift, rank), out="latents") if any(shift) else z
+        made[value] = b.mul(z, _per_channel(b, scale, rank), out="latents") if set(scale) != {1.0} else z
+    for node in fn.nodes:
+        outputs = b.copied(node, [made[value] for value in node.inputs])
+        made |= dict(zip(node.outputs, outputs, strict=True))
+    b.output(*(made[value] for value in fn.outputs))
+    b.finish(fn.doc)
+    conditions = tuple(
+        replace(one, shape=field.shape, axes=field.axes) if one.name in program.encoded else one
+        for one in program.conditions
+    )
+    return replace(program, conditions=conditions)
+
+
+def _per_channel(b: Builder, numbers: Sequence[float], rank: int = 4) -> Any:
+    """A number for all channels, or a constant [C, 1, …] that broadcasts to latents [B, C, …] of this rank."""
+    if len(numbers) == 1:
+        return numbers[0]
+    return b.constant(np.reshape(numbers, (-1, *[1] * (rank - 2))), "f32")

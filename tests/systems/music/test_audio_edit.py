@@ -174,3 +174,40 @@ def test_a_sound_file_is_read_in_the_range_of_the_model_and_padded(tmp_path: Pat
     for condition, of, said in ((audio, fast, "4 samples per second, not 8"), (array, made, "is none")):
         with pytest.raises(DiagnosticError, match=said):
             with_sounds({"audio": path}, [condition], of)
+
+
+STAGE = """
+latentc: 1
+name: stage
+extends: music_autoencoder
+data: {fields: {x: {shape: [2, 32], rate: 8}}}
+backbone: {widths: [4, 4], factors: [1, 2], blocks: [1, 1], channels: 2, groups: 2}
+"""
+
+
+def test_clips_are_encoded_where_latents_are_drawn(tmp_path: Path) -> None:
+    """As the program over latents of clips that the autoencoder encoded before, then decoded."""
+    (tmp_path / "stage.yaml").write_text(STAGE, encoding="utf-8")
+    sizes = [*edited(tasks="[infill]")[1:], "data.fields.x.shape=[2, 16]"]
+    stage = f"spec: {tmp_path / 'stage.yaml'}, shift: 0.1, scale: [2.0, 3.0]"
+    given = {"x": RNG.standard_normal((1, 2, 16)), "start": [1.25], "stop": [2.5], "reconstruction": [0.7]}
+    whole, bare = (
+        lower(load_spec("music_latent", None, [*sizes, f"data.first_stage={{{stage}, {more}}}"]))
+        for more in ("weights: stage.safetensors", "weights: null")
+    )
+    weights = weights_of(whole, 0.3, 1)
+    program, alone = whole.programs[1], bare.programs[1]
+    (clip,) = program.conditions
+    assert (clip.shape, clip.axes, program.settings[-1].high) == ((2, 32), ("channel", "time"), 4.0)
+    assert [one.shape for one in alone.conditions] == [(2, 16)], "without the autoencoder's weights, latents"
+    oracle, audio = Interpreter(whole.module, weights), RNG.standard_normal((1, 2, 32))
+    stages, scale = whole.networks["first_stage"].methods, np.array([2.0, 3.0])[:, None]
+    (codes,) = oracle.run(stages["encode"].function, audio, prefix="first_stage")
+    given["audio"] = (np.asarray(codes)[:, :2] - 0.1) * scale
+    inputs = bare.module.entry(alone.entry).inputs
+    (drawn,) = Interpreter(bare.module, weights).run(alone.entry, *(np.asarray(given[v.name]) for v in inputs))
+    (wanted,) = oracle.run(stages["decode"].function, np.asarray(drawn) / scale + 0.1, prefix="first_stage")
+    given["audio"] = audio
+    inputs = whole.module.entry(program.entry).inputs
+    (found,) = oracle.run(program.entry, *(np.asarray(given[v.name]) for v in inputs))
+    assert np.abs(np.asarray(found) - wanted).max() < 1e-9 * np.abs(wanted).max()

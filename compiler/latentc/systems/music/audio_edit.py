@@ -76,11 +76,10 @@ class AudioEdit(Wrapper):
     def mismatches(self, spec: Spec, sampler: ArraySampler) -> Iterator[Problem]:
         target = parameterization_of(spec.objective)
         assert target is not None  # otherwise the sampler has a problem
-        field = spec.data.fields.get("x")
-        if field is None or field.medium != "audio" or field.axes != ("channel", "time"):
-            found = spec.data.words if field is None or field.medium != "audio" else f"axes {list(field.axes)}"
-            message = f"program `{self.kind}` edits sounds [channel, time], but the data has {found}"
-            yield Problem((), message, "give the field `medium: audio` and its `rate`")
+        if sound_of(spec) is None:
+            message = f"program `{self.kind}` edits sounds [channel, time], but the data has {spec.data.words}"
+            mend = "give the field `medium: audio` and its `rate`; of latents, name an autoencoder of sounds as "
+            yield Problem((), message, f"{mend}`first_stage`")
         if len(set(self.tasks)) < len(self.tasks):
             yield Problem(("tasks",), "a task is named twice", "name each once")
         taken = [name for name in (KNOWN, KEEP, "audio", "next") if name in spec.conditions]
@@ -136,7 +135,9 @@ class AudioEdit(Wrapper):
             table = replace(later.table(target), prior=1.0)
         score = Reconstruction(kind="reconstruction", known=KNOWN, keep=KEEP, normalised=self.normalised)
         towards = Guide(SCALE, SCALE, self.scale, _always, score.slope(mb, network, networks))
-        edit = Edit(task, spec.data.fields["x"])
+        sound = sound_of(spec)
+        assert sound is not None  # `mismatches` has looked
+        edit = Edit(task, sound, spec.data.fields["x"])
         program = sample_program(
             mb,
             network,
@@ -155,6 +156,7 @@ class AudioEdit(Wrapper):
             sources={**program.sources, **edit.sources},
             settings=(*program.settings, *edit.settings),
             conditions=edit.clips,
+            encoded=edit.inputs,
         )
 
 
@@ -162,11 +164,23 @@ def _always(progress: Sequence[float]) -> Array:
     return np.ones(len(progress))
 
 
+def sound_of(spec: Spec) -> DataField | None:
+    """The field of the sounds [C, L] that a spec models, or of those whose latents [Z, L / f] it models; or None."""
+    field = spec.data.fields.get("x")
+    if field is not None and field.medium != "audio" and spec.first_stage_fits and spec.first_stage is not None:
+        field = spec.first_stage.data.fields.get("x") if len(field.shape) == 2 else None
+    return field if field is not None and field.axes == ("channel", "time") and field.medium == "audio" else None
+
+
 @dataclass(frozen=True)
 class Edit(Around):
-    """Adds the clips and times of a task to a request: operands `known` f32[B, C, L] and `keep` f32[B, 1, L]."""
+    """Adds the clips and times of a task to a request: operands `known` f32[B, C, L] and `keep` f32[B, 1, L].
+
+    `field` is what the network models: the `sound` itself, or latents of it.
+    """
 
     task: Task
+    sound: DataField
     field: DataField
 
     @property
@@ -177,18 +191,20 @@ class Edit(Around):
     @property
     def clips(self) -> tuple[Condition, ...]:
         """The clips as a request gives them."""
-        shape = self.field.shape
-        assert shape is not None
-        return tuple(Condition(name, "array", shape, "f32", self.field.axes) for name in self.inputs)
+        return tuple(Condition(name, "array", self.field.shape, "f32", self.field.axes) for name in self.inputs)
+
+    @property
+    def seconds(self) -> float:
+        """The length of a clip."""
+        return self.sound.size("time") / (self.sound.rate or 1.0)
 
     @property
     def settings(self) -> tuple[Setting, ...]:
         """The times, in seconds."""
-        seconds = self.field.size("time") / (self.field.rate or 1.0)
         times = dict(zip(("start", "stop"), REGIONS[self.task], strict=True))
         if self.task == "continuation":
             del times["stop"]
-        return tuple(Setting(name, share * seconds, 0.0, seconds) for name, share in times.items())
+        return tuple(Setting(name, share * self.seconds, 0.0, self.seconds) for name, share in times.items())
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -197,8 +213,7 @@ class Edit(Around):
         return clips | {setting.name: SettingSource(setting.name) for setting in self.settings}
 
     def request(self, b: Builder, conditions: Conditions, request: Request) -> Request:
-        shape, rate = self.field.shape, self.field.rate or 1.0
-        assert shape is not None
+        shape, rate = self.field.shape, self.field.shape[1] / self.seconds
         clips = [b.input(name, f32(B, *shape)) for name in self.inputs]
         ends = [b.input(setting.name, f32(B)) for setting in self.settings]
         # Of the middles of samples, so that rounding cannot move a time that falls between two of them.

@@ -24,8 +24,8 @@ from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
+from latentc.systems.music.parts import EPS, reduced, residual
 
-EPS = 1e-5  # of norms with weights
 HIDDEN = 2  # times that the embedding of the time goes through its hidden layer
 
 
@@ -124,7 +124,7 @@ def _network(config: AudioUnet, time: TimeFeatures, entries: tuple[Entry, ...]) 
         levels = range(len(config.widths))
         for i in levels:
             skips.append(x)
-            x = blocks(f"down.{i}", _reduced(b, f"down.{i}.resample", x, config.widths[i], config.factors[i]), i)
+            x = blocks(f"down.{i}", reduced(b, f"down.{i}.resample", x, config.widths[i], config.factors[i]), i)
         for i in reversed(levels):
             x, skip = blocks(f"up.{i}", x, i), skips.pop()
             x = b.upsample_nearest(x, factor=config.factors[i], out="x") if config.factors[i] > 1 else x
@@ -135,14 +135,6 @@ def _network(config: AudioUnet, time: TimeFeatures, entries: tuple[Entry, ...]) 
         return x
 
     return forward
-
-
-def _reduced(b: Builder, name: str, x: Var, features: int, factor: int) -> Var:
-    """A convolution over windows of `factor` samples, which tile x [B, C, L]: [B, features, L / factor]."""
-    fan_in = x.shape[1] * factor
-    weight = b.param(f"{name}.weight", f32(features, x.shape[1], factor), "linear_default", fan_in=fan_in)
-    bias = b.param(f"{name}.bias", f32(features), "linear_default", fan_in=fan_in)
-    return b.conv(x, weight, bias, stride=factor, out="x")
 
 
 @cache
@@ -164,10 +156,7 @@ def _embedder(time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
 @module_class("AudioBlock", x="B channels L", c="B embedding")
 def _block(b: Builder, x: Var, c: Var, *, channels: int, embedding: int, groups: int, **attends: Any) -> Var:
     """Two convolutions beside a shortcut, a modulated layer norm and, at coarse levels, attention over the length."""
-    h = b.silu(layers.group_norm(b, "norm1", x, groups, EPS, out="h"), out="h")
-    h = layers.conv(b, "conv1", h, channels, 3, "linear_default", out="h")
-    h = b.silu(layers.group_norm(b, "norm2", h, groups, EPS, out="h"), out="h")
-    x = b.add(x, layers.conv(b, "conv2", h, channels, 3, "linear_default", out="h"), out="x")
+    x = residual(b, x, channels, groups)
     x = b.transpose(x, perm=(0, 2, 1), out="x")
     c = b.reshape(b.dense("modulation", b.silu(c), 2 * channels), shape=(c.shape[0], 1, 2 * channels), out="c")
     scale, shift = b.split(c, axis=2, sizes=(channels, channels), out="scale shift")
