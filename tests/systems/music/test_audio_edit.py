@@ -23,7 +23,8 @@ from latentc_runtime.sources import Condition
 
 SIZES = ("data.fields.x={shape: [2, 16], medium: audio, rate: 4}", "backbone.widths=[4, 4]", "backbone.factors=[1, 2]")
 SIZES += ("backbone.blocks=[1, 1]", "backbone.attention=[1]", "backbone.heads=2", "backbone.head_width=2")
-SIZES += ("backbone.groups=2", "backbone.embedding=4", "conditioning.time.frequencies=4", "sampler.steps=4")
+SIZES += ("backbone.groups=2", "backbone.embedding=4", "conditioning.time.frequencies=4")
+SIZES += ("sampler={kind: ddim, timesteps: [1.0, 0.75, 0.5, 0.25]}",)
 RNG = np.random.default_rng(3)
 
 
@@ -114,7 +115,7 @@ def test_every_form_and_engine_agrees(tmp_path: Path) -> None:
 
 def test_a_clip_that_is_kept_whole_comes_back() -> None:
     """As well as guidance pulls it there in 30 steps, with a network that knows nothing; unguided it does not."""
-    lowered = lower(load_spec("music", None, [*edited(tasks="[infill]"), "sampler.steps=30"]))
+    lowered = lower(load_spec("music", None, [*edited(tasks="[infill]"), "sampler={kind: ddim, steps: 30}"]))
     oracle = Interpreter(lowered.module, weights_of(lowered, 0.02, 1))
     program = lowered.programs[1]
     audio, x = np.sin(np.arange(32.0)).reshape(1, 2, 16), RNG.standard_normal((1, 2, 16))
@@ -136,7 +137,8 @@ def test_a_clip_that_is_kept_whole_comes_back() -> None:
             ["data.fields.y={classes: 3}", "conditioning.keep={kind: label, field: y}"],
             "`keep` is a condition of the spec",
         ),
-        (["sampler={kind: ddim, steps: 1}"], "no step of `ddim` can be guided"),
+        (["sampler={kind: ddim, timesteps: [1.0]}"], "no step of `ddim` is guided"),
+        (["programs=[{kind: audio_edit, interval: [0.5, 0.4]}]"], "the interval ends before it starts"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_runs(overrides: list[str], said: str) -> None:

@@ -23,7 +23,7 @@ from latentc.spec import load_spec
 NUMBERS = np.load(Path(__file__).parent / "unet_v0.npz")
 SIZES = ["data.fields.x.shape=[2, 32]", "backbone.widths=[8, 12]", "backbone.factors=[1, 4]", "backbone.blocks=[1, 2]"]
 SIZES += ["backbone.attention=[1]", "backbone.heads=2", "backbone.head_width=4", "backbone.groups=4"]
-SIZES += ["backbone.embedding=16", "sampler.steps=4", "programs=[]"]
+SIZES += ["backbone.embedding=16", "programs=[]", "sampler={kind: ddim, timesteps: [1.0, 0.75, 0.5, 0.25]}"]
 PARTS = [(0, "resnet"), (1, "modulation"), (2, "attention")]
 RESNET = {"0.0": "norm1", "0.2": "conv1", "1.0": "norm2", "1.2": "conv2"}
 ATTENTION = {"norm": "norm", "norm_context": "kv_norm", "to_q": "q", "to_kv": "kv", "attention.blocks.0": "proj"}

@@ -17,7 +17,7 @@ from pydantic import Field
 from latentc.components.contract import Network, Program
 from latentc.components.coupling import Coupling
 from latentc.components.fields import Field as DataField
-from latentc.components.guidance.guidance import Array, Guide
+from latentc.components.guidance.guidance import Array, Guide, interval_problems, within
 from latentc.components.kit import Conditions
 from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.process import Parameterization, Process
@@ -67,6 +67,10 @@ class AudioEdit(Wrapper):
     normalised: bool = Field(
         True, description="scale its gradient by its norm, per sample; see the score `reconstruction`"
     )
+    interval: tuple[Fraction, Fraction] = Field(
+        (0.01, 1.0),
+        description="progress range from noise (0) to data (1) in which it acts: in noise alone, a step would be too far",
+    )
     strength: Fraction = Field(
         0.7,
         description="share of the way from data to noise at which `regeneration` and `transition` begin; 1: with noise",
@@ -90,13 +94,18 @@ class AudioEdit(Wrapper):
             message = "a coupled flow starts from a condition, so its samples cannot start from a clip"
             yield Problem((), message, "leave the program out")
             return
-        if not sampler.table(target).guided(_always):
-            message = f"no step of `{sampler.kind}` can be guided: its only evaluation is at pure noise"
-            yield Problem((), message, "use more steps")
+        yield from interval_problems(self.interval)
+        if not sampler.table(target).guided(self.weights):
+            message = f"no step of `{sampler.kind}` is guided: its evaluations are all outside `interval`"
+            yield Problem(("interval",), message, "use more steps, or a wider `interval`")
         try:
             self._later(sampler, target)
         except ValueError as error:
             yield Problem(("strength",), f"`{sampler.kind}` cannot begin there: {error}", "set it to 1")
+
+    def weights(self, progress: Sequence[float]) -> Array:
+        """1 at each progress at which what is kept guides, else 0."""
+        return np.array([float(within(float(p), self.interval)) for p in progress])
 
     def programs(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, sampler: ArraySampler
@@ -134,7 +143,7 @@ class AudioEdit(Wrapper):
             start, kernel = noised(process, later.timesteps[0]), None
             table = replace(later.table(target), prior=1.0)
         score = Reconstruction(kind="reconstruction", known=KNOWN, keep=KEEP, normalised=self.normalised)
-        towards = Guide(SCALE, SCALE, self.scale, _always, score.slope(mb, network, networks))
+        towards = Guide(SCALE, SCALE, self.scale, self.weights, score.slope(mb, network, networks))
         sound = sound_of(spec)
         assert sound is not None  # `mismatches` has looked
         edit = Edit(task, sound, spec.data.fields["x"])
@@ -158,10 +167,6 @@ class AudioEdit(Wrapper):
             conditions=edit.clips,
             encoded=edit.inputs,
         )
-
-
-def _always(progress: Sequence[float]) -> Array:
-    return np.ones(len(progress))
 
 
 def sound_of(spec: Spec) -> DataField | None:
