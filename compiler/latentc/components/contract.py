@@ -254,8 +254,8 @@ class Program:
     say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
     `encoded`: the inputs that are samples of what the network models; if that is codes of a first stage, requests give
-    what it encodes. `branches`: of a step from predictions, the numbers of those that each step takes under guidance. `schedule()`: the
-    tables of its steps as formulas, or None.
+    what it encodes. `branches`: of a step from predictions, the numbers of those that each step takes under guidance.
+    `schedule()`: the tables of its steps as formulas, or None.
     """
 
     entry: str

@@ -69,7 +69,7 @@ class AudioEdit(Wrapper):
     )
     interval: tuple[Fraction, Fraction] = Field(
         (0.01, 1.0),
-        description="progress range from noise (0) to data (1) in which it acts: in noise alone, a step would be too far",
+        description="progress range from noise (0) to data (1) in which it acts: from noise alone, steps go too far",
     )
     strength: Fraction = Field(
         0.7,
