@@ -36,13 +36,8 @@ if TYPE_CHECKING:
 
 Task = Literal["continuation", "infill", "regeneration", "transition"]
 TASKS: tuple[Task, ...] = ("continuation", "infill", "regeneration", "transition")
-REGIONS: dict[Task, tuple[float, float]] = {
-    "continuation": (0.4, 1.0),
-    "infill": (1 / 3, 2 / 3),
-    "regeneration": (1 / 3, 2 / 3),
-    "transition": (1 / 3, 2 / 3),
-}
-"""The part of the clip that a task draws by default: the paper keeps 2.4 s of 6 s, or draws the middle 2 s."""
+REGION = {"start": 1 / 3, "stop": 2 / 3}
+"""The part of the clip that is drawn by default: its middle third, as the paper draws the middle 2 s of 6 s."""
 
 NOISED: tuple[Task, ...] = ("regeneration", "transition")
 """The tasks that begin with a noised clip."""
@@ -206,9 +201,7 @@ class Edit(Around):
     @property
     def settings(self) -> tuple[Setting, ...]:
         """The times, in seconds."""
-        times = dict(zip(("start", "stop"), REGIONS[self.task], strict=True))
-        if self.task == "continuation":
-            del times["stop"]
+        times = {name: share for name, share in REGION.items() if (self.task, name) != ("continuation", "stop")}
         return tuple(Setting(name, share * self.seconds, 0.0, self.seconds) for name, share in times.items())
 
     @property
