@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import wave
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ import pytest
 from bundles import tiny_bundle
 from random_weights import weights_of
 
-from latentc.api.sampling import given_conditions, with_sounds
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.verify.run import verify
-from latentc_runtime.manifest import Output
-from latentc_runtime.sources import Condition
 
 SIZES = ("data.fields.x={shape: [2, 16], medium: audio, rate: 4}", "backbone.widths=[4, 4]", "backbone.factors=[1, 2]")
 SIZES += ("backbone.blocks=[1, 1]", "backbone.attention=[1]", "backbone.heads=2", "backbone.head_width=2")
@@ -145,22 +141,6 @@ def test_the_score_alone_needs_its_conditions(shape: str | None, said: str) -> N
     with pytest.raises(DiagnosticError) as error:
         load_spec("music", None, wrong)
     assert said in str(error.value), error.value
-
-
-def test_a_sound_file_is_read_in_the_range_of_the_model_and_padded(tmp_path: Path) -> None:
-    path = tmp_path / "clip.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2), file.setsampwidth(2), file.setframerate(4)
-        file.writeframes(np.array([[16384, -16384], [0, 8192]], "<i2").tobytes())
-    audio = Condition("audio", "array", (2, 4), "f32", axes=("channel", "time"))
-    made = Output((2, 4), "f32", "audio", ("channel", "time"), (0.0, 2.0), rate=4.0)
-    found = with_sounds(given_conditions({"audio": path}), [audio], made)["audio"]
-    assert np.allclose(found, [[1.5, 1.0, 1.0, 1.0], [0.5, 1.25, 1.0, 1.0]]), "silence is the middle of the range"
-    fast = Output((2, 4), "f32", "audio", ("channel", "time"), (-1.0, 1.0), rate=8.0)
-    array = Condition("audio", "array", (2, 4), "f32")
-    for condition, of, said in ((audio, fast, "4 samples per second, not 8"), (array, made, "is none")):
-        with pytest.raises(DiagnosticError, match=said):
-            with_sounds({"audio": path}, [condition], of)
 
 
 STAGE = """
