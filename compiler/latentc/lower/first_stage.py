@@ -88,7 +88,8 @@ def with_encoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
             continue
         x = b.input(value.name, f32(B, *field.shape))
         codes = b.call(stage.methods["encode"].function, FIRST_STAGE, x, out="codes")
-        z = b.slice(codes, axis=1, start=0, stop=value.type.shape[1], out="latents")  # without the log-variance
+        latents = int(value.type.shape[1])  # type: ignore[arg-type]  # codes have their log-variance too
+        z = b.slice(codes, axis=1, start=0, stop=latents, out="latents")
         rank = value.type.rank
         z = b.op("sub", z, _per_channel(b, shift, rank), out="latents") if any(shift) else z
         made[value] = b.mul(z, _per_channel(b, scale, rank), out="latents") if set(scale) != {1.0} else z
