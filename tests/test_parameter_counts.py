@@ -636,6 +636,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("base", "main"): 2_619_971, ("large", "main"): 6_885_315},  # paper: 2.64 and 6.91 M
     ),
     "diffwave_sc09": ("lmnt-com/diffwave", {("unconditional", "main"): 24_034_305}),  # paper: 24.1 M
+    "music": (
+        "archinetai/audio-diffusion-pytorch, UNetV0 at the sizes of its README",
+        {(None, "main"): 217_437_436},
+    ),
+    "music_latent": (
+        "archinetai/audio-diffusion-pytorch, UNetV0 at sizes of our choice",
+        {(None, "main"): 140_632_000},
+    ),
     "cgan": (
         "the layers of the paper, added up",
         {(None, "main"): 2_413_984, (None, "discriminator"): 1_224_351},
