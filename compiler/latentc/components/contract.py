@@ -253,9 +253,9 @@ class Program:
     `settings` are those that its sources name, `conditions` those that only this program asks a request for. `outputs`
     say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
-    `encoded`: the inputs that are samples of what the network models; if that is codes of a first stage, requests give
-    what it encodes. `branches`: of a step from predictions, the numbers of those that each step takes under guidance.
-    `schedule()`: the tables of its steps as formulas, or None.
+    `branches`: of a step from predictions, the numbers of those that each step takes under guidance. `encoded`: the
+    inputs that are samples of what the network models; if that is codes of a first stage, requests give what it
+    encodes. `schedule()`: the tables of its steps as formulas, or None.
     """
 
     entry: str
@@ -267,8 +267,8 @@ class Program:
     name: str = "sample"
     outputs: tuple[OutputField, ...] = ()
     conditions: tuple[Condition, ...] = ()
-    encoded: tuple[str, ...] = ()
     branches: tuple[tuple[int, ...], ...] = ()
+    encoded: tuple[str, ...] = ()
     schedule: Callable[[], Script | None] | None = field(default=None, compare=False, repr=False)
 
     @property
