@@ -863,6 +863,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("ffhq1024", "discriminator"): 29_012_513,
         },
     ),
+    "stylegan_xl": (
+        "autonomousvision/stylegan-xl, stylegan3-t: the sizes of its layers, added up; discriminator: with the running "
+        "statistics of its frozen features, of EfficientNet-lite0 alone",
+        {
+            ("imagenet16", "main"): 101_883_463,
+            ("imagenet16", "discriminator"): 17_132_960,
+            ("imagenet32", "main"): 151_701_063,
+            ("imagenet64", "main"): 201_518_663,
+        },
+    ),
+    "stylegan_xl_classifier": ("EfficientNet-lite0: the sizes of its layers, added up", {(None, "main"): 4_652_008}),
     "ppap_expert_depth": (
         "isl-org/MiDaS, without two convolutions that it never calls; riiid/PPAP trains adapters, biases and norms",
         {("0", "teacher"): 21_320_545 - 4_719_616, ("0", "main"): 21_320_545 - 4_719_616 + 1_375_488},

@@ -16,6 +16,7 @@ WITHIN = ("block.mixer.weight_dropout=0", "block.feed_forward.hidden_dropout=0")
 
 FILE = ("data.path=train.npz",)
 
+EFFICIENT = "{width: 3, expansion: 1}, {width: 4, stride: 2, expansion: 2}"
 TEXTS = (
     "data={kind: npz, path: train.npz, classes: 2, fields: {tokens: {shape: [6], classes: 12, medium: text, end: 11}}}",
 )
@@ -770,6 +771,24 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.discriminator", ("width=2", "channel_multipliers=[1, 2]", "embedding=5")),
             *("networks.main.groups=[2, 1]", "networks.main.blocks=[1, 1]"),
             *("networks.discriminator.groups=[1, 2]", "networks.discriminator.blocks=[1, 1]"),
+        ),
+    ),
+    "stylegan_xl": Tiny(
+        "stylegan_xl",
+        (
+            "data={kind: npz, path: train.npz, classes: 3, shape: [3, 8, 8]}",
+            *under("networks.main", ("layers=[3]", "margin=1", "channel_base=16", "channel_max=4", "latent_dim=4")),
+            *under("networks.main", ("style_dim=5", "class_features=3", "pretrained=null", "fresh_weights=[]")),
+            *under("networks.discriminator", ("stem=4", "stem_stride=1", f"stages=[{EFFICIENT}]", "image=null")),
+            *under("networks.discriminator", ("mixed=2", "width=8", "last=4", "class_features=3")),
+            *under("networks.discriminator", ("pretrained=null", "fresh_weights=[]")),
+        ),
+    ),
+    "stylegan_xl_classifier": Tiny(
+        "stylegan_xl_classifier",
+        (
+            *(*FILE, "data.classes=3", "data.shape=[3, 8, 8]", "backbone.stem=4", "backbone.stem_stride=1"),
+            *(f"backbone.stages=[{EFFICIENT}]", "backbone.head=6"),
         ),
     ),
     "clswgan_classifier": Tiny("clswgan_classifier", (*FILE, "data.classes=3", "data.fields.x.shape=[6]")),

@@ -38,6 +38,8 @@ LACKING = {
     "mage": ["vqgan.*"],  # the tokenizer, which is the spec vq_maskgit
     "mage:vq_maskgit.main": [],
     "himar.stages": ["cond_diffloss.net.*pos_embed"],  # of the head
+    # filters, which follow from the sizes
+    "stylegan_xl.G": ["*.up_filter", "*.down_filter"],
     "umd.vit_ae": ["*"],  # an export has the names of blocks that the authors' code scans over (`scan: True`)
     "umd.vit_ae_nomask": ["*"],
 }

@@ -340,6 +340,9 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "uniform":
             bound = literal(float(args["bound"])).code
             return f"torch.empty({dims}).uniform_(-{bound}, {bound})"
+        case "disc":
+            lengths = f"torch.rand({size(shape[0]).code}, 1).sqrt() * {literal(float(args['radius'])).code}"
+            return f"nn.functional.normalize(torch.randn({dims})) * {lengths}"
         case "sincos_1d":
             sizes = [size(args[k]) for k in ("width", "length")]
             text = call(helper("sincos_1d"), sizes, base=float(args["base"])).code

@@ -137,6 +137,13 @@ def rotations(rng: np.random.Generator, shape: tuple[int, ...], heads: int, base
     return np.stack([x, y]).reshape(shape)
 
 
+def disc(rng: np.random.Generator, shape: tuple[int, ...], radius: float) -> Array:
+    """Points [n, 2] uniformly in a disc around 0 (StyleGAN3's frequencies)."""
+    direction = rng.standard_normal(shape)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return np.asarray(direction * np.sqrt(rng.uniform(0, 1, (shape[0], 1))) * radius)
+
+
 def softplus_inverse(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
     """Numbers whose softplus is distributed log-uniformly between low and high (Gu and Dao 2023)."""
     value = np.exp(rng.uniform(math.log(low), math.log(high), shape))
@@ -242,7 +249,7 @@ INITS: dict[str, Callable[..., Array]] = {
     for f in (
         *(zeros, ones, eye, constant, normal, uniform, orthogonal, linear_default),
         *(sincos_1d, sincos_2d, rope_1d, rope_2d),
-        *(rope_prefix, count, directions, linspace, log_arange, rotations, softplus_inverse, uniform_between),
+        *(rope_prefix, count, directions, disc, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }

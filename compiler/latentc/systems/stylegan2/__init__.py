@@ -14,15 +14,16 @@ COMPONENTS = {
 }
 
 CAPABILITIES = {
-    # `map` -> the style f32[B, W] and the average style f32[W]; `synthesize` takes styles f32[B, L, W] as state. If it
-    # is trained, `styles` -> styles f32[B, L, W] of the first noise of `train_forward`, whose other noise is that of
-    # `synthesize`. If the objective needs it, `path_average` (state f32[B]) -> f32[1], the average of earlier lengths.
+    # `map` -> the style f32[B, W] and the average style f32[W], or f32[B, 1, W] of the class; `synthesize` takes styles
+    # f32[B, L, W] as state, `synthesize_const` no noise but its own. If it is trained, `styles` -> styles of
+    # the first noise of `train_forward`, whose other noise is that of `synthesize`. If the objective needs it,
+    # `path_average` (state f32[B]) -> f32[1], the average of earlier lengths.
     "generate_by_style": {
         "words": "turns noise into a style, and styles into a sample",
         "methods": {
             "map": "noise condition* -> output output",
-            "synthesize": "state noise+ -> output",
-            "synthesize_const": "state -> output",
+            "synthesize": "state noise* -> output",
+            "synthesize_const?": "state -> output",
             "styles?": "noise+ condition* -> output",
             "path_average?": "state -> output",
         },

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from latentc.components.contract import Network, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.parts import Spec
+from latentc.components.parts import Refusal, Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -51,6 +51,8 @@ class StyleBased(Sampler):
         sources: dict[str, Source] = {"z": RandomSource("normal", "z"), **conditions.sources()}
         sources["psi"] = SettingSource("psi")
         if self.noise == "const":
+            if "synthesize_const" not in network.methods:
+                raise Refusal("the generator has no noise images of its own", "leave `noise` out", ("noise",))
             x = call(b, network, "synthesize_const", cond, state=ws, out="x")
         else:
             noises = []

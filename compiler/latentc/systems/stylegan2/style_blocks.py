@@ -10,6 +10,8 @@ import math
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from latentc.components.blocks.unet.layers import binomial, resampled
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -32,6 +34,27 @@ def fan_gain(b: Builder, like: Var, fan_in: Any, rate: float = 1.0) -> Var:
     if rate == 1.0:
         return b.rsqrt(b.scalar(fan_in, like), out="gain")
     return b.mul(b.rsqrt(b.scalar(fan_in, like)), rate, out="gain")
+
+
+def spread(b: Builder, w: Var, layers: int) -> Var:
+    """A style [B, W] for each of L layers: [B, L, W]."""
+    row = b.reshape(w, shape=(w.shape[0], 1, w.shape[1]))
+    return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]), out="ws")
+
+
+def mixed_styles(b: Builder, own: Var, other: Var, mix: Var, share: float) -> Var:
+    """Styles [B, L, W]: `own`, and in a share of the samples from a random layer on those of `other`.
+
+    mix f32[B, 2], uniform in [0, 1): whether a sample is mixed, and from which layer on.
+    """
+    batch, layers = mix.shape[0], int(own.shape[1])
+    which, place = b.unbind(mix, axis=1, out="which place")
+    # The last layer with the first style is floor(place (L - 1)), of 0 to L - 2.
+    cutoff = b.mul(b.reshape(place, shape=(batch, 1, 1)), float(layers - 1), out="cutoff")
+    after = b.less(cutoff, b.constant(np.arange(float(layers))[:, None], out="layer"), out="after")
+    chosen = b.where(after, other, own, out="chosen")
+    mixes = b.less(b.reshape(which, shape=(batch, 1, 1)), share, out="mixes")
+    return b.where(mixes, chosen, own, out="ws")
 
 
 @module_class("FullyConnectedLayer", x="B in_features")

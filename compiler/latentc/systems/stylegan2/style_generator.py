@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method, asked, asks
@@ -24,7 +23,9 @@ from latentc.systems.stylegan2.style_blocks import (
     class_embedding,
     first_block,
     mapping_layer,
+    mixed_styles,
     normalized,
+    spread,
     synthesis_block,
 )
 
@@ -201,7 +202,7 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
     def forward(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> Var:
         """Images of latents z, without truncation, with the generator's own noise."""
         w, _ = mapped(b, z, y, sizes)
-        return b.sub("", synthesize_const, spread(b, w), out="image", channels=channels, **sizes)
+        return b.sub("", synthesize_const, spread(b, w, layers), out="image", channels=channels, **sizes)
 
     @module_class("StyleGenerator", "map", z="B latent_dim")
     def map_(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> tuple[Var, Var]:
@@ -218,25 +219,15 @@ def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockB
         """Images of a style for each layer, with the generator's own noise."""
         return synthesized(b, ws, const_noise(b), channels)
 
-    def spread(b: Builder, w: Var) -> Var:
-        row = b.reshape(w, shape=(w.shape[0], 1, w.shape[1]))
-        return b.broadcast_to(row, w, shape=(w.shape[0], layers, w.shape[1]), out="ws")
-
     def mixed(b: Builder, noise: tuple[Var, ...], y: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
         """Styles f32[B, L, W] of the latents z; from a random layer on perhaps those of other latents."""
-        own = spread(b, mapped(b, noise[0], y, sizes)[0])
+        own = spread(b, mapped(b, noise[0], y, sizes)[0], layers)
         if not config.mixing:
             return own
         _, z_other, mix = noise
         cond = {name: size for name, size in sizes.items() if name != "channels"}
-        other = spread(b, b.sub("mapping", alone, z_other, *y, out="w_other", **cond))
-        which, place = b.unbind(mix, axis=1, out="which place")
-        # The last layer with the first style is floor(place (L - 1)), of 0 to L - 2.
-        cutoff = b.mul(b.reshape(place, shape=(mix.shape[0], 1, 1)), float(layers - 1), out="cutoff")
-        after = b.less(cutoff, b.constant(np.arange(float(layers))[:, None], out="layer"), out="after")
-        chosen = b.where(after, other, own, out="chosen")
-        mixes = b.less(b.reshape(which, shape=(mix.shape[0], 1, 1)), config.mixing, out="mixes")
-        return b.where(mixes, chosen, own, out="ws")
+        other = spread(b, b.sub("mapping", alone, z_other, *y, out="w_other", **cond), layers)
+        return mixed_styles(b, own, other, mix, config.mixing)
 
     count = 3 if config.mixing else 1
 
