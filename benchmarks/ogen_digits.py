@@ -29,7 +29,7 @@ ORDER = np.concatenate([KNOWN, UNSEEN])  # the known classes first, as the netwo
 SIZES = [f"data.fields.x.shape=[{WIDTH}]", f"data.classes={len(KNOWN)}", f"backbone.new={len(UNSEEN)}"]
 SIZES += ["train.steps=500", "objective.warmup=100", "train.optimizer={kind: adamw, lr: 1e-3}", "train.batch_size=128"]
 SIZES += ["backbone.scale=20", "train.parallel=none"]
-ALONE = "objective.made=0"
+ALONE = "objective.generated=0"
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ from latentc import api
 
 PLAIN = ("objective={kind: classification}", "networks.centroids=null")
 FEW = 5  # digits of each class
+BATCH = "train.batch_size=32"  # of students, since these are fewer than 64
 ALONE = (
     *("objective={kind: classification}", "networks.teacher=null", "networks.main.copy_of=null"),
     *("networks.main.frozen=false", "networks.main.frozen_weights=[]"),
@@ -94,8 +95,9 @@ def mcmi(out: Path, seeds: list[int]) -> list[str]:
             for what, section in data.items():
                 folder = out / f"{name}-{seed}/{'few' if what == few else 'omitted'}"
                 files = {"teacher": teacher.weights}
-                run = trained("digits_mcmi_student", folder / "project", files, (section,), seed=seed)
-                good, classes = correct("digits_mcmi_student", run, folder / "engine", (section,))
+                own = (section, BATCH)
+                run = trained("digits_mcmi_student", folder / "project", files, own, seed=seed)
+                good, classes = correct("digits_mcmi_student", run, folder / "engine", own)
                 right[what] = float((good if what == few else good[classes == seed]).mean())
             for what, value in right.items():
                 found.setdefault(f"{name}, {what}", []).append(value)

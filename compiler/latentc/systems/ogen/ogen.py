@@ -23,20 +23,19 @@ PARTS = "logits same_logits around_logits beyond_logits near new same around bey
 
 
 class Ogen(Objective):
-    """Made features of known classes match real ones, and all classes are told apart by real and made features.
+    """Generated features of known classes match real ones; real and generated features are classified.
 
-    The loss is the squared distance of the feature made of a sample's class from the sample's, and of those made of its
-    neighbours from theirs; after `warmup` steps also the cross-entropy, by a quarter each, of the sample, of the
-    feature made of its class and of those of its neighbours, and by a half of those of new classes; the last two are
-    divided by the number of neighbours (Zang et al. 2024, arXiv:2401.15914, by the authors' code).
+    The loss is the squared distance of the feature generated for a sample's class from the sample's, plus that of the
+    features generated for the neighbours of its class from theirs. After `warmup` steps the cross-entropy is added: of
+    the sample, of the feature of its class and of those of its neighbours with weight 1/4 each, and of those of new
+    classes with weight 1/2; the last two are divided by the number of neighbours (Zang et al. 2024, arXiv:2401.15914,
+    by the authors' code).
     """
 
     kind: Literal["ogen"]
-    warmup: int = Field(
-        0, ge=0, le=1_000_000_000, description="steps in which made features learn to match real ones, before classes"
-    )
-    made: float = Field(
-        1.0, ge=0, description="factor of all terms with made features; 0: known classes are told apart, and that alone"
+    warmup: int = Field(0, ge=0, le=1_000_000_000, description="first steps, without the cross-entropy")
+    generated: float = Field(
+        1.0, ge=0, description="weight of all terms with generated features; 0: cross-entropy of known classes alone"
     )
     NEEDS = "extrapolate_classes"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ogen", "warmup": 1}
@@ -59,12 +58,15 @@ class Ogen(Objective):
         entropy = b.cross_entropy(logits, y, out="entropy")
         of_made = b.cross_entropy(of_same, y) * 0.25 + _of_several(b, of_around, near) * (0.25 / count)
         of_made = b.add(of_made, _of_several(b, of_beyond, new) * (0.5 / count), out="of_made")
-        told = weighted_sum(b, "told", (0.25, entropy), (self.made, of_made))
+        classes = weighted_sum(b, "classes", (0.25, entropy), (self.generated, of_made))
         if self.warmup:
-            told = b.mul(told, b.cast(b.less_equal(self.warmup, step_of(b)), to="f32", out="begun"), out="told")
+            begun = b.cast(b.less_equal(self.warmup, step_of(b)), to="f32", out="begun")
+            classes = b.mul(classes, begun, out="classes")
         right = b.cast(b.equal(b.argmax(logits, axis=1), y), to="f32", out="accuracy")
-        b.output(weighted_sum(b, "loss", (self.made, match), (1.0, told)), right, match)
-        b.finish("The loss, whether the label is right among known classes, and how far made features are, per sample.")
+        b.output(weighted_sum(b, "loss", (self.generated, match), (1.0, classes)), right, match)
+        b.finish(
+            "The loss, whether the label is right among known classes, and how far generated features are, per sample."
+        )
         return publish(mb, ("loss", "accuracy", "match"), ("x", "y"), (Draw("u", "uniform"),))
 
 
