@@ -99,6 +99,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "tread": ("CompVis/tread", {("B/2", "main"): 130_303_504, ("XL/2", "main"): 674_816_272}),
+    "repa": (
+        "sihyun-yu/REPA, projections included",
+        {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},
+    ),
     "delta_fm": (
         "gstoica27/DeltaFM, projections included",
         {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},

@@ -27,10 +27,10 @@ def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 
 CASES = [
-    Loss("repa.loss", "delta_fm", SIZES, loss, wanted=lambda numbers: numbers.outputs["out.total"]),
+    Loss("repa.loss", "repa", SIZES, loss, wanted=lambda numbers: numbers.outputs["out.total"]),
     Sampler(
         "repa.sampler_em6",
-        "delta_fm",
+        "repa",
         (*SIZES, "sampler={kind: euler_maruyama, steps: 6, guidance: {scale: 1.8, interval: [0.3, 1]}}"),
         sampler,
     ),

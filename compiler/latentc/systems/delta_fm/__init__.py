@@ -9,6 +9,6 @@ Rows in docs/systems.yaml: delta_fm.
 
 COMPONENTS = {
     "guidance": {"interference": "interference"},
-    "networks": {"aligned_transformer": "aligned_transformer", "constant": "constant"},
-    "objectives/denoising_terms": {"contrast": "contrast", "feature_alignment": "feature_alignment"},
+    "networks": {"constant": "constant"},
+    "objectives/denoising_terms": {"contrast": "contrast"},
 }
