@@ -54,6 +54,22 @@ def test_modules_in_other_orders(case: str) -> None:
     assert ("for block in reversed(self.blocks):" in text) == (case == "backwards")
 
 
+@module_class("Between", x="B width")
+def between(b: Any, x: Any, *, width: int) -> Any:
+    """Six modules of one list, with one of another after the second and the fourth."""
+    for i in range(6):
+        x = b.sub(f"blocks.{i}", block, x, width=width)
+        if i in (1, 3):
+            x = b.sub(f"others.{i // 2}", block, x, width=width)
+    return x
+
+
+def test_modules_of_two_lists_that_take_turns_unevenly() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(between, [f32(B, 3)], {"width": 3})
+    run(mb.finish(), [np.random.default_rng(0).standard_normal((2, 3))])
+
+
 @module_class("Steps", x="B width")
 def steps(b: Any, x: Any, *, width: int) -> Any:
     """A loop inside of a class that carries four values which one call makes."""

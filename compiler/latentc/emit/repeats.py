@@ -274,6 +274,7 @@ def _signature(item: Node | Repeat, varies: bool, method: Callable[[str], str], 
             carried,
             stack,
             facts,
+            [first for _, first in item.lists],  # else two runs over parts of one list would be one over the second
         )
     attrs = {k: v for k, v in item.attrs.items() if k not in ("name", "args", "count", "node")}
     if item.op == "leaf":
