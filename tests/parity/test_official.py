@@ -83,6 +83,8 @@ DIFFERENT = {
     "rcg.dit": ["y_embedder.embedding_table.weight"],
     # computed in float32 by the authors, from a difference of nearly equal numbers
     "edm.iddpm": ["u"],
+    # one power iteration from the recorded vector gives it; `project.u` alone is kept
+    "cgnc": ["snlinear.weight_v"],
     # of another largest noise level than the spec has, not used by the calls that are recorded
     "score_sde.ncsnpp_skip": ["sigmas"],
     # the batches that a norm has counted, which nothing reads
