@@ -833,6 +833,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "soumickmj/PULASki; counted from the sizes of its layers",
         {("sinkhorn", "main"): 4_994_121, ("probabilistic-unet", "main"): 4_999_449},
     ),
+    "cgnc": (
+        "ffhibnese/CGNC_Targeted_Adversarial_Attacks; the classifier is torchvision's ResNet-152",
+        {("8", "main"): 11_111_555, ("8", "classifier"): 60_192_808},
+    ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "pixelflow_t2i": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 882_122_160 + 2048}),  # README: 882 M
     "sd_vae": (

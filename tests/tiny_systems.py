@@ -549,6 +549,16 @@ SYSTEMS: dict[str, Tiny] = {
             "objective.draws=3",
         ),
     ),
+    "cgnc": Tiny(
+        "cgnc",
+        (
+            *(*DIGITS, "objective.targets=[1, 3]", "objective.masked=0.5", "objective.patch=4"),
+            *under("networks.main", ("width=4", "code=3", "groups=4", "heads=2")),
+            *under("networks.texts", ("width=6", "pretrained=null", "frozen=true")),
+            *under("networks.classifier", ("width=4", "layers=[1, 1, 1, 1]", "pretrained=null", "frozen=true")),
+            *("networks.classifier.normalise=false", "networks.classifier.bottleneck=false"),
+        ),
+    ),
     "wgan_gp": Tiny("wgan_gp", GAN),
     "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
     "sd_vae": Tiny("sd_vae", STAGE),
