@@ -60,6 +60,10 @@ class PerturbationGenerator(Backbone):
         "groups": 2,
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels",)  # the data's
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape, factor = spec.data.shape, 1 << HALVINGS
         if shape is None or len(shape) != 3:

@@ -90,9 +90,9 @@ class TargetedPerturbation(Objective):
         if self.targets is not None:
             target = b.take(b.constant(list(self.targets), "i64", out="targets"), drawn, axis=0, out="wanted")
         losses, reached = [], []
-        for view in ("image", *self.views):
-            shown = x
-            if view != "image":
+        for view in (None, *self.views):
+            shown, of = x, view or "image"
+            if view is not None:
                 own = draws_of(view)
                 types = {"integers": i64(B), "uniform": f32(B)}
                 given = {one.name: b.input(one.name, types[one.distribution]) for one in own}
@@ -101,11 +101,11 @@ class TargetedPerturbation(Objective):
             operands = conditions.operands(b, {image.name: shown, "y": target})
             change = call(b, network, "forward", operands, out="perturbation")
             if self.masked:
-                change, chance = self._masked(b, change, f"mask_of_{view}")
+                change, chance = self._masked(b, change, f"mask_of_{of}")
                 draws.append(chance)
-            perturbed = b.clamp(shown + change, low=-1.0, high=1.0, out=f"perturbed_{view}")
-            logits = call(b, networks[CLASSIFIER], "forward", {}, state=perturbed, out=f"logits_of_{view}")
-            losses.append(b.cross_entropy(logits, target, out=f"of_{view}"))
+            perturbed = b.clamp(shown + change, low=-1.0, high=1.0, out=f"perturbed_{of}")
+            logits = call(b, networks[CLASSIFIER], "forward", {}, state=perturbed, out=f"logits_of_{of}")
+            losses.append(b.cross_entropy(logits, target, out=f"of_{of}"))
             reached.append(b.cast(b.equal(b.argmax(logits, axis=1), target), to="f32", out="reached"))
         b.output(summed(b, "loss", losses), *losses, reached[0])
         b.finish("The loss, its terms, and whether the classifier sees the wanted class, one value per image each.")

@@ -63,12 +63,11 @@ def cropped(b: Builder, x: Var, drawn: Mapping[str, Var]) -> Var:
     wide, high = (b.minimum(b.sqrt(one), 1.0, out="side") for one in (area * ratio, b.div(area, ratio)))
     mirror = b.where(b.greater(drawn["mirror"], 0.5), -1.0, b.fill_like(wide, 1.0), out="mirror")
     across, down = _points(b, x)
-    places = []
+    places: list[Var] = []
     for points, side, at, sign in ((across, wide, drawn["left"], mirror), (down, high, drawn["top"], None)):
         centre = column(b, b.op("sub", 1.0, side) * (at * 2.0 - 1.0), 3)
         places.append(points * column(b, side if sign is None else side * sign, 3) + centre)
-    x = _read(b, x, *places, "cropped")
-    return _recoloured(b, x, drawn)
+    return _recoloured(b, _read(b, x, places[0], places[1], "cropped"), drawn)
 
 
 def _recoloured(b: Builder, x: Var, drawn: Mapping[str, Var]) -> Var:
