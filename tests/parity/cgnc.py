@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from cases import Array, Forward, Loss
 from parity_data import Numbers
 

@@ -73,7 +73,7 @@ class PerturbationGenerator(Backbone):
             yield Problem((), message, f"use sides that are multiples of {factor}, at least {2 * factor}")
         yield from self.problems_of_conditions(spec)
         ranks = sorted(len(port.type.shape) for entry in self.entries(spec) for port in entry.ports)
-        if ranks != [2, 4] or shape is not None and self._image(spec) != shape:
+        if ranks != [2, 4] or (shape is not None and self._image(spec) != shape):
             message = f"a {self.kind} takes an image of the data's shape and one vector, the feature of a text"
             mend = "write `conditioning: {image: {kind: map, field: x}, class: {kind: class_text}}`"
             yield Problem((), message, mend)

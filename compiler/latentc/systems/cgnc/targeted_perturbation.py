@@ -38,8 +38,8 @@ class TargetedPerturbation(Objective):
     )
     views: tuple[View, ...] = Field(
         ("turned", "cropped"),
-        description="copies that the loss counts beside the image. turned: by a multiple of 90 degrees; cropped: a part "
-        "at the size of the whole, mirrored or not, with other colours",
+        description="copies that the loss counts beside the image. turned: by a multiple of 90 degrees; cropped: a "
+        "part at the size of the whole, mirrored or not, with other colours",
     )
     masked: float = Field(
         0.0, ge=0, lt=1, description="share of the patches without perturbation in training, of each view others"
