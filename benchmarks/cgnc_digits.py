@@ -2,13 +2,12 @@
 
     python benchmarks/cgnc_digits.py [--out out/cgnc_digits] [--seeds 0 1 2]
 
-It trains `digits_cgnc_classifier` and against it `digits_cgnc`, with its transformer and without. Each of the 899
-held-out digits is to be taken for another digit, drawn at random; pixels change by at most half of the range. It counts
-how often the classifier sees the wanted digit, and how often the scikit-learn classifier of examples/digits does, which
-no network was trained against: also of unchanged digits, and of digits with random noise as strong. Optimising the
-perturbation of each image by itself makes the classifier see the wanted digit in 0.82 of them. Goals: the generator in
-0.5; the other classifier sees it more often with the transformer than without, as in the paper's ablation, and twice as
-often as with noise.
+It trains `digits_cgnc_classifier` and against it `digits_cgnc`. Each of the 899 held-out digits is to be taken for
+another digit, drawn at random; pixels change by at most half of the range. It counts how often the classifier sees the
+wanted digit, and how often the scikit-learn classifier of examples/digits does, which nothing was trained against: also
+of unchanged digits, and of digits with random noise as strong. If the perturbation of each image is optimised by itself,
+the classifier sees the wanted digit in 0.82 of them. Goals: the generator reaches 0.5; and the other classifier sees it
+twice as often as with noise.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from latentc import api
 
 SPEC, CLASSIFIER = "digits_cgnc", "digits_cgnc_classifier"
 EPSILON = 0.5  # of `digits_cgnc`, as a share of the range of pixels
-KINDS = {"with a transformer": (), "without": ("networks.main.attentions=0",)}
 SEEN, OTHER = "by the classifier", "by the other"
 Images = NDArray[np.floating]
 
@@ -46,13 +44,12 @@ def main() -> int:
         wanted = (y + rng.integers(1, 10, len(y))) % 10
         noise = np.clip(x + 2 * EPSILON * rng.choice([-1, 1], x.shape), -1, 1)
         given: dict[str, tuple[Images, float]] = {"unchanged": (x, 0.0), "noise": (noise, 0.0)}
-        for kind, options in KINDS.items():
-            project = out / f"{kind.replace(' ', '-')}-{seed}"
-            run = trained(SPEC, project, {"classifier": classifier.weights}, options, seed)
-            bundle = project.with_suffix(".latentc")
-            api.compile(SPEC, run.weights, bundle, overrides=list(options), force=True)
-            pipe = latentc_runtime.load(bundle, "cpu", threads=1)
-            given[kind] = pipe.sample(conditions={"image": x, "class": wanted}, seeds=0), run.seconds
+        project = out / f"generator-{seed}"
+        run = trained(SPEC, project, {"classifier": classifier.weights}, seed=seed)
+        bundle = project.with_suffix(".latentc")
+        api.compile(SPEC, run.weights, bundle, force=True)
+        pipe = latentc_runtime.load(bundle, "cpu", threads=1)
+        given["perturbed"] = pipe.sample(conditions={"image": x, "class": wanted}, seeds=0), run.seconds
         for kind, (changed, seconds) in given.items():
             found = {"seconds": seconds, **judged(classifier.weights, changed, wanted)}
             found["mean change of a pixel"] = float(np.abs(changed - x).mean() / 2)
@@ -62,12 +59,10 @@ def main() -> int:
     for kind, found_of in rows.items():
         for name in found_of[0]:
             print(f"{kind}, {name}: {spread([row[name] for row in found_of])}")
-    own, plain, noisy = rows["with a transformer"], rows["without"], rows["noise"]
-    gains = [a[OTHER] - b[OTHER] for a, b in zip(own, plain, strict=True)]
+    own, noisy = rows["perturbed"], rows["noise"]
     ratios = [a[OTHER] / b[OTHER] for a, b in zip(own, noisy, strict=True)]
     lines = [
         verdict(f"wanted digit seen {SEEN}", [row[SEEN] for row in own], 0.5, ""),
-        verdict(f"wanted digit seen {OTHER}, more with the transformer", gains, 1e-9, ""),
         verdict(f"wanted digit seen {OTHER}, of that with noise", ratios, 2.0),
     ]
     print(*lines, sep="\n")

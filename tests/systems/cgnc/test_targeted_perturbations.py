@@ -121,7 +121,7 @@ def test_an_engine_perturbs_an_image_for_the_class(tmp_path: Path) -> None:
         (["conditioning.image=null"], "takes an image of the data's shape and one vector"),
         (["conditioning.class.network=main"], "network `main` encodes no class as a vector"),
         (["networks.texts=null"], "network `texts` does not exist"),
-        (["networks.main.groups=7"], "7 groups do not divide the 64 channels"),
+        (["networks.main.groups=7"], "7 groups do not divide the 32 channels"),
         (["objective.targets=[3, 10]"], "class 10 is out of range"),
         (["objective.views=[turned, turned]"], "a view is named twice"),
         (["objective.masked=0.1", "objective.patch=4"], "a share of 0.1 is not one of the patches"),
