@@ -5,8 +5,8 @@
 It trains `digits_cgnc_classifier` and against it `digits_cgnc`. Each of the 899 held-out digits is to be taken for
 another digit, drawn at random; pixels change by at most half of the range. It counts how often the classifier sees the
 wanted digit, and how often the scikit-learn classifier of examples/digits does, which nothing was trained against: also
-of unchanged digits, and of digits with random noise as strong. If the perturbation of each image is optimised by itself,
-the classifier sees the wanted digit in 0.82 of them. Goals: the generator reaches 0.5; and the other classifier sees it
+of unchanged digits, and of digits with random noise as strong. If each image's perturbation is optimised by itself, the
+classifier sees the wanted digit in 0.82 of them. Goals: the generator reaches 0.5; and the other classifier sees it
 twice as often as with noise.
 """
 

@@ -125,7 +125,6 @@ def test_an_engine_perturbs_an_image_for_the_class(tmp_path: Path) -> None:
         (["objective.targets=[3, 10]"], "class 10 is out of range"),
         (["objective.views=[turned, turned]"], "a view is named twice"),
         (["objective.masked=0.1", "objective.patch=4"], "a share of 0.1 is not one of the patches"),
-        (["networks.classifier=null"], "needs a network `classifier`"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: list[str], said: str) -> None:
