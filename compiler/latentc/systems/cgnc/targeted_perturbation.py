@@ -6,7 +6,7 @@ Symbols: B batch, P patches of an image, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,8 +33,11 @@ class TargetedPerturbation(Objective):
     """
 
     kind: Literal["targeted_perturbation"]
-    targets: tuple[int, ...] | None = Field(
-        None, min_length=1, description="classes that are wanted in training, drawn with equal chances; null: all"
+    targets: tuple[Annotated[int, Field(ge=0, lt=16_777_216)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=65_536,
+        description="classes that are wanted in training, drawn with equal chances; null: all",
     )
     views: tuple[View, ...] = Field(
         ("turned", "cropped"),
@@ -56,7 +59,7 @@ class TargetedPerturbation(Objective):
             message = "no condition `class` tells the generator which class is wanted"
             yield Problem((), message, "add `conditioning.class: {kind: class_text}`")
         for i, target in enumerate(self.targets or ()):
-            if not 0 <= target < classes:
+            if target >= classes:
                 message = f"class {target} is out of range: the data has {classes} classes (0 to {classes - 1})"
                 yield Problem(("targets", i), message, "choose others")
         if len(set(self.views)) < len(self.views):
