@@ -27,7 +27,7 @@ class ClassText(Condition):
 
     kind: Literal["class_text"]
     network: str = Field("texts", description="one of `networks`, which encodes the class as a vector")
-    field: None = Field(None, description="always null: the label of the data")
+    field: None = Field(None, description="not read from the data")
     dropout: float = Field(0.0, ge=0, le=0, description="never dropped")
     prior: None = Field(None, description="always null: requests pass the class")
     FORMS: ClassVar[tuple[Form, ...]] = ("array",)
