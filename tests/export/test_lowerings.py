@@ -141,6 +141,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "leaky_relu": [((X,), op("leaky_relu", slope=0.2), -2, 2)],
     "top_k": [((X,), op("top_k", k=3), -2, 2)],
     "cumsum": [((X,), op("cumsum", axis=1), -2, 2)],
+    "cumprod": [((X,), op("cumprod", axis=axis), -2, 2) for axis in (1, -1)],
     "matmul": [((X, f32(6, 5)), op("matmul"), -2, 2), ((Q, f32(B, 4, 8, 3)), op("matmul"), -2, 2)],
     "linear": [
         ((X, W, f32(5)), op("linear"), -2, 2),

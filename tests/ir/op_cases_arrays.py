@@ -90,7 +90,7 @@ def reduction(d: Draw, name: str) -> Case:
     return Case([d.floats(*shape)], lambda x: fn(x, dim=axes, keepdim=keep), {"axes": axes, "keepdims": keep})
 
 
-@case("softmax", "log_softmax", "argmax", "cumsum")
+@case("softmax", "log_softmax", "argmax", "cumsum", "cumprod")
 def along_axis(d: Draw, name: str) -> Case:
     shape = d.shape(1)
     axis = d.int(-len(shape), len(shape) - 1)

@@ -318,6 +318,7 @@ TORCH: dict[str, Row] = {
     "argmax": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.argmax", [], dim=n.attrs["axis"]),
     "top_k": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.topk", [p.size(n.attrs["k"])]),
     "cumsum": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.cumsum", [], dim=n.attrs["axis"]),
+    "cumprod": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.cumprod", [], dim=n.attrs["axis"]),
     "matmul": _infix("@", MATMUL, PRODUCT + 1),
     "conv": _conv("F.conv"),
     "conv_transpose": _conv("F.conv_transpose"),

@@ -169,6 +169,25 @@ def _top_k(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return [np.take_along_axis(xs[0], order, axis=-1), order.astype(np.int64)]
 
 
+def _cumprod_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,) = floats(ins, attrs)
+    axis = axis_of(attrs["axis"], x.rank)
+    need(not isinstance(x.shape[axis], Sym), "the length of axis {} of {} must be known", axis, x)
+    return [x]
+
+
+def _cumprod_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    """Each element times that `reach` places before it, for reach 1, 2, 4, …: exact for zeros and negative numbers."""
+    (x,) = ins
+    axis = attrs["axis"] % x.type.rank
+    length, reach = int(x.shape[axis]), 1
+    while reach < length:
+        earlier = b.slice(x, axis=axis, start=0, stop=length - reach)
+        x = x * b.pad(earlier, axis=axis, before=reach, after=0, value=1.0)
+        reach *= 2
+    return [x]
+
+
 def _cumsum_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     g, axis = grads[0], attrs["axis"]
     return [b.sum(g, axes=(axis,), keepdims=True) - b.cumsum(g, axis=axis) + g]
@@ -246,6 +265,15 @@ _ROWS = [
         lambda xs, a: [np.cumsum(xs[0], axis=a["axis"], dtype=xs[0].dtype)],
         _cumsum_vjp,
         flops=1,
+    ),
+    Op(
+        "cumprod(x; axis)",
+        "running product along an axis",
+        _cumprod_infer,
+        lambda xs, a: [np.cumprod(xs[0], axis=a["axis"], dtype=xs[0].dtype)],
+        flops=1,
+        decompose=_cumprod_decompose,
+        sugar=True,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

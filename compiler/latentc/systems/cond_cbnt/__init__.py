@@ -1,0 +1,28 @@
+"""Neural Modulation Fields for Conditional Cone Beam Neural Tomography (Papa et al. 2023, arXiv:2307.08351).
+
+A neural field of densities that all patients share, modulated by what is learned of each patient: a code, or a small
+field of its own. Both are fitted to measured line integrals along the rays of a cone beam.
+
+Specs: specs/image/cond_cbnt.yaml, specs/digits/phantoms_cond_cbnt.yaml.
+Tests: tests/systems/cond_cbnt, tests/parity/cond_cbnt.py.
+Rows in docs/systems.yaml: cond_cbnt.
+"""
+
+COMPONENTS = {
+    "networks": {"modulated_field": "modulated_field"},
+    "objectives": {"line_integrals": "line_integrals"},
+    "samplers": {"tomography": "tomography"},
+}
+
+CAPABILITIES = {
+    # Projections f32[B, 1, H, H] of patients, given the angle of the beam; `train_forward` also takes places along
+    # rays, uniform between 0 and 1. `volume`, if the sampler asks for it: densities f32[B, 1, R, R, R] on a grid.
+    "project": {
+        "words": "integrates a density along the rays of a beam",
+        "methods": {
+            "forward": "condition* -> output",
+            "train_forward": "noise condition* -> output",
+            "volume?": "condition* -> output",
+        },
+    },
+}

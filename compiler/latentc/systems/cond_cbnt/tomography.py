@@ -1,0 +1,52 @@
+"""Programs of a field of densities: projections, and volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.fields import Field as DataField
+from latentc.components.kit import Conditions, call
+from latentc.components.parts import Spec
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import ModuleBuilder
+from latentc.systems.cond_cbnt.modulated_field import RESOLUTION
+
+
+class Tomography(Sampler):
+    """Program `sample` gives the projection of a patient at an angle, `volume` the densities of a patient on a grid.
+
+    Nothing is drawn, so the seed does not matter.
+    """
+
+    kind: Literal["tomography"]
+    resolution: int = Field(32, gt=0, le=512, description="points of the grid per axis")
+    guidance: None = Field(None, description="always null: there is no guidance")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "tomography", "resolution": 3}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "project", asks={RESOLUTION: self.resolution}),)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.1`: the conditions -> one projection each."""
+        network, conditions = networks["main"], Conditions(spec, networks)
+        b = mb.function("sample.1")
+        b.output(call(b, network, "forward", conditions.operands(b, conditions.inputs(b)), out="x"))
+        mb.entries["sample.1"] = b.finish("Integrates densities along the rays of a beam.")
+        return Program("sample.1", self.kind, 1, 1, conditions.sources())
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        """`sample` and `volume`."""
+        sample, network = self.build(mb, networks, spec), networks["main"]
+        taken = tuple(port.name for port in network.methods["volume"].inputs_of("condition"))
+        names = tuple(n for n, c in spec.conditions.items() if c.ports(n, spec)[0].name in taken)
+        conditions = Conditions(spec, networks, names)
+        b = mb.function("volume")
+        b.output(call(b, network, "volume", conditions.operands(b, conditions.inputs(b)), out="volume"))
+        mb.entries["volume"] = b.finish("Evaluates densities on a grid.")
+        of = DataField(shape=(1, *(self.resolution,) * 3), axes=("channel", "x", "y", "z"))
+        output = (OutputField("volume", of),)
+        return sample, Program("volume", self.kind, 1, 1, conditions.sources(), name="volume", outputs=output)

@@ -1,0 +1,32 @@
+"""Conditional neural tomography: densities at points of patients with codes, scaled and shifted or shifted alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cases import Array, Forward
+from parity_data import Numbers
+
+SMALL = ("data.classes=4", "data.fields={x: {shape: [1, 4, 4]}, angle: {shape: [1]}}", "networks.main.width=32")
+SMALL = (*SMALL, "networks.main.depth=2", "networks.main.code_dim=8", "networks.main.omega=30", "networks.main.points=16")
+WHY = "sines of arguments of which some exceed 1000: the authors' float32 and float64 differ by {}"
+
+
+def at_points(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"points": numbers.inputs["coords"], "y": numbers.inputs["idx"]}
+
+
+CASES = [
+    Forward(
+        f"cond_cbnt.siren.{variant}",
+        "cond_cbnt",
+        SMALL,
+        at_points,
+        variant=variant,
+        method="density_at",
+        tolerance=tolerance,
+        why=WHY.format(rounding),
+    )
+    for variant, tolerance, rounding in (("film", 2e-4, "3.1e-5"), ("additive", 2e-3, "2.9e-4"))
+]
