@@ -73,7 +73,9 @@ def boxes(count: int, views: int, seed: int) -> tuple[Array, Array, Array]:
     sizes = SHAPES[y // 3] * rng.uniform(0.75, 1.2, (count, 1))
     colours = np.clip(COLOURS[y % 3] + rng.uniform(-0.15, 0.15, (count, 3)), 0, 1)
     cameras = np.array(camera.mean) + np.array(camera.spread) * rng.uniform(-1, 1, (count, views, 2))
-    x = [[box(half, colour, at, rays) for at in each] for half, colour, each in zip(sizes, colours, cameras, strict=True)]
+    x = [
+        [box(half, colour, at, rays) for at in each] for half, colour, each in zip(sizes, colours, cameras, strict=True)
+    ]
     return np.float32(x).reshape(count, views, 3, side, side), y, cameras.astype(np.float32)
 
 

@@ -926,6 +926,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("f16", "main"): 69_593_371,
         },
     ),
+    "pix2nerf": ("primecai/Pix2NeRF: the sizes of its layers, added up", {(None, "main"): 1_976_324}),
     "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
     "vq_multi_scale": ("FoundationVision/VAR", {("256", "main"): 108_948_355, ("512", "main"): 108_948_355}),
 }

@@ -484,6 +484,31 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.steps=3",
         ),
     ),
+    "pix2nerf": Tiny(
+        "pix2nerf",
+        (
+            "data={kind: npz, path: train.npz, shape: [3, 4, 4], classes: 3}",
+            "conditioning.class={kind: label, dropout: 0}",
+            *under(
+                "networks.main", ("width=8", "depth=2", "latent_dim=4", "mapping_width=8", "embedding=3", "points=3")
+            ),
+            *(
+                "networks.discriminator.widths=[4, 6]",
+                "networks.encoder.widths=[4, 6]",
+                "networks.encoder.latent_dim=4",
+            ),
+            "objective.warmup=0",
+        ),
+    ),
+    "cond_cbnt": Tiny(
+        "cond_cbnt",
+        (
+            "data={kind: npz, path: train.npz, classes: 3, fields: {x: {shape: [1, 4, 4]}, angle: {shape: [1]}}}",
+            *under("networks.main", ("width=8", "depth=1", "omega=5", "own_width=4", "points=3")),
+            "sampler.resolution=3",
+        ),
+        "field",
+    ),
     "pix2pixhd": Tiny(
         "pix2pixhd",
         (

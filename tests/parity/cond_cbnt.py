@@ -9,7 +9,13 @@ from cases import Array, Forward
 from parity_data import Numbers
 
 SMALL = ("data.classes=4", "data.fields={x: {shape: [1, 4, 4]}, angle: {shape: [1]}}", "networks.main.width=32")
-SMALL = (*SMALL, "networks.main.depth=2", "networks.main.code_dim=8", "networks.main.omega=30", "networks.main.points=16")
+SMALL = (
+    *SMALL,
+    "networks.main.depth=2",
+    "networks.main.code_dim=8",
+    "networks.main.omega=30",
+    "networks.main.points=16",
+)
 WHY = "sines of arguments of which some exceed 1000: the authors' float32 and float64 differ by {}"
 
 

@@ -30,7 +30,9 @@ def images(numbers: Numbers) -> Array:
 
 
 CASES = [
-    Forward("pix2nerf.siren", "pix2nerf", (*SMALL, "networks.main.points=8"), at_points, names="siren", method="field_at"),
+    Forward(
+        "pix2nerf.siren", "pix2nerf", (*SMALL, "networks.main.points=8"), at_points, names="siren", method="field_at"
+    ),
     Forward(
         "pix2nerf.render",
         "pix2nerf",

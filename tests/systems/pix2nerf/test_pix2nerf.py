@@ -24,8 +24,16 @@ from latentc.spec import load_spec
 from latentc.systems.pix2nerf.camera import Camera
 from latentc.systems.pix2nerf.image_to_field import similarity
 
-TINY = ("data.shape=[3, 4, 4]", *(f"networks.main.{size}" for size in ("width=6", "depth=2", "mapping_width=8", "points=4")))
-TINY = (*TINY, "networks.main.hierarchical=true", "networks.discriminator.widths=[4, 6]", "networks.encoder.widths=[4, 6]")
+TINY = (
+    "data.shape=[3, 4, 4]",
+    *(f"networks.main.{size}" for size in ("width=6", "depth=2", "mapping_width=8", "points=4")),
+)
+TINY = (
+    *TINY,
+    "networks.main.hierarchical=true",
+    "networks.discriminator.widths=[4, 6]",
+    "networks.encoder.widths=[4, 6]",
+)
 RNG = np.random.default_rng(0)
 
 
@@ -90,7 +98,10 @@ def test_the_discriminator_and_the_encoder_are_those_of_the_authors() -> None:
     """Written out in PyTorch; the authors have no class, whose embedding is projected and added here."""
     _, weights = lowered()
     x, y = RNG.standard_normal((2, 3, 4, 4)), np.array([3, 1])
-    own = {n: {p.removeprefix(f"{n}."): torch.tensor(a) for p, a in weights.items() if p.startswith(f"{n}.")} for n in ("discriminator", "encoder")}
+    own = {
+        n: {p.removeprefix(f"{n}."): torch.tensor(a) for p, a in weights.items() if p.startswith(f"{n}.")}
+        for n in ("discriminator", "encoder")
+    }
     score, camera = run("discriminator.forward", x, y)
     features = _trunk(torch.tensor(x), own["discriminator"])
     out = F.conv2d(features, own["discriminator"]["leave.weight"], own["discriminator"]["leave.bias"])[:, :, 0, 0]
@@ -98,7 +109,10 @@ def test_the_discriminator_and_the_encoder_are_those_of_the_authors() -> None:
     wanted = out[:, :1] + (label * features.mean((2, 3))).sum(1, keepdim=True)
     assert np.abs(score - wanted.numpy()).max() < 1e-6 and np.abs(camera - out[:, 1:].numpy()).max() < 1e-6
     latent, camera = run("encoder.forward", x, y)
-    features = _trunk(torch.tensor(x), own["encoder"]) + own["encoder"]["class_embedder.weight"][torch.tensor(y)][:, :, None, None]
+    features = (
+        _trunk(torch.tensor(x), own["encoder"])
+        + own["encoder"]["class_embedder.weight"][torch.tensor(y)][:, :, None, None]
+    )
     out = F.conv2d(features, own["encoder"]["leave.weight"], own["encoder"]["leave.bias"])[:, :, 0, 0]
     assert np.abs(latent - out[:, :8].tanh().numpy()).max() < 1e-6
     assert np.abs(camera - out[:, 8:].numpy()).max() < 1e-6 and np.abs(camera).max() > 0.01
@@ -136,7 +150,14 @@ def losses(name: str, inputs: dict[str, np.ndarray], more: tuple[str, ...] = ())
 def test_losses_are_the_formulas_of_the_paper() -> None:
     """Each loss written out by the methods of the networks, and their weighted sums."""
     x, y, u = RNG.uniform(-1, 1, (2, 3, 4, 4)), np.array([0, 5]), RNG.uniform(0, 1, (2, 8))
-    drawn, places = RNG.uniform(0, 1, (2, 2)), {f"{word}_of_{of}": RNG.uniform(0, 1, (2, 16, 4)) for word in ("places", "further_places") for of in ("made", "again")}
+    drawn, places = (
+        RNG.uniform(0, 1, (2, 2)),
+        {
+            f"{word}_of_{of}": RNG.uniform(0, 1, (2, 16, 4))
+            for word in ("places", "further_places")
+            for of in ("made", "again")
+        },
+    )
     inputs: dict[str, Any] = {"x": x, "y": y, "u": u, "camera": drawn, **places, "training_step": np.array(3)}
     camera, z = np.array([1.2, 1.5708]) + np.array([0.3, 0.7]) * (2 * drawn - 1), 2 * u - 1
 
@@ -185,7 +206,10 @@ def test_the_encoder_learns_from_reconstructions_after_the_warmup(tmp_path: Path
     low, rng = lower(spec), np.random.default_rng(1)
     update = next(update for update in low.updates if update.name == "reconstruction")
     inputs = low.module.entry(update.loss).inputs
-    given = {v.name: torch.tensor(rng.uniform(0, 1, [d if isinstance(d, int) else 2 for d in v.type.shape])).float() for v in inputs}
+    given = {
+        v.name: torch.tensor(rng.uniform(0, 1, [d if isinstance(d, int) else 2 for d in v.type.shape])).float()
+        for v in inputs
+    }
     given["y"] = torch.tensor([0, 1])
     with emitted(low, spec, tmp_path / "project") as project:
         made = next(one for one in project.objective.UPDATES if one.metrics == update.metrics)

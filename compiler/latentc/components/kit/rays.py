@@ -84,9 +84,7 @@ def further_depths(b: Builder, weights: Var, depths: Var, places: Var) -> Var:
     below = b.op("sub", b.cumsum(p, axis=2), p, out="below")
     inner, more = int(count) - 2, int(places.shape[2])
     # How far each draw reaches into each interval: the inverse of a piecewise linear distribution function.
-    p, below, width = (
-        b.reshape(x, shape=(x.shape[0], x.shape[1], 1, inner)) for x in (p, below, lengths(b, middles))
-    )
+    p, below, width = (b.reshape(x, shape=(x.shape[0], x.shape[1], 1, inner)) for x in (p, below, lengths(b, middles)))
     drawn = b.reshape(places, shape=(*places.shape[:2], more, 1))
     share = b.clamp(b.div(b.op("sub", drawn, below), p), low=0.0, high=1.0, out="share")
     first = b.slice(middles, axis=2, start=0, stop=1)
@@ -94,7 +92,7 @@ def further_depths(b: Builder, weights: Var, depths: Var, places: Var) -> Var:
 
 
 def through_cube(b: Builder, origin: Var, directions: Var) -> tuple[Var, Var]:
-    """f32[B, P, 1] each: the depth at which rays enter the cube [-1, 1]^3, and how far they go in it; 0 if they miss it.
+    """f32[B, P, 1] each: the depth at which rays enter the cube [-1, 1]^3, and their length in it, 0 if they miss it.
 
     Origins [B, 1 or P, 3] and directions [B, P, 3].
     """

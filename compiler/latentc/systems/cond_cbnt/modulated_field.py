@@ -50,7 +50,9 @@ class ModulatedField(Backbone):
         "modulates there (neural modulation fields); null: a code",
     )
     points: int = Field(32, gt=0, le=4_096, description="points per ray (N)")
-    distance: float = Field(4.0, gt=1.8, description="distance of the source from the centre, in halves of the volume's side")
+    distance: float = Field(
+        4.0, gt=1.8, description="distance of the source from the centre, in halves of the volume's side"
+    )
     fov: float = Field(45.0, gt=0, lt=180, description="angle in degrees between the first and the last column of rays")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"project"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "vector")

@@ -139,9 +139,7 @@ def _discriminator(depth: int, entries: tuple[Entry, ...]) -> BlockBody:
 @cache
 def _encoder(depth: int, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("FieldEncoder", x="B channels H W")
-    def forward(
-        b: Builder, x: Var, *conditions: Var, channels: int, latent_dim: int, **sizes: Any
-    ) -> tuple[Var, ...]:
+    def forward(b: Builder, x: Var, *conditions: Var, channels: int, latent_dim: int, **sizes: Any) -> tuple[Var, ...]:
         """Latents and cameras of images x."""
         h = _trunk(b, x, depth, sizes)
         known = _known(b, with_operands(entries, conditions), h.shape[1], sizes)

@@ -29,9 +29,9 @@ WINDOW, DEVIATION = 11, 1.5
 
 
 class ImageToField(Objective):
-    """Non-saturating losses with R1, cameras found by `discriminator`, and `encoder`, which inverts samples; every other
-    step of the generator renders the latents of data, from random cameras and from their own (Pix2NeRF, Cai et al.
-    2022, arXiv:2202.13162).
+    """Pix2NeRF's training (Cai et al. 2022, arXiv:2202.13162): non-saturating losses with R1, cameras that
+    `discriminator` finds in samples, and `encoder`, which inverts samples. Every other step of the generator renders
+    the latents of data, from random cameras and from their own.
 
     The discriminator and the encoder are trained in one update. A network `perceptual`, if there is one, compares
     reconstructions with data as well. All errors are averaged.
@@ -40,8 +40,12 @@ class ImageToField(Objective):
     kind: Literal["image_to_field"]
     penalty: float = Field(0.2, ge=0, description="weight of R1: half the squared gradient of scores of data")
     camera: float = Field(15.0, ge=0, description="weight of the squared error of cameras found by the discriminator")
-    encoder_latent: float = Field(1.0, ge=0, description="weight of the squared error of latents that the encoder finds")
-    encoder_camera: float = Field(1.0, ge=0, description="weight of the squared error of cameras that the encoder finds")
+    encoder_latent: float = Field(
+        1.0, ge=0, description="weight of the squared error of latents that the encoder finds"
+    )
+    encoder_camera: float = Field(
+        1.0, ge=0, description="weight of the squared error of cameras that the encoder finds"
+    )
     conditional: float = Field(1.0, ge=0, description="weight of the adversarial loss of latents of data")
     reconstruction: float = Field(5.0, ge=0, description="weight of the error of reconstructions; 0: pi-GAN alone")
     similarity: float = Field(1.0, ge=0, description="share of 1 - SSIM in that error, beside squared differences")
@@ -138,9 +142,7 @@ class ImageToField(Objective):
 class _Round:
     """What the losses share: conditions, a random camera, random places along rays for each rendering."""
 
-    def __init__(
-        self, b: Builder, networks: Mapping[str, Network], spec: Spec, reads_images: bool = True
-    ) -> None:
+    def __init__(self, b: Builder, networks: Mapping[str, Network], spec: Spec, reads_images: bool = True) -> None:
         self.b, self.networks = b, networks
         conditions, state = Conditions(spec, networks), networks[DISCRIMINATOR].methods["forward"].input("state")
         method = networks["main"].methods[TRAINING]

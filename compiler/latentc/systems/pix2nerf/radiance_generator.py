@@ -37,8 +37,8 @@ class RadianceGenerator(Backbone):
     """FiLM-SIREN, whose sines get frequencies and phases from a latent, rendered along rays (pi-GAN, Chan et al. 2021,
     arXiv:2012.00926; Pix2NeRF, Cai et al. 2022, arXiv:2202.13162).
 
-    z f32[B, Z], a camera and conditions -> x f32[B, C, H, H] between -1 and 1. The points of a ray are evenly spaced; if
-    `hierarchical`, as many more are where the first show most. In training they are at random places.
+    z f32[B, Z], a camera and conditions -> x f32[B, C, H, H] between -1 and 1. The points of a ray are evenly spaced;
+    if `hierarchical`, as many more are where the first show most. In training they are at random places.
     """
 
     kind: Literal["radiance_generator"]
@@ -113,7 +113,9 @@ def _vectors(entries: tuple[Entry, ...]) -> tuple[Port, ...]:
 
 
 @cache
-def _methods(config: RadianceGenerator, side: int, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody, BlockBody]:
+def _methods(
+    config: RadianceGenerator, side: int, entries: tuple[Entry, ...]
+) -> tuple[BlockBody, BlockBody, BlockBody]:
     mapping, field = _mapping(), _field(config.depth)
     vectors = tuple(entry for entry in entries if entry.form == "vector")
 
@@ -231,7 +233,9 @@ def _field(depth: int) -> BlockBody:
         ]
         h = points
         for i in range(depth):
-            h = b.sub(f"layers.{i}", _layer(i == 0), h, *(of[i] for of in by_layer), out="h", dim=h.shape[2], width=width)
+            h = b.sub(
+                f"layers.{i}", _layer(i == 0), h, *(of[i] for of in by_layer), out="h", dim=h.shape[2], width=width
+            )
         density = _dense(b, "density", h, 1, **SHARP, out="density")
         h = b.concat(directions, h, axis=2, out="h")
         h = b.sub("colour_sine", _layer(False), h, *(of[-1] for of in by_layer), out="h", dim=h.shape[2], width=width)
