@@ -77,12 +77,12 @@ def further_depths(b: Builder, weights: Var, depths: Var, places: Var) -> Var:
     The density is constant between the middles of neighbouring `depths`, and in proportion to the weights f32[B, P, N]
     of the points between these (NeRF, section 5.2).
     """
-    batch, rays, count = weights.shape
-    middles = b.mul(lengths(b, depths), 0.5) + b.slice(depths, axis=2, start=0, stop=int(count) - 1)
-    p = b.slice(weights, axis=2, start=1, stop=int(count) - 1) + 2e-5
+    count = int(weights.shape[2])
+    middles = b.mul(lengths(b, depths), 0.5) + b.slice(depths, axis=2, start=0, stop=count - 1)
+    p = b.slice(weights, axis=2, start=1, stop=count - 1) + 2e-5
     p = b.div(p, b.sum(p, axes=(2,), keepdims=True), out="p")
     below = b.op("sub", b.cumsum(p, axis=2), p, out="below")
-    inner, more = int(count) - 2, int(places.shape[2])
+    inner, more = count - 2, int(places.shape[2])
     # How far each draw reaches into each interval: the inverse of a piecewise linear distribution function.
     p, below, width = (b.reshape(x, shape=(x.shape[0], x.shape[1], 1, inner)) for x in (p, below, lengths(b, middles)))
     drawn = b.reshape(places, shape=(*places.shape[:2], more, 1))
