@@ -105,13 +105,13 @@ def test_the_discriminator_and_the_encoder_are_those_of_the_authors() -> None:
     score, camera = run("discriminator.forward", x, y)
     features = _trunk(torch.tensor(x), own["discriminator"])
     out = F.conv2d(features, own["discriminator"]["leave.weight"], own["discriminator"]["leave.bias"])[:, :, 0, 0]
-    label = own["discriminator"]["class_embedder.weight"][torch.tensor(y)]
+    label = own["discriminator"]["y_embedder.weight"][torch.tensor(y)]
     wanted = out[:, :1] + (label * features.mean((2, 3))).sum(1, keepdim=True)
     assert np.abs(score - wanted.numpy()).max() < 1e-6 and np.abs(camera - out[:, 1:].numpy()).max() < 1e-6
     latent, camera = run("encoder.forward", x, y)
     features = (
         _trunk(torch.tensor(x), own["encoder"])
-        + own["encoder"]["class_embedder.weight"][torch.tensor(y)][:, :, None, None]
+        + own["encoder"]["y_embedder.weight"][torch.tensor(y)][:, :, None, None]
     )
     out = F.conv2d(features, own["encoder"]["leave.weight"], own["encoder"]["leave.bias"])[:, :, 0, 0]
     assert np.abs(latent - out[:, :8].tanh().numpy()).max() < 1e-6

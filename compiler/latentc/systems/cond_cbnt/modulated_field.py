@@ -119,24 +119,25 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         return b.reshape(integral, shape=(batch, 1, side, side), out="x")  # type: ignore[no-any-return]
 
     @module_class("ModulatedField")
-    def forward(b: Builder, patient: Var, angle: Var, **sizes: Any) -> Var:
+    def forward(b: Builder, *told: Var, **sizes: Any) -> Var:
         """Projections of patients at angles, from the middle of each part of the rays."""
-        return projected(b, b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle"), patient, angle, sizes)
+        return projected(b, b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle"), *told, sizes)
 
     @module_class("ModulatedField", TRAINING)
-    def train_forward(b: Builder, places: Var, patient: Var, angle: Var, **sizes: Any) -> Var:
+    def train_forward(b: Builder, places: Var, *told: Var, **sizes: Any) -> Var:
         """Projections for training, from random places of the parts of the rays."""
-        return projected(b, places, patient, angle, sizes)
+        return projected(b, places, *told, sizes)
 
     @module_class("ModulatedField", "density_at", points="B M 3")
-    def density_at(b: Builder, points: Var, patient: Var, **sizes: Any) -> Var:
+    def density_at(b: Builder, points: Var, *told: Var, **sizes: Any) -> Var:
         """Densities of patients at points."""
-        return densities(b, points, patient, sizes)
+        return densities(b, points, told[0], sizes)
 
     @module_class("ModulatedField", "volume")
-    def volume(b: Builder, patient: Var, **sizes: Any) -> Var:
+    def volume(b: Builder, *told: Var, **sizes: Any) -> Var:
         """Densities of patients at the middles of the cells of a grid over [-1, 1]^3, by x, y and z."""
         assert resolution is not None
+        (patient,) = told
         line = (np.arange(resolution) * 2 + 1) / resolution - 1
         grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(1, -1, 3)
         batch, count = patient.shape[0], resolution**3
@@ -153,10 +154,11 @@ def _modulations(config: ModulatedField) -> Any:
     def of_code(b: Builder, points: Var, patient: Var, sizes: dict[str, Any]) -> tuple[Var, ...]:
         codes = b.param("codes", f32(sizes["patients"], sizes["code_dim"]), "normal")
         code, width = b.embedding(codes, patient, out="code"), sizes["width"]
+        own = {"code_dim": sizes["code_dim"], "width": width}
         if config.modulation == "additive":
-            found = [b.sub("modulation", _shift, code, out="shift", width=width)]
+            found = [b.sub("modulation", _shift, code, out="shift", **own)]
         else:
-            found = list(b.sub("modulation", _film, code, out="scale shift", width=width))
+            found = list(b.sub("modulation", _film, code, out="scale shift", **own))
         return tuple(b.reshape(x, shape=(x.shape[0], 1, width), out=x.value.name) for x in found)
 
     def of_field(b: Builder, points: Var, patient: Var, sizes: dict[str, Any]) -> tuple[Var, ...]:

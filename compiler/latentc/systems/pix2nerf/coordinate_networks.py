@@ -101,7 +101,7 @@ class FieldEncoder(CoordinateNetwork):
 
 def _known(b: Builder, told: Iterator[Pair], width: Any, sizes: dict[str, Any]) -> Var | None:
     """f32[B, width]: the sum of the embeddings of the conditions, if there are any."""
-    found = [entry.vector(b, f"{entry.name}_embedder", operands, width, sizes) for entry, operands in told]
+    found = [entry.vector(b, entry.prefix, operands, width, sizes) for entry, operands in told]
     return summed(b, "known", found) if found else None
 
 
@@ -126,7 +126,8 @@ def _discriminator(depth: int, entries: tuple[Entry, ...]) -> BlockBody:
     def forward(b: Builder, x: Var, *conditions: Var, channels: int, **sizes: Any) -> tuple[Var, ...]:
         """Scores and cameras of images x."""
         h = _trunk(b, x, depth, sizes)
-        score, camera = b.split(_leave(b, h, 3, "found"), axis=1, sizes=(1, 2), out="score camera")
+        names = "unconditional camera" if entries else "score camera"
+        score, camera = b.split(_leave(b, h, 3, "found"), axis=1, sizes=(1, 2), out=names)
         known = _known(b, with_operands(entries, conditions), h.shape[1], sizes)
         if known is not None:
             features = b.mean(h, axes=(2, 3), keepdims=False, out="features")
@@ -146,7 +147,7 @@ def _encoder(depth: int, entries: tuple[Entry, ...]) -> BlockBody:
         if known is not None:
             h = b.add(h, b.reshape(known, shape=(*known.shape, 1, 1)), out="h")
         found = _leave(b, h, latent_dim + 2, "found")
-        latent, camera = b.split(found, axis=1, sizes=(latent_dim, 2), out="latent camera")
+        latent, camera = b.split(found, axis=1, sizes=(latent_dim, 2), out="unbounded camera")
         return b.tanh(latent, out="latent"), camera
 
     return forward

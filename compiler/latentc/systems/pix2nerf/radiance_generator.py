@@ -122,10 +122,11 @@ def _methods(
     def styles(b: Builder, z: Var, told: list[Pair], sizes: dict[str, Any]) -> tuple[Var, Var]:
         """Frequencies and phases [B, (depth + 1) width] of all layers."""
         for entry, operands in told:
-            known = entry.vector(b, f"{entry.name}_embedder", operands, sizes["embedding"], sizes)
+            known = entry.vector(b, entry.prefix, operands, sizes["embedding"], sizes)
             z = b.concat(z, known, axis=1, out="latent")
         count = (config.depth + 1) * sizes["width"]
-        mapped = b.sub("mapping", mapping, z, out="mapped", features=2 * count, hidden=sizes["mapping_width"])
+        own = {"latent": z.shape[1], "features": 2 * count, "hidden": sizes["mapping_width"]}
+        mapped = b.sub("mapping", mapping, z, out="mapped", **own)
         return b.split(mapped, axis=1, sizes=(count, count), out="frequencies phases")  # type: ignore[no-any-return]
 
     def seen(b: Builder, points: Var, directions: Var, style: tuple[Var, Var], sizes: dict[str, Any]) -> Var:
@@ -165,7 +166,7 @@ def _methods(
             further = rays.further_depths(b, found, depths, places[1] if places else shares)
             further = b.stop_gradient(further, out="further")
             at = b.concat(seen_along(further), at, axis=2, out="seen")
-            depths = b.broadcast_to(depths, z, shape=(batch, count, n))
+            depths = depths if places else b.broadcast_to(depths, z, shape=(batch, count, n))
             depths = b.concat(further, depths, axis=2, out="depths")
             order = b.argsort(depths, out="order")
             depths = b.take_along(depths, order, axis=2, out="depths")
