@@ -3,7 +3,7 @@
 A neural field of densities that all patients share, modulated by what is learned of each patient: a code, or a small
 field of its own. Both are fitted to measured line integrals along the rays of a cone beam.
 
-Specs: specs/image/cond_cbnt.yaml, specs/digits/phantoms_cond_cbnt.yaml.
+Specs: specs/signals/cond_cbnt.yaml, specs/digits/phantoms_cond_cbnt.yaml.
 Tests: tests/systems/cond_cbnt, tests/parity/cond_cbnt.py.
 Rows in docs/systems.yaml: cond_cbnt.
 """
