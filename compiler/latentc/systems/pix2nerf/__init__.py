@@ -22,7 +22,7 @@ COMPONENTS = {
 
 CAPABILITIES = {
     # The latent f32[B, Z] is uniform between -1 and 1; `train_forward` also takes places along rays, uniform between 0
-    # and 1.
+    # and 1, and normal noise in densities, alternately.
     "render_views": {
         "words": "renders a latent from a camera",
         "methods": {"forward": "noise condition* -> output", "train_forward": "noise noise+ condition* -> output"},

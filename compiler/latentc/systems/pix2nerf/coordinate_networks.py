@@ -15,13 +15,14 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
-from latentc.components.condition import Entry, Form, Pair, ports_of, with_operands
+from latentc.components.condition import Condition, Entry, Form, Pair, ports_of, with_operands
 from latentc.components.contract import Network, Port
 from latentc.components.networks._gan import problems_of_dropping, problems_of_index
 from latentc.components.parts import Problem, Spec
 from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
+from latentc.systems.pix2nerf.camera import Camera
 
 SLOPE = 0.2
 KAIMING: dict[str, Any] = {"init": "kaiming_normal", "gain": math.sqrt(2 / (1 + SLOPE**2))}
@@ -42,6 +43,13 @@ class CoordinateNetwork(Backbone):
         description="channels of the first layer, and of each block, which halves the sides",
     )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    def takes(self, spec: Spec) -> dict[str, Condition]:
+        """All conditions but the camera, which it finds."""
+        taken = super().takes(spec)
+        if self.conditions is None:
+            taken = {name: condition for name, condition in taken.items() if not isinstance(condition, Camera)}
+        return taken
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.capabilities import TRAINING
-from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.contract import Draw, Need, Network, Port, Update
 from latentc.components.kit import Conditions, Operands, call, state_gradient
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import step_of
@@ -53,6 +53,12 @@ class ImageToField(Objective):
     warmup: int = Field(
         0, ge=0, le=1_000_000_000, description="training steps before the encoder learns from reconstructions"
     )
+    density_noise: int = Field(
+        5000,
+        ge=0,
+        le=1_000_000_000,
+        description="training steps over which the deviation of the noise in densities falls from 1 to 0; 0: none",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "image_to_field"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -73,7 +79,7 @@ class ImageToField(Objective):
         return tuple(updates)
 
     def _of_opponents(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Update:
-        round = _Round(mb.function("loss.opponents"), networks, spec)
+        round = _Round(mb.function("loss.opponents"), networks, spec, self.density_noise)
         b, x, z = round.b, round.images, round.latent()
         made = b.stop_gradient(round.rendered(z, round.cond, "made"), out="made")
         (of_data, _), (of_samples, camera) = (round.judged(image, of) for image, of in ((x, "data"), (made, "samples")))
@@ -100,7 +106,7 @@ class ImageToField(Objective):
         trained: tuple[str, ...],
         alternating: dict[str, int],
     ) -> Update:
-        round = _Round(mb.function("loss.generator"), networks, spec, reads_images=False)
+        round = _Round(mb.function("loss.generator"), networks, spec, self.density_noise, reads_images=False)
         b = round.b
         score, camera = round.judged(round.rendered(round.latent(), round.cond, "made"), "samples")
         game = mean(b, b.softplus(b.neg(score)), "game")
@@ -112,7 +118,7 @@ class ImageToField(Objective):
     def _of_data(
         self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, trained: tuple[str, ...]
     ) -> Update:
-        round = _Round(mb.function("loss.reconstruction"), networks, spec)
+        round = _Round(mb.function("loss.reconstruction"), networks, spec, self.density_noise)
         b, x = round.b, round.images
         z, own_camera = call(b, networks[ENCODER], "forward", round.cond, state=x, out="z own_camera")
         if self.warmup:
@@ -142,11 +148,13 @@ class ImageToField(Objective):
 class _Round:
     """What the losses share: conditions, a random camera, random places along rays for each rendering."""
 
-    def __init__(self, b: Builder, networks: Mapping[str, Network], spec: Spec, reads_images: bool = True) -> None:
+    def __init__(
+        self, b: Builder, networks: Mapping[str, Network], spec: Spec, density_noise: int, reads_images: bool = True
+    ) -> None:
         self.b, self.networks = b, networks
         conditions, state = Conditions(spec, networks), networks[DISCRIMINATOR].methods["forward"].input("state")
         method = networks["main"].methods[TRAINING]
-        self.z, *self.places = method.inputs_of("noise")
+        self.z, *self.of_rays = method.inputs_of("noise")
         (self.camera_name,) = (p.name for p in method.inputs_of("condition") if p.type.is_float)
         # What is read comes first among the inputs of a loss, then what is drawn.
         self.given = b.input("x", state.type) if reads_images else None
@@ -155,6 +163,10 @@ class _Round:
         self.cond: Operands = conditions.operands(b, conditions.inputs(b, by_field=True))
         self.fields = (*(["x"] if reads_images else []), *conditions.fields)
         self.draws = list(conditions.drawn())
+        self.deviation = b.constant(0.0, "f32", out="deviation")
+        if density_noise:
+            passed = b.cast(step_of(b), to="f32") * (1 / density_noise)
+            self.deviation = b.relu(b.op("sub", 1.0, passed), out="deviation")
 
     @property
     def camera(self) -> Var:
@@ -169,16 +181,21 @@ class _Round:
 
     def latent(self) -> Var:
         """Random latents between -1 and 1."""
-        return self.b.op("sub", self._drawn("u", self.z.type) * 2.0, 1.0, out="z")  # type: ignore[no-any-return]
+        return self.b.op("sub", self._drawn("u", self.z) * 2.0, 1.0, out="z")  # type: ignore[no-any-return]
 
-    def _drawn(self, name: str, type: Any) -> Var:
-        self.draws.append(Draw(name, "uniform"))
-        return self.b.input(name, type)
+    def _drawn(self, name: str, port: Port) -> Var:
+        assert port.distribution is not None
+        self.draws.append(Draw(name, port.distribution))
+        return self.b.input(name, port.type)
 
     def rendered(self, z: Var, cond: Operands, out: str) -> Var:
-        """Images of latents, from random places along the rays."""
-        places = [self._drawn(f"{port.name}_of_{out}", port.type) for port in self.places]
-        return call(self.b, self.networks["main"], TRAINING, cond, noise=[z, *places], out=out)  # type: ignore[no-any-return]
+        """Images of latents, from random places along the rays and with noise in densities."""
+        drawn = [self._drawn(f"{port.name}_of_{out}", port) for port in self.of_rays]
+        drawn = [
+            x * self.deviation if port.distribution == "normal" else x
+            for x, port in zip(drawn, self.of_rays, strict=True)
+        ]
+        return call(self.b, self.networks["main"], TRAINING, cond, noise=[z, *drawn], out=out)  # type: ignore[no-any-return]
 
     def judged(self, images: Var, of: str) -> tuple[Var, Var]:
         """The discriminator's scores f32[B, 1] and cameras f32[B, 2] of images."""

@@ -38,7 +38,8 @@ class RadianceGenerator(Backbone):
     arXiv:2012.00926; Pix2NeRF, Cai et al. 2022, arXiv:2202.13162).
 
     z f32[B, Z], a camera and conditions -> x f32[B, C, H, H] between -1 and 1. The points of a ray are evenly spaced;
-    if `hierarchical`, as many more are where the first show most. In training they are at random places.
+    if `hierarchical`, as many more are where the first show most. In training they are at random places, and noise is
+    added to densities.
     """
 
     kind: Literal["radiance_generator"]
@@ -96,13 +97,16 @@ class RadianceGenerator(Backbone):
         }
         told = ports_of(entries)
         z = Port("z", f32(B, self.latent_dim), "noise", distribution="uniform")
-        words = ("places", "further_places") if self.hierarchical else ("places",)
-        places = [Port(word, f32(B, side * side, self.points), "noise", distribution="uniform") for word in words]
+        drawn = []
+        for prefix, count in (("", 1), ("further_", 2))[: 1 + self.hierarchical]:
+            places, noise = f32(B, side * side, self.points), f32(B, side * side, count * self.points)
+            drawn.append(Port(f"{prefix}places", places, "noise", distribution="uniform"))
+            drawn.append(Port(f"{prefix}density_noise", noise, "noise", distribution="normal"))
         at = [Port(word, f32(B, self.points, 3), "state") for word in ("points", "directions")]
         forward, train_forward, field_at = _methods(self, side, entries)
         methods = {
             "forward": add_method(mb, name, "forward", forward, (z, *told), static),
-            TRAINING: add_method(mb, name, TRAINING, train_forward, (z, *places, *told), static),
+            TRAINING: add_method(mb, name, TRAINING, train_forward, (z, *drawn, *told), static),
             "field_at": add_method(mb, name, "field_at", field_at, (*at, z, *_vectors(entries)), static),
         }
         return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
@@ -136,9 +140,7 @@ def _methods(
         own = {"channels": sizes["channels"], "width": sizes["width"]}
         return b.sub("field", field, points, directions, *style, out="seen", **own)  # type: ignore[no-any-return]
 
-    def rendered(
-        b: Builder, z: Var, places: tuple[Var, ...], conditions: tuple[Var, ...], sizes: dict[str, Any]
-    ) -> Var:
+    def rendered(b: Builder, z: Var, drawn: tuple[Var, ...], conditions: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
         batch, count, n, channels = z.shape[0], side * side, config.points, sizes["channels"]
         told = list(with_operands(entries, conditions))
         ((camera,),) = (operands for entry, operands in told if entry.form == "array")
@@ -157,12 +159,13 @@ def _methods(
 
         even = np.linspace(config.near, config.far, n)
         depths = b.constant(np.tile(even, (1, count, 1)), "f32", out="depths")
+        places, noises = drawn[::2], drawn[1::2]
         if places:
             depths = b.add(depths, (places[0] - 0.5) * float(even[1] - even[0]), out="depths")
         at = seen_along(depths)
         if config.hierarchical:
             shares = b.constant((np.arange(n) + 0.5)[None, None] / n, "f32", out="shares")
-            found = rays.visible(b, _density(b, at, channels), depths)
+            found = rays.visible(b, _density(b, at, channels, noises[:1]), depths)
             further = rays.further_depths(b, found, depths, places[1] if places else shares)
             further = b.stop_gradient(further, out="further")
             at = b.concat(seen_along(further), at, axis=2, out="seen")
@@ -173,7 +176,7 @@ def _methods(
             column = b.reshape(order, shape=(batch, count, 2 * n, 1))
             column = b.broadcast_to(column, shape=(batch, count, 2 * n, channels + 1))
             at = b.take_along(at, column, axis=2, out="seen")
-        weights = rays.visible(b, _density(b, at, channels), depths)
+        weights = rays.visible(b, _density(b, at, channels, noises[-1:]), depths)
         weights = b.reshape(weights, shape=(*weights.shape, 1), out="weights")
         colours = b.slice(at, axis=3, start=0, stop=int(channels), out="colours")
         pixels = b.sum(weights * colours, axes=(2,), keepdims=False, out="pixels")  # [B, P, C]
@@ -190,7 +193,7 @@ def _methods(
     @module_class("RadianceGenerator", TRAINING)
     def train_forward(b: Builder, z: Var, *rest: Var, **sizes: Any) -> Var:
         """Images for training, from points at random places of their parts of the rays."""
-        count = 2 if config.hierarchical else 1
+        count = 4 if config.hierarchical else 2
         return rendered(b, z, rest[:count], rest[count:], sizes)
 
     @module_class("RadianceGenerator", "field_at", points="B M 3", directions="B M 3")
@@ -201,10 +204,11 @@ def _methods(
     return forward, train_forward, field_at
 
 
-def _density(b: Builder, at: Var, channels: Any) -> Var:
-    """f32[B, P, N], at least 0, of colours and densities [B, P, N, C + 1]."""
+def _density(b: Builder, at: Var, channels: Any, noise: tuple[Var, ...]) -> Var:
+    """f32[B, P, N], at least 0, of colours and densities [B, P, N, C + 1]; noise, if any, comes before the ReLU."""
     density = b.slice(at, axis=3, start=int(channels), stop=int(channels) + 1)
-    return b.relu(b.reshape(density, shape=at.shape[:3]), out="density")  # type: ignore[no-any-return]
+    density = b.reshape(density, shape=at.shape[:3], out="density")
+    return b.relu(b.add(density, noise[0], out="density") if noise else density, out="density")  # type: ignore[no-any-return]
 
 
 @cache
