@@ -16,7 +16,6 @@ SMALL = (
     "networks.main.omega=30",
     "networks.main.points=16",
 )
-WHY = "sines of arguments of which some exceed 1000: the authors' float32 and float64 differ by {}"
 
 
 def at_points(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -24,15 +23,6 @@ def at_points(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 
 CASES = [
-    Forward(
-        f"cond_cbnt.siren.{variant}",
-        "cond_cbnt",
-        SMALL,
-        at_points,
-        variant=variant,
-        method="density_at",
-        tolerance=tolerance,
-        why=WHY.format(rounding),
-    )
-    for variant, tolerance, rounding in (("film", 2e-4, "3.1e-5"), ("additive", 2e-3, "2.9e-4"))
+    Forward(f"cond_cbnt.siren.{variant}", "cond_cbnt", SMALL, at_points, variant=variant, method="density_at")
+    for variant in ("film", "additive")
 ]
