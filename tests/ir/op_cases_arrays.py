@@ -90,11 +90,20 @@ def reduction(d: Draw, name: str) -> Case:
     return Case([d.floats(*shape)], lambda x: fn(x, dim=axes, keepdim=keep), {"axes": axes, "keepdims": keep})
 
 
-@case("softmax", "log_softmax", "argmax", "cumsum", "cumprod")
+@case("softmax", "log_softmax", "argmax", "cumsum")
 def along_axis(d: Draw, name: str) -> Case:
     shape = d.shape(1)
     axis = d.int(-len(shape), len(shape) - 1)
     return Case([d.floats(*shape)], lambda x: getattr(torch, name)(x, dim=axis), {"axis": axis})
+
+
+@case("cumprod")
+def cumprod(d: Draw) -> Case:
+    """The length along the axis must be known."""
+    shape = (*d.shape(0, 2), d.int(1, 5), d.int(1, 3))
+    axis = d.int(-2, -1)
+    axis = axis + len(shape) if d.flag() else axis
+    return Case([d.floats(*shape)], lambda x: torch.cumprod(x, dim=axis), {"axis": axis})
 
 
 @case("logsumexp")

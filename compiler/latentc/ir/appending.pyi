@@ -147,6 +147,8 @@ class Appending:
         gives each element's rank."""
     def cumsum(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """running sum along an axis."""
+    def cumprod(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """running product along an axis."""
     def matmul(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """matrix product of the last two axes, the others broadcast."""
     def linear(self, x: Operand, weight: Operand, bias: Operand = ..., /, *, out: str = ...) -> Var:

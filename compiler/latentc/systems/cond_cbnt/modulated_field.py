@@ -60,14 +60,18 @@ class ModulatedField(Backbone):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "modulated_field", "width": 6, "depth": 1, "code_dim": 3, "points": 4}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape, patient = spec.data.shape, spec.conditions.get("class")
+        shape, taken = spec.data.shape, self.takes(spec)
+        patient = taken.get("class")
         if shape is None or len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2]:
             yield Problem((), f"a {self.kind} makes projections [1, H, H], but the data has {spec.data.words}")
         yield from self.problems_of_conditions(spec)
+        if patient is None and "class" in spec.conditions:
+            message = f"a {self.kind} takes the patient, but `conditions` lacks `class`"
+            yield Problem(("conditions",), message, "add `class` to the list, or leave the list out")
         if patient is not None and (patient.nullable or patient.ports("class", spec)[0].type.is_float):
             message = f"a {self.kind} takes the patient as the index of a class that is never dropped"
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
-        others = {name: one for name, one in self.takes(spec).items() if name != "class"}
+        others = {name: one for name, one in taken.items() if name != "class"}
         ports = [port for name, one in others.items() for port in one.ports(name, spec)]
         if len(ports) != 1 or ports[0].type.shape[1:] != (1,):
             message = f"a {self.kind} takes the class and one angle, but got {', '.join(others) or 'no angle'}"
@@ -104,7 +108,8 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         shift = modulations(b, points, patient, sizes)
         return b.sub("field", field, points, *shift, out="density", width=sizes["width"])  # type: ignore[no-any-return]
 
-    def projected(b: Builder, places: Var, patient: Var, angle: Var, sizes: dict[str, Any]) -> Var:
+    def projected(b: Builder, places: Var, told: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
+        patient, angle = told
         batch, count, n = patient.shape[0], side * side, config.points
         rotation, away = rays.orbit(b, angle * 0.0 + math.pi / 2, angle)
         origin = b.mul(away, config.distance, out="origin")
@@ -121,12 +126,12 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
     @module_class("ModulatedField")
     def forward(b: Builder, *told: Var, **sizes: Any) -> Var:
         """Projections of patients at angles, from the middle of each part of the rays."""
-        return projected(b, b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle"), *told, sizes)
+        return projected(b, b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle"), told, sizes)
 
     @module_class("ModulatedField", TRAINING)
     def train_forward(b: Builder, places: Var, *told: Var, **sizes: Any) -> Var:
         """Projections for training, from random places of the parts of the rays."""
-        return projected(b, places, *told, sizes)
+        return projected(b, places, told, sizes)
 
     @module_class("ModulatedField", "density_at", points="B M 3")
     def density_at(b: Builder, points: Var, *told: Var, **sizes: Any) -> Var:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -36,7 +36,7 @@ class CoordinateNetwork(Backbone):
     """
 
     kind: str
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Annotated[int, Field(gt=0, le=65_536)], ...] = Field(
         (128, 256, 400, 400, 400, 400),
         min_length=2,
         max_length=12,

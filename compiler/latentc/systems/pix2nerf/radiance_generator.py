@@ -123,7 +123,7 @@ def _methods(
     mapping, field = _mapping(), _field(config.depth)
     vectors = tuple(entry for entry in entries if entry.form == "vector")
 
-    def styles(b: Builder, z: Var, told: list[Pair], sizes: dict[str, Any]) -> tuple[Var, Var]:
+    def styles(b: Builder, z: Var, told: list[Pair], sizes: dict[str, Any]) -> tuple[Var, ...]:
         """Frequencies and phases [B, (depth + 1) width] of all layers."""
         for entry, operands in told:
             known = entry.vector(b, entry.prefix, operands, sizes["embedding"], sizes)
@@ -131,9 +131,9 @@ def _methods(
         count = (config.depth + 1) * sizes["width"]
         own = {"latent": z.shape[1], "features": 2 * count, "hidden": sizes["mapping_width"]}
         mapped = b.sub("mapping", mapping, z, out="mapped", **own)
-        return b.split(mapped, axis=1, sizes=(count, count), out="frequencies phases")  # type: ignore[no-any-return]
+        return b.split(mapped, axis=1, sizes=(count, count), out="frequencies phases")
 
-    def seen(b: Builder, points: Var, directions: Var, style: tuple[Var, Var], sizes: dict[str, Any]) -> Var:
+    def seen(b: Builder, points: Var, directions: Var, style: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
         """Colours and density [B, M, C + 1] of the field at points [B, M, 3]."""
         if config.extent is not None:
             points = b.mul(points, 2 / config.extent, out="points")
