@@ -64,7 +64,7 @@ def box(half: Array, colour: Array, camera: Array, rays: Array) -> Array:
 
 
 def boxes(count: int, views: int, seed: int) -> tuple[Array, Array, Array]:
-    """(images f32[N, views, 3, 16, 16] of boxes, their classes i64[N], the cameras f32[N, views, 2])."""
+    """(images f32[N, views, 3, 8, 8] of boxes, their classes i64[N], the cameras f32[N, views, 2])."""
     spec = load_spec(SPEC)
     main, camera = spec.networks["main"], spec.conditions["camera"]
     side = spec.data.shape[1]

@@ -163,7 +163,7 @@ def test_losses_are_the_formulas_of_the_paper() -> None:
 
     def made(z: np.ndarray, camera: np.ndarray, of: str) -> np.ndarray:
         each = (rays[f"{port.name}_of_{of}"] for port in ports[1:])
-        told = (x * (1 - 3 / 300) if "noise" in port.name else x for x, port in zip(each, ports[1:], strict=True))
+        told = (x * (1 - 3 / 100) if "noise" in port.name else x for x, port in zip(each, ports[1:], strict=True))
         return run("main.train_forward", z, *told, y, camera)[0]
 
     def softplus(x: np.ndarray) -> float:
@@ -260,7 +260,7 @@ def test_an_image_is_seen_from_the_camera_of_a_request(tmp_path: Path) -> None:
     [
         (["networks.main.far=0.5"], "is not beyond `near: 0.65`"),
         (["conditioning.camera=null"], "takes one camera, but got 0 arrays"),
-        (["networks.encoder.widths=[4, 4]"], "1 blocks need images of 4 pixels per side, not 16"),
+        (["networks.encoder.widths=[4, 4]"], "1 blocks need images of 4 pixels per side, not 8"),
         (["conditioning.camera.spread=[-1, 1]"], "has a negative number"),
         (["networks.encoder=null"], "`encoder`"),
     ],
