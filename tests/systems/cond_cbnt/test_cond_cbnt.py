@@ -117,7 +117,13 @@ def test_programs_give_projections_and_volumes(tmp_path: Path) -> None:
     angles = np.array([[0.0], [1.5]], np.float32)
     seen = pipe.sample([1, 1], conditions={"angle": angles})
     assert seen.shape == (2, 1, 4, 4) and np.abs(seen[0] - seen[1]).max() > 1e-4
-    assert pipe.sample([0, 2], program="volume").shape == (2, 1, 3, 3, 3)
+    volumes = pipe.sample([0, 2], program="volume")
+    assert volumes.shape == (2, 1, 3, 3, 3)
+    line = np.array([-2 / 3, 0, 2 / 3], np.float32)
+    grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+    for count in (27, 5):  # any number of points
+        found = pipe.sample([2] * count, conditions={"point": grid[:count]}, program="density")
+        assert np.abs(found.ravel() - volumes[1].ravel()[:count]).max() < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,15 @@ COMPONENTS = {
 
 CAPABILITIES = {
     # Projections f32[B, 1, H, H] of patients, given the angle of the beam; `train_forward` also takes places along
-    # rays, uniform between 0 and 1. `volume`, if the sampler asks for it: densities f32[B, 1, R, R, R] on a grid.
+    # rays, uniform between 0 and 1. If the sampler asks for them: `volume`, densities f32[B, 1, R, R, R] on a grid, and
+    # `density_of`, densities f32[B, 1] at points f32[B, 3].
     "project": {
         "words": "integrates a density along the rays of a beam",
         "methods": {
             "forward": "condition* -> output",
             "train_forward": "noise condition* -> output",
             "volume?": "condition* -> output",
+            "density_of?": "state condition* -> output",
         },
     },
 }

@@ -86,7 +86,7 @@ class ModulatedField(Backbone):
         static = {"patients": patient.values, "width": self.width}
         static |= {"code_dim": self.code_dim} if self.own_width is None else {"own_width": self.own_width}
         side, resolution = spec.data.shape[1], asked(spec, name, RESOLUTION)
-        forward, train_forward, density_at, volume = _methods(self, side, resolution)
+        forward, train_forward, density_at, density_of, volume = _methods(self, side, resolution)
         places = Port("places", f32(B, side * side, self.points), "noise", distribution="uniform")
         points = Port("points", f32(B, self.points, 3), "state")
         methods = {
@@ -96,6 +96,8 @@ class ModulatedField(Backbone):
         }
         if resolution is not None:
             methods["volume"] = add_method(mb, name, "volume", volume, (patient,), static)
+            point = Port("point", f32(B, 3), "state")
+            methods["density_of"] = add_method(mb, name, "density_of", density_of, (point, patient), static)
         return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
 
 
@@ -138,6 +140,13 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         """Densities of patients at points."""
         return densities(b, points, told[0], sizes)
 
+    @module_class("ModulatedField", "density_of")
+    def density_of(b: Builder, point: Var, *told: Var, **sizes: Any) -> Var:
+        """Densities [B, 1] of patients at one point each."""
+        batch = point.shape[0]
+        density = densities(b, b.reshape(point, shape=(batch, 1, 3), out="points"), told[0], sizes)
+        return b.reshape(density, shape=(batch, 1), out="density")  # type: ignore[no-any-return]
+
     @module_class("ModulatedField", "volume")
     def volume(b: Builder, *told: Var, **sizes: Any) -> Var:
         """Densities of patients at the middles of the cells of a grid over [-1, 1]^3, by x, y and z."""
@@ -150,7 +159,7 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         shape = (batch, 1, resolution, resolution, resolution)
         return b.reshape(densities(b, points, patient, sizes), shape=shape, out="volume")  # type: ignore[no-any-return]
 
-    return forward, train_forward, density_at, volume
+    return forward, train_forward, density_at, density_of, volume
 
 
 def _modulations(config: ModulatedField) -> Any:

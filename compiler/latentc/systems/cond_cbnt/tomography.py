@@ -14,10 +14,12 @@ from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc.systems.cond_cbnt.modulated_field import RESOLUTION
+from latentc_runtime.sources import Condition, ConditionSource
 
 
 class Tomography(Sampler):
-    """Program `sample` gives the projection of a patient at an angle, `volume` the densities of a patient on a grid.
+    """Program `sample` gives the projection of a patient at an angle, `volume` the densities of a patient on a grid,
+    `density` the density of a patient at a `point`: x, y and z from -1 to 1, one for each class of a request.
 
     Nothing is drawn, so the seed does not matter.
     """
@@ -39,7 +41,7 @@ class Tomography(Sampler):
         return Program("sample.1", self.kind, 1, 1, conditions.sources())
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
-        """`sample` and `volume`."""
+        """`sample`, `volume` and `density`."""
         sample, network = self.build(mb, networks, spec), networks["main"]
         taken = tuple(port.name for port in network.methods["volume"].inputs_of("condition"))
         names = tuple(n for n, c in spec.conditions.items() if c.ports(n, spec)[0].name in taken)
@@ -47,6 +49,16 @@ class Tomography(Sampler):
         b = mb.function("volume")
         b.output(call(b, network, "volume", conditions.operands(b, conditions.inputs(b)), out="volume"))
         mb.entries["volume"] = b.finish("Evaluates densities on a grid.")
-        of = DataField(shape=(1, *(self.resolution,) * 3), axes=("channel", "x", "y", "z"))
-        output = (OutputField("volume", of),)
-        return sample, Program("volume", self.kind, 1, 1, conditions.sources(), name="volume", outputs=output)
+        grid = DataField(shape=(1, *(self.resolution,) * 3), axes=("channel", "x", "y", "z"))
+        output = (OutputField("volume", grid),)
+        volume = Program("volume", self.kind, 1, 1, conditions.sources(), name="volume", outputs=output)
+        b = mb.function("density")
+        point = b.input("point", network.methods["density_of"].input("state").type)
+        operands = conditions.operands(b, conditions.inputs(b))
+        b.output(call(b, network, "density_of", operands, state=point, out="density"))
+        mb.entries["density"] = b.finish("Evaluates densities at points.")
+        given = (Condition("point", "array", (3,), "f32", ("axis",)),)
+        sources = {"point": ConditionSource("point"), **conditions.sources()}
+        output = (OutputField("density", DataField(shape=(1,), axes=("channel",))),)
+        density = Program("density", self.kind, 1, 1, sources, name="density", outputs=output, conditions=given)
+        return sample, volume, density
