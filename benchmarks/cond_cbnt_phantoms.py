@@ -4,7 +4,7 @@
     python benchmarks/cond_cbnt_phantoms.py --data data/phantoms.npz
 
 With `--data` it only writes the file that the spec reads: 24 projections each of 40 phantoms, a body with two lungs, a
-heart and a nodule, whose line integrals are exact. Then 8 others are reconstructed from 3 noisy projections each: codes
+heart and a nodule, whose line integrals are exact. Then 4 others are reconstructed from 2 noisy projections each: codes
 alone are fitted to a field that the 40 have trained (`pretrained`, `frozen_weights`), or the field as well from the
 start, for 400 steps. Judged is the peak signal-to-noise ratio of the densities on a grid of 16 points per axis, beside
 the mean of the 40 phantoms. Goal: the trained field is better than both for every seed. What is in the folder already
@@ -28,7 +28,7 @@ from latentc.spec import load_spec
 from latentc_runtime import load
 
 SPEC = "phantoms_cond_cbnt"
-PATIENTS, NEW, FEW, NOISE, FIT = 40, 8, 3, 0.02, 400
+PATIENTS, NEW, FEW, NOISE, FIT = 40, 4, 2, 0.02, 400
 FROZEN = 'networks.main.frozen_weights=["field.*", "modulation.*"]', "train.optimizer.lr=0.02"
 """Codes alone are trained, at ten times the learning rate of fields, as the authors have it."""
 

@@ -17,7 +17,7 @@ COMPONENTS = {
     },
     "conditions": {"camera": "camera"},
     "objectives": {"image_to_field": "image_to_field"},
-    "samplers": {"views": "views"},
+    "samplers": {"camera_views": "camera_views"},
 }
 
 CAPABILITIES = {

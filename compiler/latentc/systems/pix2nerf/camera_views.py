@@ -15,14 +15,14 @@ from latentc.ir.builder import ModuleBuilder
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource
 
 
-class Views(Sampler):
+class CameraViews(Sampler):
     """Renders a random latent from the camera of a request; if there is a network `encoder`, program `novel_view`
     renders an image passed as `image` from that camera (Pix2NeRF, arXiv:2202.13162).
     """
 
-    kind: Literal["views"]
+    kind: Literal["camera_views"]
     guidance: None = Field(None, description="always null: there is no guidance")
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "views"}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "camera_views"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         encoder = (Need("encoder", "find_views"),) if "encoder" in spec.networks else ()
