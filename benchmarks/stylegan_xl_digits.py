@@ -41,7 +41,7 @@ def main() -> int:
     flags = parser.parse_args()
     found: dict[str, list[Figures]] = {"classifier's": [], "random": []}
     for seed in flags.seeds:
-        guide = trained("stylegan_xl_classifier", flags.out / f"classifier-{seed}", overrides=CLASSIFIER, seed=seed)
+        guide = trained("stylegan_xl_classifier", flags.out / f"guide-{seed}", overrides=CLASSIFIER, seed=seed)
         for kind, made in found.items():
             folder = flags.out / f"{kind.partition(chr(39))[0]}-{seed}"
             pretrained = files(guide.weights, folder, seed if kind == "random" else None)
@@ -67,7 +67,8 @@ def files(classifier: Path, folder: Path, seed: int | None) -> dict[str, Path]:
     paths = {name: (folder / f"{name}.safetensors").resolve() for name in ("main", "discriminator", "classifier")}
     own: Weights = load_file(classifier)
     rows = class_features(own)
-    seen = {name: a for name, a in own.items() if name.startswith("features.")}
+    counts = ".num_batches_tracked"  # frozen norms have none
+    seen = {name: a for name, a in own.items() if name.startswith("features.") and not name.endswith(counts)}
     if seed is not None:
         rng = np.random.default_rng(seed)
         for name, weight in seen.items():

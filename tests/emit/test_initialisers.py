@@ -74,3 +74,21 @@ def test_what_starts_differently_is_of_another_class() -> None:
     mb.entries["main"] = fn
     model = loaded(networks_file(mb.finish(), {"main": [fn]}).text)["build"]()
     assert (model.first.shift.tolist(), model.second.shift.tolist()) == ([0.0] * 3, [1.0] * 3)
+
+
+def test_points_are_uniform_in_a_disc() -> None:
+    """A quarter of them within half of the radius, in every direction, by numpy and by the emitted text."""
+
+    @module_class("Points", x="B n")
+    def points(b: Any, x: Any, *, n: int) -> Any:
+        return x * b.sum(b.param("places", f32(n, 2), "disc", "state", radius=3.0), axes=(1,), keepdims=False)
+
+    mb = ModuleBuilder()
+    fn = mb.define(points, [f32(B, 20_000)], {"n": 20_000})
+    mb.entries["main"] = fn
+    torch.manual_seed(0)
+    made = loaded(networks_file(mb.finish(), {"main": [fn]}).text)["build"]().places.numpy()
+    for places in (made, INITS["disc"](np.random.default_rng(0), (20_000, 2), radius=3.0)):
+        length = np.linalg.norm(places, axis=1)
+        assert length.max() <= 3.0 and abs(np.mean(length < 1.5) - 0.25) < 0.02
+        assert np.abs(np.mean(places > 0, axis=0) - 0.5).max() < 0.02

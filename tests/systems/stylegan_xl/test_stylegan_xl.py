@@ -242,7 +242,7 @@ def test_training_moves_the_average_styles_of_classes(tmp_path: Path) -> None:
 
 def test_features_are_frozen_and_guide_the_generator() -> None:
     """The discriminator's features and mixing get no update; the classifier's loss is a part of the generator's."""
-    spec = load_spec("digits_stylegan_xl", None, [*TINY])
+    spec = load_spec("digits_stylegan_xl", None, [*TINY, "objective.augment=[]"])
     assert spec.networks["discriminator"].frozen_weights == ("features.*", "mixing.*")
     low = lower(spec)
     weights = {n: np.abs(a) + 0.1 if n.endswith("running_var") else a for n, a in weights_of(low, 0.3, 2).items()}
@@ -257,6 +257,19 @@ def test_features_are_frozen_and_guide_the_generator() -> None:
     loss = (np.log(np.exp(logits).sum(1)) - logits[np.arange(3), given["labels"]]).mean()
     assert found["generator/guiding_classifier"] == pytest.approx(loss, rel=1e-6)
     assert found["generator/loss"] == pytest.approx(found["generator/hinge"] + 0.1 * loss, rel=1e-6)
+
+
+def test_data_and_samples_are_judged_apart() -> None:
+    """Norms by the batch see one of them at a time, in both updates."""
+    calls = {}
+    for kind in ("adversarial", "projected_adversarial"):
+        low = lower(load_spec("digits_stylegan_xl", None, [*TINY, f"objective.kind={kind}"]))
+        of = low.networks["discriminator"].methods["forward"].function
+        for update in low.updates:
+            nodes = low.module.functions[low.module.entries[update.loss]].nodes
+            calls[kind, update.name] = sum(of in str(node.attrs) for node in nodes)
+    assert calls["adversarial", "discriminator"] == 1 and calls["projected_adversarial", "discriminator"] == 2
+    assert calls["adversarial", "generator"] == calls["projected_adversarial", "generator"] == 1
 
 
 def test_lite0_has_the_published_size() -> None:

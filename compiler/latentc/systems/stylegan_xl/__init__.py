@@ -17,5 +17,6 @@ COMPONENTS = {
         "efficient_classifier": "efficient_classifier",
         "projected_discriminator": "projected_discriminator",
     },
+    "objectives": {"projected_adversarial": "projected_adversarial"},
     "objectives/terms": {"guiding_classifier": "guiding_classifier"},
 }
