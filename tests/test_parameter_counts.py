@@ -107,6 +107,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "gstoica27/DeltaFM, projections included",
         {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},
     ),
+    "jit": (
+        "LTH14/JiT",
+        {
+            ("B/16", "main"): 131_123_712,
+            ("B/32", "main"): 133_190_400,
+            ("L/16", "main"): 458_877_664,
+            ("L/32", "main"): 461_534_176,
+            ("H/16", "main"): 952_514_368,
+            ("H/32", "main"): 956_055_616,
+        },
+    ),
     "pixart": ("maple-research-lab/SIM", {("XL/2-512", "main"): 611_347_616}),  # paper: 0.6 B
     "sd3": (
         "Hugging Face's diffusers",

@@ -967,6 +967,13 @@ SYSTEMS: dict[str, Tiny] = {
         "can",
         (*EXPERTS, "backbone.block.mixer={kind: generated_linear_attention, heads: 2, kernel: 3}"),
     ),
+    "jit": Tiny(
+        "jit",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS, "depth=2", "patch=4", "bottleneck=4", "context=2"))),
+            *("backbone.context_start=1", "sampler.steps=3"),
+        ),
+    ),
     "tread": Tiny("tread", (*DIT, "backbone.routes=[{start: 1, end: 1, ratio: 0.5}]", "sampler.steps=3")),
     "mean_flow_cifar10": Tiny(
         "mean_flow_cifar10",

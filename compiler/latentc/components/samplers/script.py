@@ -102,8 +102,8 @@ class Script:
             score_skip, score_out = conversion_text(self.target.predicts, "score", self)
             skip, out = _add(skip, _mul("w", score_skip)), _add(out, _mul("w", score_out))
         columns = {"t": sources.inline(process, "network_time")}
-        if scaled is not None:
-            columns["c_in"] = sources.inline(scaled, "input_scale")
+        if scaled is not None and (scale := sources.inline(scaled, "input_scale")) != "1.0":
+            columns["c_in"] = scale
         out = "np.full_like(t, -1.0)" if out == "-1" else out
         columns |= {name: text for name, text, usual in (("c_skip", skip, "0"), ("c_out", out, "1")) if text != usual}
         text = "\n".join(columns.values())
