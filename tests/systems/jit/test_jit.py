@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def test_velocities_near_the_data_are_divided_by_the_least_divisor(scale: float)
         return (np.tanh(x + t) - x) / max(1 - t, 0.05)
 
     x = scale * noise
-    for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
         d = velocity(x, t)
         e = d if i == 39 else velocity(x + (s - t) * d, s)
         x = x + (s - t) * (d + e) / 2
