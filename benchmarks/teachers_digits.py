@@ -4,7 +4,7 @@
 
 mcmi  digits_mcmi without its term, and with it, which continues from the former; digits_mcmi_student of both on 5
       digits of each class, and on all digits but those of one class. Goals: at least the accuracy of the plain
-      teacher's student, with few digits of all classes and of the omitted class.
+      teacher's student with few digits, and 0.05 more in the omitted class.
 tcn   digits_tcn_teacher; digits_tcn, refitted; and the network of digits_tcn trained by labels alone for as many steps.
       Goals: the students reach 0.97 times the accuracy of the teacher with a tenth of its weights, and at least that of
       the same network without a teacher.
@@ -105,8 +105,8 @@ def mcmi(out: Path, seeds: list[int]) -> list[str]:
     for what, values in found.items():
         print(f"mcmi: accuracy of {what}: {spread(values)}")
     return [
-        verdict(f"gain by MCMI, {what}", np.subtract(found[f"mcmi, {what}"], found[f"plain, {what}"]).tolist(), 0.0, "")
-        for what in (few, omitted)
+        verdict(f"gain by MCMI, {what}", np.subtract(found[f"mcmi, {what}"], found[f"plain, {what}"]).tolist(), goal, "")
+        for what, goal in ((few, 0.0), (omitted, 0.05))
     ]
 
 
