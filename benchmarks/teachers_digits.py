@@ -104,10 +104,8 @@ def mcmi(out: Path, seeds: list[int]) -> list[str]:
             print(f"mcmi, seed {seed}, {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in right.items()), flush=True)
     for what, values in found.items():
         print(f"mcmi: accuracy of {what}: {spread(values)}")
-    return [
-        verdict(f"gain by MCMI, {what}", np.subtract(found[f"mcmi, {what}"], found[f"plain, {what}"]).tolist(), goal, "")
-        for what, goal in ((few, 0.0), (omitted, 0.05))
-    ]
+    gains = {what: np.subtract(found[f"mcmi, {what}"], found[f"plain, {what}"]).tolist() for what in (few, omitted)}
+    return [verdict(f"gain by MCMI, {what}", gains[what], goal, "") for what, goal in ((few, 0.0), (omitted, 0.05))]
 
 
 def weights_in(run: Training) -> int:
