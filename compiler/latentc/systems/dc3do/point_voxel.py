@@ -1,0 +1,296 @@
+"""LION's point-voxel network: point by point layers beside convolutions over a grid of voxels, at falling densities.
+
+A level reads voxels at one resolution, then keeps some points and gathers features around them; the way back
+interpolates from fewer points to more. No layer knows the number of a point, but choosing points starts from the
+first, and a ball keeps its first points if it has more than are asked for, and repeats the first if it has fewer.
+Symbols: B batch, D numbers per point (the first three are its place), N points, M points of the next level,
+U neighbours, C channels, S width of the style.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed, Size, layers
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.capabilities import Capability
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
+from latentc.components.contract import Network, Port
+from latentc.components.parts import Problem, Spec
+from latentc.components.sums import summed
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B
+from latentc.systems.dc3do.neighbours import (
+    furthest_points,
+    gathered,
+    in_grid,
+    interpolated,
+    neighbours_of,
+    read_voxels,
+    voxels,
+)
+
+GROUPS = 8  # of every group norm
+REDUCTION = 8  # of the channels inside squeeze-and-excitation
+HEAD = 32  # width of a head
+
+
+class Voxels(Closed):
+    """Convolutions over a grid of voxels."""
+
+    width: Size = Field(description="channels")
+    blocks: int = Field(1, gt=0, le=16, description="number of point-voxel blocks")
+    side: int = Field(gt=1, le=128, description="side of the grid in voxels (R)")
+
+
+class Down(Closed):
+    """A level: point-voxel blocks, then fewer points with features of their neighbours."""
+
+    voxels: Voxels | None = Field(None, description="point-voxel blocks at the level's density; null: none")
+    points: int = Field(gt=0, le=65_536, description="number of points that are kept (M)")
+    radius: float = Field(gt=0, le=100, description="radius of the ball that neighbours lie in")
+    neighbours: int = Field(32, gt=0, le=1_024, description="number of neighbours of a point (U)")
+    widths: tuple[Size, ...] = Field(min_length=1, max_length=8, description="channels of the layers on neighbours")
+
+
+class Up(Closed):
+    """The way back to the points of a level."""
+
+    widths: tuple[Size, ...] = Field(min_length=1, max_length=8, description="channels of the layers on points")
+    voxels: Voxels | None = Field(None, description="point-voxel blocks after them; null: none")
+
+
+class PointVoxel(Backbone):
+    """LION's U-Net of point-voxel convolutions (Zeng et al. 2022, arXiv:2210.06978; PVCNN, Liu et al. 2019).
+
+    Takes sets of points x f32[B, N, D], t f32[B] and at least one condition, whose embeddings' sum scales and shifts
+    every group norm; returns f32[B, N, D]. LION's sets are latents of D = 4, conditioned by the global latent.
+    """
+
+    kind: Literal["point_voxel"]
+    down: tuple[Down, ...] = Field(min_length=1, max_length=8, description="levels, from all points to the fewest")
+    up: tuple[Up, ...] = Field(min_length=1, max_length=8, description="the way back, from the fewest points to all")
+    style: int = Field(128, gt=0, le=65_536, description="width of the embedded conditions (S)")
+    attention: tuple[int, ...] = Field(
+        (1,), max_length=8, description="levels whose first block ends in linear attention over the points"
+    )
+    heads: int = Field(8, gt=0, le=256, description="heads, of width 32, of the attention over the fewest points")
+    hidden: Size = Field(128, description="channels of the last layer but one")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in training, between convolutions and before the end")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "point_voxel",
+        "down": [
+            {"voxels": {"width": 8, "side": 3}, "points": 6, "radius": 1.0, "neighbours": 4, "widths": [8, 16]},
+            {"voxels": {"width": 16, "side": 2}, "points": 3, "radius": 2.0, "neighbours": 3, "widths": [16]},
+        ],
+        "up": [{"widths": [16], "voxels": {"width": 16, "side": 2}}, {"widths": [8]}],
+        "style": 12,
+        "heads": 1,
+        "hidden": 8,
+        "dropout": 0,
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TIME: ClassVar[bool] = True
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+        yield from self.problems_of_variance(spec)
+        if not self.entries(spec):
+            message = "a point_voxel needs a condition, which scales and shifts its norms"
+            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        shape = spec.data.shape
+        if shape is None or len(shape) != 2 or shape[1] < 3:
+            message = (
+                f"a point_voxel takes points [points, coordinates] of three or more, but the data has {spec.data.words}"
+            )
+            yield Problem((), message)
+            return
+        if len(self.up) != len(self.down):
+            message = f"{len(self.down)} levels down, but {len(self.up)} up"
+            yield Problem(("up",), message, "give `up` as many entries as `down`")
+        points = shape[0]
+        for i, level in enumerate(self.down):
+            if level.points > points:
+                message = f"level {i} keeps {level.points} points of {points}"
+                yield Problem(("down", i, "points"), message, f"use at most {points}")
+            if level.neighbours > points:
+                message = f"points of level {i} have {level.neighbours} neighbours, but there are {points} points"
+                yield Problem(("down", i, "neighbours"), message, f"use at most {points}")
+            points = level.points
+        for key, widths in self._widths():
+            for width in widths:
+                if width % GROUPS:
+                    message = f"{width} channels do not divide into {GROUPS} groups"
+                    yield Problem((key,), message, f"use a multiple of {GROUPS}")
+        for level in self.attention:
+            if not 0 <= level < len(self.down) or self.down[level].voxels is None:
+                yield Problem(("attention",), f"`down` has no point-voxel block at level {level}", "leave it out")
+
+    def _widths(self) -> Iterator[tuple[str, Sequence[int]]]:
+        for key, levels in (("down", self.down), ("up", self.up)):
+            for level in levels:
+                yield key, (*level.widths, *((level.voxels.width,) if level.voxels else ()))
+        yield "hidden", (self.hidden,)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        count, numbers = spec.data.shape
+        entries = self.entries(spec)
+        static = {"numbers": numbers, "style": self.style, "hidden": self.hidden, **self.condition_sizes(spec)}
+        ports = (Port("x", f32(B, count, numbers), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+
+@cache
+def _network(config: PointVoxel, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("PointVoxel", x="B N numbers")
+    def forward(
+        b: Builder, x: Var, t: Var, *conditions: Var, numbers: int, style: int, hidden: int, **static: Any
+    ) -> Var:
+        """Predicts from noisy points x at time t, given the conditions."""
+        features = time.features(b, t, **time.static())
+        h = b.leaky_relu(b.dense("t_embedder.fc1", features, features.shape[1]), slope=0.1, out="h")
+        moment = b.dense("t_embedder.fc2", h, features.shape[1], out="t")
+        parts = [
+            entry.vector(b, entry.prefix, operands, style, static)
+            for entry, operands in with_operands(entries, conditions)
+        ]
+        cond = summed(b, "style", parts)
+        places = [b.stop_gradient(b.slice(x, axis=2, start=0, stop=3), out="points")]
+        x = b.transpose(x, perm=(0, 2, 1), out="x")
+        skips = [b.slice(x, axis=1, start=3, stop=numbers, out="skip")] if numbers > 3 else [None]
+        for i, level in enumerate(config.down):
+            if i:
+                skips.append(x)
+                x = _timed(b, x, moment)
+            x = _voxel_blocks(b, config, f"down.{i}.blocks", x, places[-1], cond, level.voxels, i in config.attention)
+            sizes = {"points": level.points, "neighbours": level.neighbours}
+            block = _gather_block(level.widths, level.radius)
+            x, centres = b.sub(f"down.{i}.gather", block, x, places[-1], cond, out="x points", **sizes, style=style)
+            places.append(centres)
+        x = b.sub("attention", _linear_attention, x, heads=config.heads)
+        for i, back in enumerate(config.up):
+            centres, points, skip = places.pop(), places[-1], skips.pop()
+            x = interpolated(b, points, centres, _timed(b, x, moment))
+            x = b.concat(x, skip, axis=1, out="x") if skip is not None else x
+            for j, width in enumerate(back.widths):
+                x = b.sub(f"up.{i}.points.{j}", _point_layer, x, cond, features=width, style=style)
+            x = _voxel_blocks(b, config, f"up.{i}.blocks", x, points, cond, back.voxels, False)
+        x = b.sub("hidden", _point_layer, x, cond, features=hidden, style=style)
+        x = b.dropout(x, p=config.dropout, out="x") if config.dropout else x
+        return b.transpose(layers.conv(b, "leave", x, numbers, 1, "linear_default"), perm=(0, 2, 1), out="x")
+
+    return forward
+
+
+def _timed(b: Builder, x: Var, moment: Var) -> Var:
+    """x [B, C, N] with the embedded time [B, E] of every point as additional channels."""
+    batch, _, count = x.shape
+    width = moment.shape[1]
+    moment = b.broadcast_to(b.reshape(moment, shape=(batch, width, 1)), shape=(batch, width, count), out="t")
+    return b.concat(x, moment, axis=1, out="x")
+
+
+def _voxel_blocks(
+    b: Builder,
+    config: PointVoxel,
+    name: str,
+    x: Var,
+    points: Var,
+    cond: Var,
+    given: Voxels | None,
+    attends: bool,
+) -> Var:
+    for item in items(name, given.blocks) if given else ():
+        assert given is not None
+        block = _voxel_block(config.dropout, attends and item.i == 0)
+        x = b.sub(item, block, x, points, cond, features=given.width, side=given.side, style=config.style)
+    return x
+
+
+def _styled_norm(b: Builder, name: str, x: Var, style: Var) -> Var:
+    """Group normalisation of x [B, C, ...], then a scale and a shift that are linear in the style [B, S]."""
+    batch, channels = x.shape[:2]
+    weight = b.param(f"{name}.weight", f32(channels), "ones")
+    x = b.group_norm(x, weight, b.param(f"{name}.bias", f32(channels), "zeros"), groups=GROUPS, eps=1e-5, out="x")
+    shape = (batch, channels, *(1 for _ in x.shape[2:]))
+
+    def linear(part: str, init: str) -> Var:
+        weight = b.param(f"{name}.{part}.weight", f32(channels, style.shape[1]), "xavier_uniform", gain=math.sqrt(0.1))
+        out = b.linear(style, weight, b.param(f"{name}.{part}.bias", f32(channels), init))
+        return b.reshape(out, shape=shape, out=part)
+
+    return b.add(x * linear("scale", "ones"), linear("shift", "zeros"), out="x")
+
+
+@module_class("PointLayer")
+def _point_layer(b: Builder, x: Var, cond: Var, *, features: int, style: int) -> Var:
+    """The same layer for every point of x [B, C, N], or every neighbour of every point of x [B, C, M, U]."""
+    x = layers.conv(b, "conv", x, features, 1, "linear_default", out="x")
+    return b.silu(_styled_norm(b, "norm", x, cond))
+
+
+@cache
+def _voxel_block(dropout: float, attends: bool) -> BlockBody:
+    @module_class("VoxelBlock")
+    def block(b: Builder, x: Var, points: Var, cond: Var, *, features: int, side: int, style: int) -> Var:
+        """Convolutions over the voxels that the points' features fill, read again at the points, beside a layer of
+        each point alone."""
+        place = in_grid(b, points, side)
+        grid = layers.conv(b, "conv1", voxels(b, x, place, side), features, 3, "linear_default", out="grid")
+        grid = b.silu(_styled_norm(b, "norm1", grid, cond), out="grid")
+        grid = b.dropout(grid, p=dropout, out="grid") if dropout else grid
+        grid = layers.conv(b, "conv2", grid, features, 3, "linear_default", out="grid")
+        grid = _styled_norm(b, "norm2", grid, cond)
+        gate = b.relu(b.dense("squeeze", b.mean(grid, axes=(2, 3, 4), keepdims=False), features // REDUCTION, False))
+        gate = b.sigmoid(b.dense("excite", gate, features, False), out="gate")
+        grid = b.mul(grid, b.reshape(gate, shape=(*gate.shape, 1, 1, 1)), out="grid")
+        x = read_voxels(b, grid, place) + b.sub("point", _point_layer, x, cond, features=features, style=style)
+        return b.sub("attention", _linear_attention, x, heads=4) if attends else x
+
+    return block
+
+
+@cache
+def _gather_block(widths: tuple[int, ...], radius: float) -> BlockBody:
+    @module_class("GatherBlock")
+    def gather(b: Builder, x: Var, places: Var, cond: Var, *, points: int, neighbours: int, style: int) -> Any:
+        """Keeps some points, and pools features of each one's neighbours: (features, places)."""
+        batch, channels, _ = x.shape
+        centres = furthest_points(b, places, points)
+        index = neighbours_of(b, centres, places, radius, neighbours)
+        index = b.reshape(index, shape=(batch, points * neighbours), out="index")
+        rows = b.concat(places, b.transpose(x, perm=(0, 2, 1)), axis=2, out="rows")
+        around = b.reshape(gathered(b, rows, index), shape=(batch, points, neighbours, channels + 3), out="around")
+        where, of = b.split(around, axis=3, sizes=(3, channels), out="where features")
+        where = b.op("sub", where, b.reshape(centres, shape=(batch, points, 1, 3)), out="where")
+        h = b.transpose(b.concat(where, of, axis=3), perm=(0, 3, 1, 2), out="h")
+        for name, width in zip(items("layers", len(widths)), widths, strict=True):
+            h = b.sub(name, _point_layer, h, cond, features=width, style=style)
+        return b.max(h, axes=(3,), keepdims=False, out="x"), centres
+
+    return gather
+
+
+@module_class("LinearAttention")
+def _linear_attention(b: Builder, x: Var, *, heads: int) -> Var:
+    """Attention over the points of x [B, C, N] whose keys are normalised over points; its cost is linear in N."""
+    batch, channels, count = x.shape
+    width = heads * HEAD
+    q, k, v = b.split(
+        layers.conv(b, "qkv", x, 3 * width, 1, "linear_default", bias=False), axis=1, sizes=(width,) * 3, out="q k v"
+    )
+    shape = (batch, heads, HEAD, count)
+    q, k, v = (b.reshape(y, shape=shape, out=out) for y, out in ((q, "q"), (k, "k"), (v, "v")))
+    context = b.matmul(v, b.transpose(b.softmax(k, axis=3), perm=(0, 1, 3, 2)), out="context")
+    x = b.reshape(b.matmul(context, q), shape=(batch, width, count), out="x")
+    return layers.conv(b, "proj", x, channels, 1, "linear_default", out="x")
