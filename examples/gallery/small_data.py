@@ -1,5 +1,5 @@
 """Small data that is made in a moment: sounds of three pitches, melodies of two tones, an arm that reaches for a cloud
-of points, and signals of electrodes after a stimulus."""
+of points, signals of electrodes after a stimulus, and points on furniture."""
 
 from __future__ import annotations
 
@@ -84,3 +84,43 @@ def erps(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
     x = place[:, None] * bump[:, None] + place[::-1, None] * rhythm[:, None]
     x += noise[..., None] * rng.standard_normal((count, ELECTRODES, 64))
     return {"x": (2 * x).astype(np.float32), "y": y, "subject": subject, "session": session}
+
+
+def solids(count: int, seed: int, points: int = 128) -> dict[str, NDArray[np.generic]]:
+    """Sets of points x f32[count, N, 3] on furniture, whose class y is a table (0), a chair, a shelf or a lamp.
+
+    Sizes vary, each piece is turned about the vertical axis, and points have noise; sets are centred, of deviation 1.
+    """
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, count)
+    x = np.stack([_piece(rng, int(kind), points) for kind in y])
+    return {"x": x.astype(np.float32), "y": y}
+
+
+def _piece(rng: np.random.Generator, kind: int, points: int) -> NDArray[np.float64]:
+    width, depth, height = rng.uniform(0.6, 1.4, 3)
+    thin = 0.06
+    boards = []  # (corner, size) of boxes
+    legs = [(i * (width - thin), j * (depth - thin)) for i in (0, 1) for j in (0, 1)]
+    if kind < 2:  # a table, or a chair with its back
+        boards += [((*at, 0.0), (thin, thin, height)) for at in legs]
+        boards += [((0.0, 0.0, height), (width, depth, thin))]
+    if kind == 1:
+        boards += [((0.0, 0.0, height), (width, thin, rng.uniform(0.5, 1.0)))]
+    if kind == 2:
+        boards += [((side, 0.0, 0.0), (thin, depth, 2 * height)) for side in (0.0, width - thin)]
+        boards += [((0.0, 0.0, level * height), (width, depth, thin)) for level in (0.0, 1.0, 2.0)]
+    if kind == 3:
+        boards += [((width / 2, depth / 2, 0.0), (thin, thin, 2 * height)), ((0.0, 0.0, 0.0), (width, depth, thin))]
+        boards += [((0.0, 0.0, 1.6 * height), (width, depth, 0.4 * height))]
+    corners, sizes = (np.array([board[k] for board in boards]) for k in (0, 1))
+    area = np.stack([sizes[:, 1] * sizes[:, 2], sizes[:, 0] * sizes[:, 2], sizes[:, 0] * sizes[:, 1]], 1)
+    face = rng.choice(area.size, points, p=area.ravel() / area.sum())
+    board, axis = np.divmod(face, 3)
+    at = rng.uniform(0, 1, (points, 3))
+    at[np.arange(points), axis] = rng.integers(0, 2, points)
+    at = corners[board] + at * sizes[board] + 0.03 * rng.standard_normal((points, 3))
+    turn = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    at = (at - at.mean(0)) @ rotation.T
+    return at / at.std()

@@ -164,9 +164,8 @@ def test_the_network_is_its_layers_written_out() -> None:
     for old, new in every.items():
         roomy = [s.replace(old, new) for s in roomy]
     order = np.array([0, *(1 + rng.permutation(POINTS - 1))])
-    first, other = (
-        api.forward("dc3do_points", own, {"x": z, "t": t, "y": y}, overrides=roomy) for z in (x, x[:, order])
-    )
+    given = ({"x": z, "t": t, "y": y} for z in (x, x[:, order]))
+    first, other = (api.forward("dc3do_points", own, one, overrides=roomy) for one in given)
     assert np.abs(first[:, order] - other).max() < 1e-5 * np.abs(first).max()
 
 

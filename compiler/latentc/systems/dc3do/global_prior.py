@@ -88,10 +88,8 @@ def _network(time: TimeFeatures, dropout: float, entries: tuple[Entry, ...]) -> 
         sizes = time.static()
         h = b.dense("t_embedder.fc1", time.features(b, t, **sizes), 4 * sizes["frequencies"])
         moment = b.dense("t_embedder.fc2", h, width, out="t")  # linear: LION has nothing between the two layers
-        parts = [
-            entry.vector(b, entry.prefix, operands, width, static)
-            for entry, operands in with_operands(entries, conditions)
-        ]
+        embedded = with_operands(entries, conditions)
+        parts = [entry.vector(b, entry.prefix, operands, width, static) for entry, operands in embedded]
         cond = [summed(b, "c", parts)] if parts else []
         x = b.dense("enter", x, width, out="x")
         for name in items("blocks", depth):

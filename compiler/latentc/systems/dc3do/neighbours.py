@@ -36,7 +36,6 @@ def _of_all(b: Builder, index: Var, count: Any) -> Var:
 
 def squared_distances(b: Builder, points: Var, others: Var) -> Var:
     """f32[B, M, N]: of each of points f32[B, M, 3] from each of others f32[B, N, 3]."""
-    batch, count, _ = points.shape
     columns = b.split(points, axis=2, sizes=(1, 1, 1), out="x y z")
     rows = b.split(b.transpose(others, perm=(0, 2, 1)), axis=1, sizes=(1, 1, 1), out="x y z")
     total = None
@@ -116,7 +115,7 @@ def in_grid(b: Builder, points: Var, side: Any) -> Var:
 
 
 def voxels(b: Builder, features: Var, place: Var, side: Any) -> Var:
-    """f32[B, C, R, R, R]: means of features f32[B, C, N] of the points nearest to each voxel, at places f32[B, N, 3]."""
+    """f32[B, C, R, R, R]: means of features f32[B, C, N] of the points at places f32[B, N, 3], by voxel."""
     batch, channels, count = features.shape
     cells = side * side * side
     nearest = b.cast(_half_to_even(b, place), to="i64", out="nearest")

@@ -20,7 +20,7 @@ from latentc.components import Closed, Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
-from latentc.components.contract import Network, Port
+from latentc.components.contract import Network, Port, Sizes
 from latentc.components.parts import Problem, Spec
 from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -68,8 +68,9 @@ class Up(Closed):
 class PointVoxel(Backbone):
     """LION's U-Net of point-voxel convolutions (Zeng et al. 2022, arXiv:2210.06978; PVCNN, Liu et al. 2019).
 
-    Takes sets of points x f32[B, N, D], t f32[B] and at least one condition, whose embeddings' sum scales and shifts
-    every group norm; returns f32[B, N, D]. LION's sets are latents of D = 4, conditioned by the global latent.
+    Takes sets of points x f32[B, N, D], t f32[B] and at least one condition; returns f32[B, N, D]. The style scales and
+    shifts every group norm: the sum of arrays f32[B, S] and of other conditions' embeddings. LION's sets are latents of
+    D = 4, and its style is the global latent.
     """
 
     kind: Literal["point_voxel"]
@@ -96,7 +97,7 @@ class PointVoxel(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TAKES: ClassVar[tuple[Form, ...]] = ("array", "vector")
     TIME: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -106,6 +107,11 @@ class PointVoxel(Backbone):
         if not self.entries(spec):
             message = "a point_voxel needs a condition, which scales and shifts its norms"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        for entry in self.entries(spec):
+            given = tuple(entry.ports[0].type.shape[1:])
+            if entry.form == "array" and given != (self.style,):
+                message = f"condition `{entry.name}` has shape {list(given)}, but the style is {self.style} wide"
+                yield Problem(("style",), message, "set `style` to the size of the condition")
         shape = spec.data.shape
         if shape is None or len(shape) != 2 or shape[1] < 3:
             message = (
@@ -147,7 +153,14 @@ class PointVoxel(Backbone):
         static = {"numbers": numbers, "style": self.style, "hidden": self.hidden, **self.condition_sizes(spec)}
         ports = (Port("x", f32(B, count, numbers), "state"), Port("t", f32(B), "time"), *ports_of(entries))
         forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes=self._levels())
+
+    def _levels(self) -> Sizes:
+        """`blocks` of each level down, and the number of levels without any; those up with blocks and without."""
+        blocks = tuple(level.voxels.blocks for level in self.down if level.voxels)
+        filled = sum(level.voxels is not None for level in self.up)
+        bare = {"down_bare": len(self.down) - len(blocks), "up_bare": len(self.up) - filled}
+        return {"down_blocks": blocks, "up_filled": filled, **bare}
 
 
 @cache
@@ -161,7 +174,7 @@ def _network(config: PointVoxel, time: TimeFeatures, entries: tuple[Entry, ...])
         h = b.leaky_relu(b.dense("t_embedder.fc1", features, features.shape[1]), slope=0.1, out="h")
         moment = b.dense("t_embedder.fc2", h, features.shape[1], out="t")
         parts = [
-            entry.vector(b, entry.prefix, operands, style, static)
+            operands[0] if entry.form == "array" else entry.vector(b, entry.prefix, operands, style, static)
             for entry, operands in with_operands(entries, conditions)
         ]
         cond = summed(b, "style", parts)
@@ -173,23 +186,29 @@ def _network(config: PointVoxel, time: TimeFeatures, entries: tuple[Entry, ...])
                 skips.append(x)
                 x = _timed(b, x, moment)
             x = _voxel_blocks(b, config, f"down.{i}.blocks", x, places[-1], cond, level.voxels, i in config.attention)
-            sizes = {"points": level.points, "neighbours": level.neighbours}
+            sizes = {"channels": x.shape[1], "points": level.points, "neighbours": level.neighbours, "style": style}
             block = _gather_block(level.widths, level.radius)
-            x, centres = b.sub(f"down.{i}.gather", block, x, places[-1], cond, out="x points", **sizes, style=style)
+            x, centres = b.sub(f"down.{i}.gather", block, x, places[-1], cond, out="x points", **sizes)
             places.append(centres)
-        x = b.sub("attention", _linear_attention, x, heads=config.heads)
+        x = b.sub("attention", _linear_attention, x, channels=x.shape[1], heads=config.heads)
         for i, back in enumerate(config.up):
             centres, points, skip = places.pop(), places[-1], skips.pop()
-            x = interpolated(b, points, centres, _timed(b, x, moment))
+            x = b.sub(f"up.{i}.interpolate", _interpolation, points, centres, _timed(b, x, moment))
             x = b.concat(x, skip, axis=1, out="x") if skip is not None else x
             for j, width in enumerate(back.widths):
-                x = b.sub(f"up.{i}.points.{j}", _point_layer, x, cond, features=width, style=style)
+                x = _point_layer(b, f"up.{i}.points.{j}", x, cond, width, style)
             x = _voxel_blocks(b, config, f"up.{i}.blocks", x, points, cond, back.voxels, False)
-        x = b.sub("hidden", _point_layer, x, cond, features=hidden, style=style)
+        x = _point_layer(b, "hidden", x, cond, hidden, style)
         x = b.dropout(x, p=config.dropout, out="x") if config.dropout else x
         return b.transpose(layers.conv(b, "leave", x, numbers, 1, "linear_default"), perm=(0, 2, 1), out="x")
 
     return forward
+
+
+@module_class("Interpolation", points="B N 3", centres="B M 3", x="B C M")
+def _interpolation(b: Builder, points: Var, centres: Var, x: Var) -> Var:
+    """Features x of centres at points: those of the three nearest centres, by the inverse of the squared distance."""
+    return interpolated(b, points, centres, x)
 
 
 def _timed(b: Builder, x: Var, moment: Var) -> Var:
@@ -213,7 +232,8 @@ def _voxel_blocks(
     for item in items(name, given.blocks) if given else ():
         assert given is not None
         block = _voxel_block(config.dropout, attends and item.i == 0)
-        x = b.sub(item, block, x, points, cond, features=given.width, side=given.side, style=config.style)
+        sizes = {"channels": x.shape[1], "features": given.width, "side": given.side, "style": config.style}
+        x = b.sub(item, block, x, points, cond, **sizes)
     return x
 
 
@@ -232,17 +252,35 @@ def _styled_norm(b: Builder, name: str, x: Var, style: Var) -> Var:
     return b.add(x * linear("scale", "ones"), linear("shift", "zeros"), out="x")
 
 
-@module_class("PointLayer")
-def _point_layer(b: Builder, x: Var, cond: Var, *, features: int, style: int) -> Var:
+def _point_layer(b: Builder, name: str, x: Var, cond: Var, features: Any, style: Any) -> Var:
     """The same layer for every point of x [B, C, N], or every neighbour of every point of x [B, C, M, U]."""
+    layer = _layer_of_points if x.type.rank == 3 else _layer_of_neighbours
+    return b.sub(name, layer, x, cond, channels=x.shape[1], features=features, style=style)
+
+
+@module_class("PointLayer", x="B channels N", cond="B style")
+def _layer_of_points(b: Builder, x: Var, cond: Var, *, channels: int, features: int, style: int) -> Var:
+    """The same layer for every point."""
+    return _layer(b, x, cond, features)
+
+
+@module_class("NeighbourLayer", x="B channels M U", cond="B style")
+def _layer_of_neighbours(b: Builder, x: Var, cond: Var, *, channels: int, features: int, style: int) -> Var:
+    """The same layer for every neighbour of every point."""
+    return _layer(b, x, cond, features)
+
+
+def _layer(b: Builder, x: Var, cond: Var, features: int) -> Var:
     x = layers.conv(b, "conv", x, features, 1, "linear_default", out="x")
     return b.silu(_styled_norm(b, "norm", x, cond))
 
 
 @cache
 def _voxel_block(dropout: float, attends: bool) -> BlockBody:
-    @module_class("VoxelBlock")
-    def block(b: Builder, x: Var, points: Var, cond: Var, *, features: int, side: int, style: int) -> Var:
+    @module_class("VoxelBlock", x="B channels N", points="B N 3", cond="B style")
+    def block(
+        b: Builder, x: Var, points: Var, cond: Var, *, channels: int, features: int, side: int, style: int
+    ) -> Var:
         """Convolutions over the voxels that the points' features fill, read again at the points, beside a layer of
         each point alone."""
         place = in_grid(b, points, side)
@@ -254,18 +292,20 @@ def _voxel_block(dropout: float, attends: bool) -> BlockBody:
         gate = b.relu(b.dense("squeeze", b.mean(grid, axes=(2, 3, 4), keepdims=False), features // REDUCTION, False))
         gate = b.sigmoid(b.dense("excite", gate, features, False), out="gate")
         grid = b.mul(grid, b.reshape(gate, shape=(*gate.shape, 1, 1, 1)), out="grid")
-        x = read_voxels(b, grid, place) + b.sub("point", _point_layer, x, cond, features=features, style=style)
-        return b.sub("attention", _linear_attention, x, heads=4) if attends else x
+        x = read_voxels(b, grid, place) + _point_layer(b, "point", x, cond, features, style)
+        return b.sub("attention", _linear_attention, x, channels=x.shape[1], heads=4) if attends else x
 
     return block
 
 
 @cache
 def _gather_block(widths: tuple[int, ...], radius: float) -> BlockBody:
-    @module_class("GatherBlock")
-    def gather(b: Builder, x: Var, places: Var, cond: Var, *, points: int, neighbours: int, style: int) -> Any:
+    @module_class("GatherBlock", x="B channels N", places="B N 3", cond="B style")
+    def gather(
+        b: Builder, x: Var, places: Var, cond: Var, *, channels: int, points: int, neighbours: int, style: int
+    ) -> Any:
         """Keeps some points, and pools features of each one's neighbours: (features, places)."""
-        batch, channels, _ = x.shape
+        batch = x.shape[0]
         centres = furthest_points(b, places, points)
         index = neighbours_of(b, centres, places, radius, neighbours)
         index = b.reshape(index, shape=(batch, points * neighbours), out="index")
@@ -275,16 +315,16 @@ def _gather_block(widths: tuple[int, ...], radius: float) -> BlockBody:
         where = b.op("sub", where, b.reshape(centres, shape=(batch, points, 1, 3)), out="where")
         h = b.transpose(b.concat(where, of, axis=3), perm=(0, 3, 1, 2), out="h")
         for name, width in zip(items("layers", len(widths)), widths, strict=True):
-            h = b.sub(name, _point_layer, h, cond, features=width, style=style)
+            h = _point_layer(b, name, h, cond, width, style)
         return b.max(h, axes=(3,), keepdims=False, out="x"), centres
 
     return gather
 
 
-@module_class("LinearAttention")
-def _linear_attention(b: Builder, x: Var, *, heads: int) -> Var:
+@module_class("LinearAttention", x="B channels N")
+def _linear_attention(b: Builder, x: Var, *, channels: int, heads: int) -> Var:
     """Attention over the points of x [B, C, N] whose keys are normalised over points; its cost is linear in N."""
-    batch, channels, count = x.shape
+    batch, _, count = x.shape
     width = heads * HEAD
     q, k, v = b.split(
         layers.conv(b, "qkv", x, 3 * width, 1, "linear_default", bias=False), axis=1, sizes=(width,) * 3, out="q k v"
