@@ -709,6 +709,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         },
     ),
     "eeg": ("guido151/Conditional-EEG-Diffusion: the sizes of its layers, added up", {("base", "main"): 17_113_235}),
+    "dc3do": ("nv-tlabs/LION's PriorSEDrop: the sizes of its layers, added up", {("lion", "main"): 77_173_376}),
+    "dc3do_points": ("nv-tlabs/LION's PVCNN2Prior", {("lion", "main"): 11_420_740}),
     "dp3": (
         "YanjieZe/3D-Diffusion-Policy",
         {(None, "main"): 255_153_306, ("simple", "main"): 7_394_970, (None, "encoder"): 64_832},

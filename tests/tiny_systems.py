@@ -79,6 +79,19 @@ DIT = (*DIGITS, *under("backbone", (*BLOCKS, "depth=2", "patch=2")))
 WHOLE = "sampler.guidance.channels=null"  # not three of four channels
 EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 
+CLOUD = (
+    "down=[{voxels: {width: 8, side: 3}, points: 4, radius: 1, neighbours: 4, widths: [8]}]",
+    *(
+        "up=[{widths: [8], voxels: {width: 8, side: 2}}]",
+        "style=8",
+        "attention=[0]",
+        "heads=1",
+        "hidden=8",
+        "dropout=0",
+    ),
+)
+CLOUD = under("backbone", CLOUD)
+
 STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
 SMALL = ("width=16", "depth=1", "block.mixer.heads=2")
@@ -763,6 +776,21 @@ SYSTEMS: dict[str, Tiny] = {
             *(*FILE, "data.fields.x.shape=[3, 16]", "data.fields.subject.classes=3", "sampler.steps=3"),
             *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=12", "hidden=10", "vector_width=6")),
             "conditioning.time.frequencies=8",
+        ),
+    ),
+    "dc3do": Tiny(
+        "dc3do",
+        (
+            *(*FILE, "data.classes=3", "data.fields.x.shape=[6]", "sampler.steps=3", "conditioning.time.frequencies=8"),
+            *under("backbone", ("width=8", "depth=2")),
+            "programs=[{kind: classify, trials: 2}]",
+        ),
+    ),
+    "dc3do_points": Tiny(
+        "dc3do_points",
+        (
+            *(*FILE, "data.classes=2", "data.fields.x.shape=[8, 3]", "sampler.steps=3"),
+            *("conditioning.time.frequencies=8", "programs=[{kind: classify, trials: 2}]", *CLOUD),
         ),
     ),
     "cgan": Tiny(

@@ -109,7 +109,7 @@ def in_grid(b: Builder, points: Var, side: Any) -> Var:
     """
     centred = b.op("sub", points, b.mean(points, axes=(1,), keepdims=True), out="centred")
     length = b.sqrt(b.sum(centred * centred, axes=(2,), keepdims=True), out="length")
-    longest = b.max(length, axes=(1,), keepdims=True, out="longest")
+    longest = b.maximum(b.max(length, axes=(1,), keepdims=True), NEAR, out="longest")  # points may coincide
     place = (b.div(centred, longest * 2.0) + 0.5) * b.scalar(side, points)
     return b.minimum(b.maximum(place, 0.0), b.scalar(side - 1, points), out="place")
 

@@ -100,6 +100,10 @@ class PointVoxel(Backbone):
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "vector")
     TIME: ClassVar[bool] = True
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("numbers",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
@@ -232,7 +236,7 @@ def _voxel_blocks(
     for item in items(name, given.blocks) if given else ():
         assert given is not None
         block = _voxel_block(config.dropout, attends and item.i == 0)
-        sizes = {"channels": x.shape[1], "features": given.width, "side": given.side, "style": config.style}
+        sizes = {"channels": x.shape[1], "features": given.width, "side": given.side, "style": cond.shape[1]}
         x = b.sub(item, block, x, points, cond, **sizes)
     return x
 
