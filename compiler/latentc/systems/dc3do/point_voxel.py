@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed, Size, layers
+from latentc.components import Closed, Index, Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
@@ -77,7 +77,7 @@ class PointVoxel(Backbone):
     down: tuple[Down, ...] = Field(min_length=1, max_length=8, description="levels, from all points to the fewest")
     up: tuple[Up, ...] = Field(min_length=1, max_length=8, description="the way back, from the fewest points to all")
     style: int = Field(128, gt=0, le=65_536, description="width of the embedded conditions (S)")
-    attention: tuple[int, ...] = Field(
+    attention: tuple[Index, ...] = Field(
         (1,), max_length=8, description="levels whose first block ends in linear attention over the points"
     )
     heads: int = Field(8, gt=0, le=256, description="heads, of width 32, of the attention over the fewest points")
