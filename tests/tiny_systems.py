@@ -80,15 +80,9 @@ WHOLE = "sampler.guidance.channels=null"  # not three of four channels
 EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 
 CLOUD = (
-    "down=[{voxels: {width: 8, side: 3}, points: 4, radius: 1, neighbours: 4, widths: [8]}]",
-    *(
-        "up=[{widths: [8], voxels: {width: 8, side: 2}}]",
-        "style=8",
-        "attention=[0]",
-        "heads=1",
-        "hidden=8",
-        "dropout=0",
-    ),
+    "down=[{voxels: {width: 16, side: 3}, points: 4, radius: 1, neighbours: 4, widths: [16]}]",
+    "up=[{widths: [16], voxels: {width: 16, side: 2}}]",
+    *("style=8", "attention=[0]", "heads=1", "hidden=16", "dropout=0"),
 )
 CLOUD = under("backbone", CLOUD)
 
