@@ -140,9 +140,9 @@ class PointVoxel(Backbone):
                 if width % GROUPS:
                     message = f"{width} channels do not divide into {GROUPS} groups"
                     yield Problem((key,), message, f"use a multiple of {GROUPS}")
-        for level in self.attention:
-            if not 0 <= level < len(self.down) or self.down[level].voxels is None:
-                yield Problem(("attention",), f"`down` has no point-voxel block at level {level}", "leave it out")
+        for number in self.attention:
+            if number >= len(self.down) or self.down[number].voxels is None:
+                yield Problem(("attention",), f"`down` has no point-voxel block at level {number}", "leave it out")
 
     def _widths(self) -> Iterator[tuple[str, Sequence[int]]]:
         for key, levels in (("down", self.down), ("up", self.up)):
@@ -184,7 +184,7 @@ def _network(config: PointVoxel, time: TimeFeatures, entries: tuple[Entry, ...])
         cond = summed(b, "style", parts)
         places = [b.stop_gradient(b.slice(x, axis=2, start=0, stop=3), out="points")]
         x = b.transpose(x, perm=(0, 2, 1), out="x")
-        skips = [b.slice(x, axis=1, start=3, stop=numbers, out="skip")] if numbers > 3 else [None]
+        skips: list[Var | None] = [b.slice(x, axis=1, start=3, stop=numbers, out="skip")] if numbers > 3 else [None]
         for i, level in enumerate(config.down):
             if i:
                 skips.append(x)
