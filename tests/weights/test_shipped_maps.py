@@ -28,7 +28,10 @@ VARIANTS = {name: variants for family in api.specs().values() for name, variants
 FURTHER = {
     "dimr": ("XL/2R-256-text",),
     "edm": ("cifar10-ve",),
+    "dc3do": ("lion",),
+    "dc3do_points": ("lion",),
     "pix2pixhd": ("1024",),
+    "r3gan": ("ffhq256",),
     "sd3": ("3.5-medium", "3.5-large"),
 }
 
