@@ -255,7 +255,7 @@ class ConsistencyObjective(Objective):
         x_t = weighted_sum(b, "x_t", (at("alpha"), x0), (at("sigma"), noise))
         x_s = self.nearer(b, at, networks, conditions, cond, x0, noise, x_t)
         wanted = b.stop_gradient(_end(b, at, self._target(networks, spec), cond, x_s, "_s", "wanted"))
-        distance = self._distance(b, networks, _end(b, at, main, cond, x_t, "", "f"), wanted)
+        distance = self.compared(b, networks, _end(b, at, main, cond, x_t, "", "f"), wanted)
         weight = at("weight")
         weight = b.reshape(weight, shape=(weight.shape[0],), out="weight") if isinstance(weight, Var) else weight
         b.output(weighted_sum(b, "loss", (weight, distance)))
@@ -281,7 +281,7 @@ class ConsistencyObjective(Objective):
         adapters = (networks[self.target] if adapter.name == source else adapter for adapter in main.adapters)
         return replace(main, adapters=tuple(adapters))
 
-    def _distance(self, b: Builder, networks: Mapping[str, Network], f: Var, wanted: Var) -> Var:
+    def compared(self, b: Builder, networks: Mapping[str, Network], f: Var, wanted: Var) -> Var:
         """f32[B]."""
         if self.distance == "perceptual":
             return call(b, networks[PERCEPTUAL], "forward", {}, state=[f, wanted], out="distance")
