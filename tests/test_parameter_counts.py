@@ -547,6 +547,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "nihaomiao/CVPR23_LFDM: Generator, RegionPredictor and BGMotionPredictor of config/mug128.yaml",
         {(None, "main"): 66_004_557},
     ),
+    "llia": (
+        "Stable Diffusion 1.5's U-Net, the reference's and the motion modules by the sizes of their layers, 4 classes",
+        {("dynamic", "main"): 859_520_964 + 785_900_800 + 489_280_960 + 4 * 1280},
+    ),
     "four_plane": (
         "DiT's block, 18 D^2 + 15 D, over 640 vectors of 8 channels: the sizes of its layers, added up",
         {("B", "main"): 130_092_296, ("L", "main"): 457_542_664, ("XL", "main"): 674_499_464},

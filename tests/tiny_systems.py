@@ -643,6 +643,26 @@ SYSTEMS: dict[str, Tiny] = {
         ),
         "class",
     ),
+    "llia": Tiny(
+        "llia",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 2, 8, 8]", "data.fields.image.shape=[1, 8, 8]"),
+            *("data.fields.before.shape=[1, 1, 8, 8]", "data.fields.audio.shape=[3, 2, 3]"),
+            *under("networks.main", ("width=8", "multipliers=[1, 1]", "blocks=1", "attention=[1]", "heads=2")),
+            *("networks.main.groups=4", "networks.main.pretrained=null", "conditioning.time.frequencies=8"),
+            *("conditioning.length.shortest=1", "sampler.steps=3"),
+        ),
+        "dynamic",
+    ),
+    "llia_consistency": Tiny(
+        "digits_llia_consistency",
+        (
+            *("data.fields.x.shape=[1, 2, 8, 8]", "data.fields.before.shape=[1, 1, 8, 8]"),
+            *("data.fields.audio.shape=[3, 1, 3]", "networks.main.width=8", "networks.main.multipliers=[1, 1]"),
+            *("conditioning.time.frequencies=8", "networks.teacher.pretrained=null", "networks.teacher.frozen=true"),
+            *("networks.main.copy_of=null", *FILE),
+        ),
+    ),
     "four_plane": Tiny(
         "four_plane",
         (
