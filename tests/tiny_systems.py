@@ -659,8 +659,7 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *("data.fields.x.shape=[1, 2, 8, 8]", "data.fields.before.shape=[1, 1, 8, 8]"),
             *("data.fields.audio.shape=[3, 1, 3]", "networks.main.width=8", "networks.main.multipliers=[1, 1]"),
-            *("conditioning.time.frequencies=8", "networks.teacher.pretrained=null", "networks.teacher.frozen=true"),
-            *("networks.main.copy_of=null", *FILE),
+            *("conditioning.time.frequencies=8", *FILE),
         ),
     ),
     "four_plane": Tiny(

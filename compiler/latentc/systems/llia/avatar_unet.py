@@ -63,6 +63,10 @@ class AvatarUnet(Backbone):
         "groups": 4,
     }
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels",)  # also those of the image and of the frames before
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape, multiple = spec.data.shape, 2 ** (len(self.multipliers) - 1)
         if shape is None or len(shape) != 4:
