@@ -178,8 +178,8 @@ def _condition_contradictions(c: Condition) -> Iterator[str]:
 
 def _setting_contradictions(s: Setting) -> Iterator[str]:
     low, high = (-math.inf if s.low is None else s.low), (math.inf if s.high is None else s.high)
-    if not low < high:
-        yield "expected `low` below `high`"
+    if not (low < high or (low == high and s.closed)):
+        yield "expected `low` below `high`, or the same if both are allowed"
     if s.default is None and not s.unlimited:
         yield "default: expected a number"
     if not low <= s.value <= high:

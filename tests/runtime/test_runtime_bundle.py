@@ -156,6 +156,7 @@ SCHEMA = [
     ((*SETTING, "default"), 10**309, "finite"),
     ((*SETTING, "low"), 5.0, "default: expected a number from 5 to inf"),
     ((*SETTING, "high"), 3.0, "default: expected a number from -inf to 3"),
+    (SETTING, {"name": "guidance", "default": 4.0, "low": 4.0, "high": 4.0, "closed": False}, "expected `low` below"),
     (("versions",), [], "versions: expected an object"),
     (("versions", "onnx"), None, "versions.onnx: expected text, got null"),
     ((*OUTPUT, "shape"), [1, "2"], r"output.shape\[1\]: expected a whole number"),
@@ -214,6 +215,12 @@ SCHEMA = [
 def test_manifests_that_are_wrong_name_the_field(path, place, value, message):
     with_document(path, setter(place, value))
     refused(path, "E0602", message)
+
+
+def test_a_setting_may_have_one_value(path):
+    with_document(path, setter(SETTING, {"name": "guidance", "default": 4.0, "low": 4.0, "high": 4.0}))
+    (setting,) = load(path, device="cpu", threads=1).manifest.settings
+    assert setting.allows([3.0, 4.0, 5.0]).tolist() == [False, True, False]
 
 
 def test_programs_that_contradict_themselves(tmp_path):

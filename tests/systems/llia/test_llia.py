@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from bundles import tiny_bundle
 from random_weights import weights_of
+from tiny_systems import SYSTEMS
 from torch import Tensor
+
+import latentc_runtime
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
@@ -222,6 +227,18 @@ def test_without_a_length_the_losses_are_the_usual_ones() -> None:
     inputs = [values[v.name] for v in low.module.entry("loss").inputs]
     (wanted,) = oracle("digits_llia", CLIP, "conditioning.length=null", *usual).run("loss", *inputs)
     assert float(run("digits_llia", CLIP, given(), **draws)) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_an_engine_of_the_shortest_clips_takes_no_other_length(tmp_path: Path) -> None:
+    tiny = SYSTEMS["llia_consistency"]
+    pipe = latentc_runtime.load(tiny_bundle(tiny.spec, tmp_path / "bundle", tiny.sizes), "cpu", threads=1)
+    arrays = {"image": (1, 8, 8), "before": (1, 1, 8, 8), "audio": (3, 1, 3)}
+    asked: dict[str, Any] = {"classes": [2], "conditions": {n: np.ones((1, *s)) for n, s in arrays.items()}}
+    made = pipe.sample(**asked, seeds=[1], settings={"length": 2})
+    assert made.shape == (1, 1, 2, 8, 8)
+    assert np.array_equal(made, pipe.sample(**asked, seeds=[1]))
+    with pytest.raises(latentc_runtime.RequestError, match="`length` 1 is out of range"):
+        pipe.sample(**asked, seeds=[1], settings={"length": 1})
 
 
 @pytest.mark.parametrize(
