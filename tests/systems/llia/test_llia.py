@@ -22,7 +22,6 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc_runtime.conditions import RequestError
 
 CLIP, BEFORE, HEADS, GROUPS = 3, 2, 2, 4
 SIZES = ("backbone.width=8", "backbone.groups=4", "conditioning.time.frequencies=8", "conditioning.length.shortest=1")
@@ -237,7 +236,7 @@ def test_an_engine_of_the_shortest_clips_takes_no_other_length(tmp_path: Path) -
     made = pipe.sample(**asked, seeds=[1], settings={"length": 2})
     assert made.shape == (1, 1, 2, 8, 8)
     assert np.array_equal(made, pipe.sample(**asked, seeds=[1]))
-    with pytest.raises(RequestError, match="`length` 1 is out of range"):
+    with pytest.raises(latentc_runtime.BundleError, match="`length` 1 is out of range"):
         pipe.sample(**asked, seeds=[1], settings={"length": 1})
 
 
