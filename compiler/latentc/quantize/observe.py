@@ -8,7 +8,7 @@ Symbols: C channels (last axis of a linear layer's input, axis 1 of a convolutio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,23 +106,24 @@ def observed(
             if name in found:
                 found[name].histogram[:] += _histogram(x, found[name].smooth, found[name].limit)
     tell(2 * len(calls), 2 * len(calls))
-    return {**_by_weight(model, found), **found}
+    return {**_by_weight(model, feeds, found), **found}
 
 
-def _by_weight(model: Model, found: Mapping[str, Observed]) -> dict[str, Observed]:
-    """Inputs of layers that no call reached, from layers of the same weight in another form.
+def _by_weight(model: Model, ran: Iterable[str], found: Mapping[str, Observed]) -> dict[str, Observed]:
+    """Inputs of layers of programs that no call reached, from layers of the same weight in the entries that `ran`.
 
     Decoding may read whole what the forward pass, which is the method that is run, cuts into queries, keys and values.
+    A layer that a program runs once, apart from its loop, has another first name there.
     """
-    params, layers = params_of(model.unquantised), quantizable(model.unquantised)
-    sources = {}
-    for path in layers:
+    params = params_of(model.unquantised)
+
+    def sources(path: str) -> list[str]:
         owner = path.removesuffix(params[path].name)  # sources are named within the module that owns the weight
-        sources[path] = [owner + source.name for source in source_params(params[path]) if source.type.rank > 1]
-    seen = {
-        source: found[layer.group] for path, layer in layers.items() if layer.group in found for source in sources[path]
-    }
-    return {layer.group: seen[source] for path, layer in layers.items() for source in sources[path] if source in seen}
+        return [owner + source.name for source in source_params(params[path]) if source.type.rank > 1]
+
+    inputs = {path: found.get(layer.group) for path, layer in quantizable(model.unquantised, ran).items()}
+    seen = {source: x for path, x in inputs.items() if x is not None for source in sources(path)}
+    return {layer.group: seen[name] for path, layer in model.layers.items() for name in sources(path) if name in seen}
 
 
 class _Activations:
