@@ -54,6 +54,18 @@ def test_every_layer_of_the_shipped_specs_is_seen(name: str) -> None:
     assert len(found.samples) == 3
 
 
+def test_layers_that_a_program_runs_once_apart_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLIA's keys of the image are computed before the loop, those of frames in it, by the same weights."""
+    monkeypatch.setitem(SHRUNK, "digits_llia_consistency", ())
+    made = small("digits_llia_consistency")
+    inputs, layers = seen(made).inputs, made.model.layers
+    path = "main.middle.0.attention.attention.{}.weight"
+    kv, q = layers[path.format("kv")], layers[path.format("q")]
+    assert kv.group != q.group  # though the forward pass, which is run, has one for both
+    assert inputs[kv.group].limit == inputs[q.group].limit > 0
+    assert {layer.group for layer in layers.values()} <= set(inputs)
+
+
 def test_guided_branches_and_all_of_the_trajectory_are_seen() -> None:
     found = seen(small("digits_dit"))
     feeds = found.feeds["main.forward"]
