@@ -4,11 +4,11 @@
 
 Trains digits_hpdm on the videos of `flow_digits.py`, whose class is the direction in which a digit moves: variants
 `pyramid` (patches of 8 x 8 in two levels), `alone` (without context fusion) and `whole` (one level of 16 x 16), for as
-many steps. Draws 400 videos of each from engines. A logistic regression on real videos judges the direction; the Fréchet
-distance is that of 32 principal components of real videos. Goals, set before the first run: distances of the pyramid are
-at most 1.1 times those of whole videos, from half as many pixels per training step; without fusion they are at least
-1.25 times as large as with it. With --data only the data is written. Takes two minutes of training per variant and seed
-on one core.
+many steps. Draws 400 videos of each from engines. A logistic regression on real videos judges the direction; the
+Fréchet distance is that of 32 principal components of real videos. Goals, set before the first run: distances of the
+pyramid are at most 1.1 times those of whole videos, from half as many pixels per training step; without fusion they are
+at least 1.25 times as large as with it. With --data only the data is written. Takes two minutes of training per variant
+and seed on one core.
 """
 
 from __future__ import annotations

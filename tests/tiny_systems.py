@@ -633,6 +633,15 @@ SYSTEMS: dict[str, Tiny] = {
         "lfdm_autoencoder",
         (*FILE, "data.fields.x.shape=[1, 2, 8, 8]", *under("backbone", FLOW), "objective.scales=[1, 2]"),
     ),
+    "hpdm": Tiny(
+        "hpdm",
+        (
+            *(*FILE, "data.classes=3", "data.fields.x.shape=[1, 2, 8, 8]", "sampler.steps=2"),
+            *under("backbone", (*RIN[:3], "blocks=[1, 1]", *RIN[4:], "patch=2")),
+            # Sinusoids of 1000 times a number would make rounding errors of the times visible.
+            "backbone.time_scale=10",
+        ),
+    ),
     "lfdm": Tiny(
         "lfdm",
         (
