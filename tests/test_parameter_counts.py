@@ -821,6 +821,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "coupledflow/couplings: its class, told the image and the mask",
         {("256", "main"): 269_662_739},
     ),
+    "hpdm": (
+        "no code: the sizes of its layers, added up",
+        {("three_levels", "main"): 389_141_600, ("one_level", "main"): 387_039_328},
+    ),
     "rin": (
         "nicolas-dufour/CAD",
         {
