@@ -153,7 +153,8 @@ IMPOSSIBLE = {
     and (kind != "predictor_corrector" or limit(OBJECTIVES[objective].parameterization().process) is None)
 }
 # Neither is taught by these, nor are these samples video.
-IMPOSSIBLE |= {(kind, objective) for kind in ("flow_map", "consistency", "flow_ddim") for objective in OBJECTIVES}
+UNTAUGHT = ("flow_map", "consistency", "flow_ddim", "tiled_ddim")
+IMPOSSIBLE |= {(kind, objective) for kind in UNTAUGHT for objective in OBJECTIVES}
 # It has levels before those of whole timesteps.
 IMPOSSIBLE |= {("shifted_ddim", objective) for objective in OBJECTIVES if not objective.startswith("diffusion")}
 # It follows a velocity.

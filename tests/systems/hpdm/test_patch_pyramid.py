@@ -227,6 +227,8 @@ def test_a_sample_is_the_finest_level(lowered, weights: dict[str, np.ndarray]) -
         (["backbone.blocks=[1, 2]"], "a finer level reads what coarser ones compute"),
         (["sampler={kind: ddim}"], "denoise"),
         (["objective={kind: diffusion}"], "denoise"),
+        (["sampler.guidance.channels=1"], "channels of a pyramid's tiles are not handled apart"),
+        (["sampler.clip_quantile=0.9", "sampler.clip_per_channel=true"], "channels of a pyramid's tiles are not"),
     ],
 )
 def test_what_does_not_fit_is_said(overrides: list[str], said: str) -> None:

@@ -154,10 +154,10 @@ def _network(config: PatchPyramid, time: TimeFeatures, entries: tuple[Entry, ...
         batch, width = x.shape[0], static["width"]
         embedder = standardized_embedder(time, config.time_scale)
         moment = b.sub("t_embedder", embedder, t, dim=width, **time.static())
-        told = [b.reshape(moment, shape=(batch, 1, width), out="moment")]
+        parts = [b.reshape(moment, shape=(batch, 1, width), out="moment")]
         for entry, operands in with_operands(entries, conditions):
-            told.append(entry.tokens(b, entry.prefix, operands, width, static)[0])
-        cond = b.concat(*told, axis=1, out="c")
+            parts.append(entry.tokens(b, entry.prefix, operands, width, static)[0])
+        cond = b.concat(*parts, axis=1, out="c")
         seen: list[tuple[_Level, list[Var]]] = []
         outs, first = [], 0
         for number in range(config.levels):

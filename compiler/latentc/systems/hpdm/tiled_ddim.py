@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import Guidance
 from latentc.components.parts import Problem, Spec
 from latentc.components.samplers.ddim import Ddim
 from latentc.ir.builder import ModuleBuilder, Rewriter, Var
@@ -33,6 +34,13 @@ class TiledDdim(Ddim):
             yield Problem(("kind",), message, "use `ddim`")
             return
         yield from super().problems(spec)
+        # The first axis of a pyramid is that of its tiles.
+        reason = "channels of a pyramid's tiles are not handled apart"
+        if self.clip_per_channel:
+            yield Problem(("clip_per_channel",), reason, "leave it out")
+        for path, term in self.terms():
+            if isinstance(term, Guidance) and term.channels is not None:
+                yield Problem((*path, "channels"), reason, "leave it out")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         program = super().build(mb, networks, spec)
