@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import Guidance
 from latentc.components.parts import Problem, Spec
+from latentc.components.processes.process import Process
 from latentc.components.samplers.ddim import Ddim
 from latentc.ir.builder import ModuleBuilder, Rewriter, Var
 
@@ -22,6 +23,10 @@ class TiledDdim(Ddim):
     kind: Literal["tiled_ddim"]  # type: ignore[assignment]
     WRAPPABLE: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "tiled_ddim", "steps": 3, "clip": 1.0}
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        return []  # no other sampler draws pyramids, nor does it draw anything else
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         main, *others = super().needs(spec)
