@@ -1,4 +1,4 @@
-"""What is measured when a GPU is at hand, in the order of its worth (make gpu).
+"""Measures everything that needs a GPU, what is most worth knowing first (make gpu).
 
     python benchmarks/gpu.py [--out out/gpu] [--only STEP,…] [--minutes 45] [--again] [--stand-in]
 

@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def evaluated(build: Any, *inputs: np.ndarray) -> list[np.ndarray]:
-    """What `build(b, *inputs)` computes in float64."""
+    """The outputs of `build(b, *inputs)` in float64."""
     mb = ModuleBuilder()
     b = mb.function("main")
     b.output(*build(b, *(b.input(f"x{i}", f32(*a.shape)) for i, a in enumerate(inputs))))

@@ -35,7 +35,7 @@ def run(method: str, *given: np.ndarray, more: tuple[str, ...] = ()) -> np.ndarr
 
 
 def test_a_projection_is_the_integral_of_the_density_along_each_ray() -> None:
-    """The beam written out: a source that circles around y, and a detector behind the volume."""
+    """The beam written out: a source that circles around y, and a detector beyond the volume."""
     main = load_spec("phantoms_cond_cbnt").networks["main"]
     y, angle = np.array([0, 2]), np.array([[0.4], [2.5]])
     found = run("forward", y, angle)

@@ -190,7 +190,7 @@ def test_the_network_is_what_it_says() -> None:
 
 
 def cut(clip: int) -> dict[str, np.ndarray]:
-    """What is given to a system of fewer frames."""
+    """The inputs of a system of fewer frames."""
     own = dict(given()) | {"length": np.full(2, float(clip))}
     own |= {name: own[name][:, :, :clip] for name in ("x", "noise")}
     return own | {"audio": own["audio"][:, : clip + BEFORE]}

@@ -36,7 +36,7 @@ def drawn(name: str, shape: list[int]) -> np.ndarray:
 
 
 def modules(blocks: list[int], attends: list[bool]) -> dict[str, str]:
-    """{a-unet's module: ours}. A level is nested in the one above, behind the blocks of its way down."""
+    """{a-unet's module: ours}. A level is nested in the one above, after the blocks of its way down."""
     found = {"blocks.0.to_out": "embedder.fc1", "blocks.1.blocks.1.0": "embedder.fc2"}
     prefix = "blocks.2.net"
     for level, (count, attention) in enumerate(zip(blocks, attends, strict=True)):

@@ -63,10 +63,10 @@ def test_without_noise_points_are_in_the_middle_of_their_parts() -> None:
     middle = np.full((2, 16, 4), 0.5)
     further = np.broadcast_to((np.arange(4) + 0.5) / 4, (2, 16, 4))
     (one,) = run("main.forward", *known.values())
-    none, told = np.zeros((2, 16, 8)), (known["y"], known["camera"])
-    (other,) = run("main.train_forward", known["z"], middle, none[..., :4], further, none, *told)
-    (moved,) = run("main.train_forward", known["z"], middle * 0.2, none[..., :4], further, none, *told)
-    (denser,) = run("main.train_forward", known["z"], middle, none[..., :4], further, none + 5, *told)
+    none, conditions = np.zeros((2, 16, 8)), (known["y"], known["camera"])
+    (other,) = run("main.train_forward", known["z"], middle, none[..., :4], further, none, *conditions)
+    (moved,) = run("main.train_forward", known["z"], middle * 0.2, none[..., :4], further, none, *conditions)
+    (denser,) = run("main.train_forward", known["z"], middle, none[..., :4], further, none + 5, *conditions)
     assert np.abs(denser - one).max() > 1e-3
     assert one.shape == (2, 3, 4, 4) and np.abs(one - other).max() < 1e-9 < np.abs(one - moved).max()
     assert one.std() > 0.01
@@ -163,8 +163,8 @@ def test_losses_are_the_formulas_of_the_paper() -> None:
 
     def made(z: np.ndarray, camera: np.ndarray, of: str) -> np.ndarray:
         each = (rays[f"{port.name}_of_{of}"] for port in ports[1:])
-        told = (x * (1 - 3 / 100) if "noise" in port.name else x for x, port in zip(each, ports[1:], strict=True))
-        return run("main.train_forward", z, *told, y, camera)[0]
+        drawn = (x * (1 - 3 / 100) if "noise" in port.name else x for x, port in zip(each, ports[1:], strict=True))
+        return run("main.train_forward", z, *drawn, y, camera)[0]
 
     def softplus(x: np.ndarray) -> float:
         return float(np.log1p(np.exp(x)).mean())
@@ -188,10 +188,10 @@ def test_losses_are_the_formulas_of_the_paper() -> None:
     latent, own = run("encoder.forward", x, y)
     image, again = made(latent, camera, "made"), made(latent, own, "again")
     score, found = run("discriminator.forward", image, y)
-    told = losses("reconstruction", inputs)
-    assert abs(told["game"] - softplus(-score)) < 1e-6 and abs(told["pixels"] - square(again - x)) < 1e-6
-    total = softplus(-score) + 15 * square(found - camera) + 5 * (told["pixels"] + told["dissimilarity"])
-    assert abs(told["loss"] - total) < 1e-5
+    terms = losses("reconstruction", inputs)
+    assert abs(terms["game"] - softplus(-score)) < 1e-6 and abs(terms["pixels"] - square(again - x)) < 1e-6
+    total = softplus(-score) + 15 * square(found - camera) + 5 * (terms["pixels"] + terms["dissimilarity"])
+    assert abs(terms["loss"] - total) < 1e-5
 
 
 def test_the_updates_of_the_generator_alternate() -> None:
@@ -246,11 +246,11 @@ def test_an_image_is_seen_from_the_camera_of_a_request(tmp_path: Path) -> None:
     cameras = np.array([[1.2, 1.2], [1.2, 1.9]], np.float32)
     views = [pipe.sample([2], conditions={"camera": camera}, seeds=7) for camera in cameras]
     assert views[0].shape == (1, 3, 4, 4) and np.abs(views[0] - views[1]).max() > 1e-3
-    told = {"image": images[[0, 0]], "camera": cameras}
-    seen = pipe.sample([2, 2], conditions=told, program="novel_view")
+    asked = {"image": images[[0, 0]], "camera": cameras}
+    seen = pipe.sample([2, 2], conditions=asked, program="novel_view")
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
-    told = {"image": images, "camera": cameras[[0, 0]]}
-    others = pipe.sample([2, 2], conditions=told, program="novel_view")
+    asked = {"image": images, "camera": cameras[[0, 0]]}
+    others = pipe.sample([2, 2], conditions=asked, program="novel_view")
     assert np.array_equal(others[0], seen[0]) and np.abs(others[1] - others[0]).max() > 1e-4
     assert pipe.sample([2], seeds=7).shape == (1, 3, 4, 4)  # from the mean camera
 

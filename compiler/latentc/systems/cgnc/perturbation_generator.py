@@ -101,7 +101,7 @@ class PerturbationGenerator(Backbone):
 def _forward(attentions: int, groups: int, epsilon: float, entries: tuple[Entry, ...], height: int) -> BlockBody:
     @module_class("PerturbationGenerator")
     def forward(b: Builder, *conditions: Var, channels: int, width: int, code: int, heads: int) -> Var:
-        """What to add to an image."""
+        """The perturbation, to be added to an image."""
         given = dict(with_operands(entries, conditions))
         (image,) = (entry.map(b, own, {}, height) for entry, own in given.items() if entry.form == "map")
         ((text,),) = (own for entry, own in given.items() if entry.form == "array")

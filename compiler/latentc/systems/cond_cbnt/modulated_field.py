@@ -24,7 +24,7 @@ from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, item
 from latentc.ir.types import B
 
 RESOLUTION = "resolution"
-"""What the sampler asks for: the points of the grid of `volume`, per axis."""
+"""The sampler's request: the points of the grid of `volume`, per axis."""
 
 
 class ModulatedField(Backbone):
@@ -110,8 +110,8 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         shift = modulations(b, points, patient, sizes)
         return b.sub("field", field, points, *shift, out="density", width=sizes["width"])  # type: ignore[no-any-return]
 
-    def projected(b: Builder, places: Var, told: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
-        patient, angle = told
+    def projected(b: Builder, places: Var, given: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
+        patient, angle = given
         batch, count, n = patient.shape[0], side * side, config.points
         rotation, away = rays.orbit(b, angle * 0.0 + math.pi / 2, angle)
         origin = b.mul(away, config.distance, out="origin")
@@ -126,32 +126,32 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         return b.reshape(integral, shape=(batch, 1, side, side), out="x")  # type: ignore[no-any-return]
 
     @module_class("ModulatedField")
-    def forward(b: Builder, *told: Var, **sizes: Any) -> Var:
+    def forward(b: Builder, *given: Var, **sizes: Any) -> Var:
         """Projections of patients at angles, from the middle of each part of the rays."""
-        return projected(b, b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle"), told, sizes)
+        return projected(b, b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle"), given, sizes)
 
     @module_class("ModulatedField", TRAINING)
-    def train_forward(b: Builder, places: Var, *told: Var, **sizes: Any) -> Var:
+    def train_forward(b: Builder, places: Var, *given: Var, **sizes: Any) -> Var:
         """Projections for training, from random places of the parts of the rays."""
-        return projected(b, places, told, sizes)
+        return projected(b, places, given, sizes)
 
     @module_class("ModulatedField", "density_at", points="B M 3")
-    def density_at(b: Builder, points: Var, *told: Var, **sizes: Any) -> Var:
+    def density_at(b: Builder, points: Var, *given: Var, **sizes: Any) -> Var:
         """Densities of patients at points."""
-        return densities(b, points, told[0], sizes)
+        return densities(b, points, given[0], sizes)
 
     @module_class("ModulatedField", "density_of")
-    def density_of(b: Builder, point: Var, *told: Var, **sizes: Any) -> Var:
+    def density_of(b: Builder, point: Var, *given: Var, **sizes: Any) -> Var:
         """Densities [B, 1] of patients at one point each."""
         batch = point.shape[0]
-        density = densities(b, b.reshape(point, shape=(batch, 1, 3), out="points"), told[0], sizes)
+        density = densities(b, b.reshape(point, shape=(batch, 1, 3), out="points"), given[0], sizes)
         return b.reshape(density, shape=(batch, 1), out="density")  # type: ignore[no-any-return]
 
     @module_class("ModulatedField", "volume")
-    def volume(b: Builder, *told: Var, **sizes: Any) -> Var:
+    def volume(b: Builder, *given: Var, **sizes: Any) -> Var:
         """Densities of patients at the middles of the cells of a grid over [-1, 1]^3, by x, y and z."""
         assert resolution is not None
-        (patient,) = told
+        (patient,) = given
         line = (np.arange(resolution) * 2 + 1) / resolution - 1
         grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(1, -1, 3)
         batch, count = patient.shape[0], resolution**3
@@ -202,7 +202,7 @@ def _modulations(config: ModulatedField) -> Any:
 
 @module_class("AdditiveModulation", code="B code_dim")
 def _shift(b: Builder, code: Var, *, code_dim: int, width: int) -> Var:
-    """What layers are shifted by, of codes of patients."""
+    """The shifts of layers, from codes of patients."""
     h = b.relu(b.dense("layers.0", code, width), out="h")
     h = b.relu(b.dense("layers.1", h, width), out="h")
     return b.dense("layers.2", h, width, out="shift")
@@ -210,7 +210,7 @@ def _shift(b: Builder, code: Var, *, code_dim: int, width: int) -> Var:
 
 @module_class("FilmModulation", code="B code_dim")
 def _film(b: Builder, code: Var, *, code_dim: int, width: int) -> tuple[Var, ...]:
-    """What layers are scaled and shifted by, of codes of patients."""
+    """The scales and shifts of layers, from codes of patients."""
     h = b.gelu(b.dense("shared.0", code, width), approximate="none", out="h")
     h = b.gelu(b.dense("shared.1", h, width * 2), approximate="none", out="h")
     found = []

@@ -1,6 +1,6 @@
 """Equilibrium Matching: Generative Modeling with Implicit Energy-Based Models (Wang and Du 2025, arXiv:2510.02300).
 
-A network that is not told the noise level learns a gradient that vanishes at the data; sampling descends it.
+A network without the noise level as input learns a gradient that vanishes at the data; sampling descends it.
 
 Specs: specs/flow/eqm.yaml.
 Tests: tests/parity/eqm.py.

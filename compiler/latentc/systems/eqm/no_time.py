@@ -1,4 +1,4 @@
-"""A network of noisy data that is not told how noisy they are."""
+"""The time of a network that does not depend on the noise level."""
 
 from __future__ import annotations
 

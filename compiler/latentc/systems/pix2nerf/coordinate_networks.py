@@ -107,9 +107,9 @@ class FieldEncoder(CoordinateNetwork):
         return self.built(mb, name, spec, body, {"latent_dim": self.latent_dim})
 
 
-def _known(b: Builder, told: Iterator[Pair], width: Any, sizes: dict[str, Any]) -> Var | None:
+def _known(b: Builder, given: Iterator[Pair], width: Any, sizes: dict[str, Any]) -> Var | None:
     """f32[B, width]: the sum of the embeddings of the conditions, if there are any."""
-    found = [entry.vector(b, entry.prefix, operands, width, sizes) for entry, operands in told]
+    found = [entry.vector(b, entry.prefix, operands, width, sizes) for entry, operands in given]
     return summed(b, "known", found) if found else None
 
 

@@ -146,7 +146,7 @@ class ImageToField(Objective):
 
 
 class _Round:
-    """What the losses share: conditions, a random camera, random places along rays for each rendering."""
+    """Shared by the losses: conditions, a random camera, random places along rays for each rendering."""
 
     def __init__(
         self, b: Builder, networks: Mapping[str, Network], spec: Spec, density_noise: int, reads_images: bool = True

@@ -95,7 +95,7 @@ class RadianceGenerator(Backbone):
             **({"embedding": self.embedding} if any(entry.form == "vector" for entry in entries) else {}),
             **self.condition_sizes(spec),
         }
-        told = ports_of(entries)
+        given = ports_of(entries)
         z = Port("z", f32(B, self.latent_dim), "noise", distribution="uniform")
         drawn = []
         for prefix, count in (("", 1), ("further_", 2))[: 1 + self.hierarchical]:
@@ -105,8 +105,8 @@ class RadianceGenerator(Backbone):
         at = [Port(word, f32(B, self.points, 3), "state") for word in ("points", "directions")]
         forward, train_forward, field_at = _methods(self, side, entries)
         methods = {
-            "forward": add_method(mb, name, "forward", forward, (z, *told), static),
-            TRAINING: add_method(mb, name, TRAINING, train_forward, (z, *drawn, *told), static),
+            "forward": add_method(mb, name, "forward", forward, (z, *given), static),
+            TRAINING: add_method(mb, name, TRAINING, train_forward, (z, *drawn, *given), static),
             "field_at": add_method(mb, name, "field_at", field_at, (*at, z, *_vectors(entries)), static),
         }
         return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
@@ -123,9 +123,9 @@ def _methods(
     mapping, field = _mapping(), _field(config.depth)
     vectors = tuple(entry for entry in entries if entry.form == "vector")
 
-    def styles(b: Builder, z: Var, told: list[Pair], sizes: dict[str, Any]) -> tuple[Var, ...]:
+    def styles(b: Builder, z: Var, given: list[Pair], sizes: dict[str, Any]) -> tuple[Var, ...]:
         """Frequencies and phases [B, (depth + 1) width] of all layers."""
-        for entry, operands in told:
+        for entry, operands in given:
             known = entry.vector(b, entry.prefix, operands, sizes["embedding"], sizes)
             z = b.concat(z, known, axis=1, out="latent")
         count = (config.depth + 1) * sizes["width"]
@@ -142,9 +142,9 @@ def _methods(
 
     def rendered(b: Builder, z: Var, drawn: tuple[Var, ...], conditions: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
         batch, count, n, channels = z.shape[0], side * side, config.points, sizes["channels"]
-        told = list(with_operands(entries, conditions))
-        ((camera,),) = (operands for entry, operands in told if entry.form == "array")
-        style = styles(b, z, [pair for pair in told if pair[0].form == "vector"], sizes)
+        given = list(with_operands(entries, conditions))
+        ((camera,),) = (operands for entry, operands in given if entry.form == "array")
+        style = styles(b, z, [pair for pair in given if pair[0].form == "vector"], sizes)
         pitch, yaw = b.split(camera, axis=1, sizes=(1, 1), out="pitch yaw")
         rotation, origin = rays.orbit(b, pitch, yaw)
         of_pixels = b.constant(rays.pinhole(side, config.fov)[None], "f32", out="of_pixels")

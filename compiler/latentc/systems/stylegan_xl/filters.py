@@ -22,7 +22,7 @@ FIRST_CUTOFF, FIRST_STOPBAND, LAST_STOPBAND = 2.0, 2**2.1, 2**0.3
 
 @dataclass(frozen=True)
 class Band:
-    """What a layer gives: the rate, the cutoff and half the width of the transition band, side and channels."""
+    """A layer's output: the rate, the cutoff and half the width of the transition band, side and channels."""
 
     rate: int
     cutoff: float
