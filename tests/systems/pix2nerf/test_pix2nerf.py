@@ -163,8 +163,8 @@ def test_losses_are_the_formulas_of_the_paper() -> None:
 
     def made(z: np.ndarray, camera: np.ndarray, of: str) -> np.ndarray:
         each = (rays[f"{port.name}_of_{of}"] for port in ports[1:])
-        drawn = (x * (1 - 3 / 100) if "noise" in port.name else x for x, port in zip(each, ports[1:], strict=True))
-        return run("main.train_forward", z, *drawn, y, camera)[0]
+        shrunk = (x * (1 - 3 / 100) if "noise" in port.name else x for x, port in zip(each, ports[1:], strict=True))
+        return run("main.train_forward", z, *shrunk, y, camera)[0]
 
     def softplus(x: np.ndarray) -> float:
         return float(np.log1p(np.exp(x)).mean())
