@@ -179,7 +179,7 @@ def _case(
 def _torch_device(device: str) -> str:
     """The PyTorch device that is the counterpart of a device of the runtime."""
     torch = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
-    return "cuda" if device in ("cuda", "tensorrt") and torch.cuda.is_available() else "cpu"
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def timing(times: Sequence[float]) -> Timing:

@@ -63,5 +63,7 @@ class ClampedPath(Interpolant):
         return self.noise_scale
 
     def time_range(self, predicts: Prediction) -> tuple[float, float]:
+        if predicts != "preconditioned":
+            return super().time_range(predicts)
         eps = 0.0 if self.train_eps is None else self.train_eps
         return eps, 1.0 - eps

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Size
+from latentc.components import Level, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.unet.layers import conv, doubling_conv, group_norm, linear
@@ -45,7 +45,7 @@ class AvatarUnet(Backbone):
         (1, 2, 4, 4), min_length=1, max_length=16, description="channels of each level, as a multiple of `width`"
     )
     blocks: int = Field(2, gt=0, le=64, description="blocks per level on the way down; one more on the way up")
-    attention: tuple[int, ...] = Field((0, 1, 2), max_length=16, description="levels that attend within frames")
+    attention: tuple[Level, ...] = Field((0, 1, 2), max_length=16, description="levels that attend within frames")
     heads: int = Field(8, gt=0, le=1_024, description="heads of each attention")
     ratio: int = Field(4, gt=0, le=64, description="hidden width of the feed-forwards as a multiple of the channels")
     groups: int = Field(32, gt=0, le=1_024, description="groups of the group norms")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.contract import Need
 from latentc.components.kit import call
 from latentc.components.objectives.terms._classifier import ClassifierTerm, cross_entropy
@@ -21,7 +23,7 @@ class GuidingClassifier(ClassifierTerm):
     """
 
     kind: Literal["guiding_classifier"]
-    generator_weight: None = None  # type: ignore[assignment]
+    generator_weight: None = Field(None, description="none: the term is in the generator's loss alone")  # type: ignore[assignment]
     READS: ClassVar[tuple[str, ...]] = ()
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guiding_classifier"}
 
