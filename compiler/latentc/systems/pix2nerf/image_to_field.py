@@ -156,7 +156,7 @@ class _Round:
         method = networks["main"].methods[TRAINING]
         self.z, *self.of_rays = method.inputs_of("noise")
         (self.camera_name,) = (p.name for p in method.inputs_of("condition") if p.type.is_float)
-        # What is read comes first among the inputs of a loss, then what is drawn.
+        # A loss takes data fields first, then random inputs.
         self.given = b.input("x", state.type) if reads_images else None
         for field, type in conditions.stored.items():
             b.input(field, type)
