@@ -13,8 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import verdict
-from on_digits import Figures, figures, trained
+from on_digits import Figures, compared, figures, trained
 
 VELOCITY = (
     "objective={kind: flow, predicts: velocity, "
@@ -32,21 +31,15 @@ def main() -> int:
         "--compared", type=int, help="seeds, from the first, that also predict velocities; default: all"
     )
     given = parser.parse_args()
-    compared = given.seeds[: given.compared]
-    results: dict[str, list[Figures]] = {}
+    both = given.seeds[: given.compared]
+    results: dict[str, list[Figures]] = {"image": [], "velocity": []}
     for seed in given.seeds:
-        for name, overrides in (("image", ()), ("velocity", VELOCITY))[: 1 + (seed in compared)]:
+        for name, overrides in (("image", ()), ("velocity", VELOCITY))[: 1 + (seed in both)]:
             run = trained("digits_jit", given.out / f"{name}{seed}", overrides=overrides, seed=seed, steps=given.steps)
             found = figures("digits_jit", run.weights, given.out / f"{name}{seed}-bundle", overrides=overrides)
             print(f"{name}, seed {seed}: {run.seconds:.0f} s of a processor, {found}", flush=True)
-            results.setdefault(name, []).append(found)
-    image = results["image"]
-    ratios = [ours.frechet / theirs.frechet for ours, theirs in zip(image, results.get("velocity", []), strict=False)]
-    lines = [verdict("class accuracy of predicted images", [found.accuracy for found in image], 0.95, "")]
-    if ratios:
-        lines.append(verdict("their Fréchet distance, of that of predicted velocities", ratios, 0.5, "×", False))
-    print(*lines, sep="\n")
-    return int(any("MISSED" in line for line in lines))
+            results[name].append(found)
+    return compared(results, accuracy=0.95, frechet=0.5)
 
 
 if __name__ == "__main__":

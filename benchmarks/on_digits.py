@@ -1,4 +1,4 @@
-"""What the benchmarks on scikit-learn's digits share: trainings, the samples of their engines, and judging these."""
+"""Shared by the benchmarks on scikit-learn's digits: trainings, the samples of their engines, and judging these."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from common import verdict
 from numpy.typing import NDArray
 
 import latentc_runtime
@@ -195,10 +196,29 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
     return mean if len(found) == 1 else f"{mean} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
+def compared(found: Mapping[str, Sequence[Figures]], accuracy: float, frechet: float) -> int:
+    """Prints the figures of two ways by their seeds, and whether the first reaches its goals; 1 if it misses one.
+
+    `accuracy`: its least class accuracy. `frechet`: its largest Fréchet distance over that of the other, seed by seed.
+    """
+    (own, ours), (other, theirs) = found.items()
+    for name, rows in found.items():
+        if rows:
+            accuracies, distances = zip(*rows, strict=True)
+            print(f"{name}: class accuracy {spread(accuracies)}, Fréchet distance {spread(distances)}")
+    ratios = [mine.frechet / its.frechet for mine, its in zip(ours, theirs, strict=False)]
+    lines = [verdict(f"class accuracy, {own}", [one.accuracy for one in ours], accuracy, "")]
+    if ratios:
+        lines.append(verdict(f"Fréchet distance, {own}, of that of {other}", ratios, frechet, "×", least=False))
+    print(*lines, sep="\n")
+    return int(any("MISSED" in line for line in lines))
+
+
 __all__ = [
     "Figures",
     "Rows",
     "Training",
+    "compared",
     "drawn",
     "figures",
     "halves",

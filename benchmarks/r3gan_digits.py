@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import verdict
-from on_digits import Figures, figures, spread, trained
+from on_digits import Figures, compared, figures, trained
 
 R1 = "{kind: gradient_penalty, at: real, target: 0, weight: 0.5}"
 LOSSES = {"pairs": [], "usual": [f"objective.terms=[non_saturating, {R1}]"]}
@@ -36,16 +35,7 @@ def main() -> int:
             run = trained("digits_r3gan", folder / "project", overrides=options, seed=seed)
             found[loss].append(figures("digits_r3gan", run.weights, folder / "engine", options, samples=2000))
             print(f"{loss}, seed {seed}: {found[loss][-1]} ({run.seconds:.0f} s)", flush=True)
-    for loss, made in found.items():
-        accuracy, frechet = zip(*made, strict=True)
-        print(f"{loss}: class accuracy {spread(accuracy)}, Fréchet distance {spread(frechet)}")
-    ratios = [own.frechet / its.frechet for own, its in zip(found["pairs"], found["usual"], strict=True)]
-    lines = [
-        verdict("class accuracy", [one.accuracy for one in found["pairs"]], 0.9, ""),
-        verdict("Fréchet distance, of that with the usual loss", ratios, 1.0, "×", least=False),
-    ]
-    print(*lines, sep="\n")
-    return int(any("MISSED" in line for line in lines))
+    return compared(found, accuracy=0.9, frechet=1.0)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import verdict
 from numpy.typing import NDArray
-from on_digits import Figures, figures, images, spread, trained
+from on_digits import Figures, compared, figures, images, trained
 from safetensors.numpy import load_file, save_file
 
 from latentc.ir.interpret import Interpreter
@@ -49,16 +48,7 @@ def main() -> int:
             run = trained("digits_stylegan_xl", folder / "project", overrides=options, seed=seed)
             made.append(figures("digits_stylegan_xl", run.weights, folder / "engine", options, samples=2000))
             print(f"{kind} features, seed {seed}: {made[-1]} ({run.seconds:.0f} s)", flush=True)
-    for kind, made in found.items():
-        accuracy, frechet = zip(*made, strict=True)
-        print(f"{kind} features: class accuracy {spread(accuracy)}, Fréchet distance {spread(frechet)}")
-    ratios = [own.frechet / its.frechet for own, its in zip(found["classifier's"], found["random"], strict=True)]
-    lines = [
-        verdict("class accuracy", [one.accuracy for one in found["classifier's"]], 0.9, ""),
-        verdict("Fréchet distance, of that with random features", ratios, 1.0, "×", least=False),
-    ]
-    print(*lines, sep="\n")
-    return int(any("MISSED" in line for line in lines))
+    return compared(found, accuracy=0.9, frechet=1.0)
 
 
 def files(classifier: Path, folder: Path, seed: int | None) -> dict[str, Path]:
