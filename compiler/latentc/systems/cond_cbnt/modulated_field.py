@@ -163,7 +163,7 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
 
 
 def _modulations(config: ModulatedField) -> Any:
-    """A function of points and patients -> what layers are shifted by, after what they are scaled by, if they are."""
+    """The function from points and patients to the scales of layers, if they are scaled, and then their shifts."""
 
     def of_code(b: Builder, points: Var, patient: Var, sizes: dict[str, Any]) -> tuple[Var, ...]:
         codes = b.param("codes", f32(sizes["patients"], sizes["code_dim"]), "normal")
