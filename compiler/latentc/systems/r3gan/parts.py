@@ -98,7 +98,8 @@ def embedded(b: Builder, y: Var, classes: Any, dim: Any, gain: float = 1.0) -> V
 
 @cache
 def residual_block(gain: float) -> BlockBody:
-    """The block whose first two convolutions start with a gain, the last with zeros; x f32[B, C, H, W] keeps its shape."""
+    """The block whose first two convolutions start with a gain, the last with zeros: f32[B, C, H, W] of that shape."""
+
     @module_class("GroupedResidualBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, hidden: int, groups: int) -> Var:
         """x plus three convolutions, the middle one in groups, with biases and activations between them."""
