@@ -787,6 +787,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "LTH14/rcg",
         {("unconditional", "main"): 62_721_280, ("class", "main"): 72_176_896 + 1000 * 512},
     ),
+    "mdlm": (
+        "sums of the layers of kuleshov-group/mdlm; paper: 169 M on OpenWebText, 139 M on LM1B",
+        {("small", "main"): 169_627_218, ("lm1b", "main"): 139_294_523},
+    ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "class_prefix_gpt2": (
         "transformers.GPT2LMHeadModel",

@@ -245,6 +245,14 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),
     "maskgit": Tiny("digits_maskgit", (*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=4")),
+    "mdlm": Tiny(
+        "mdlm",
+        (
+            *("data={kind: digits, as: tokens}", "conditioning.class={kind: label, dropout: 0.1}"),
+            *under("backbone", (*BLOCKS, "depth=1", "condition_width=8")),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", "sampler.guidance={scale: 1.5}"),
+        ),
+    ),
     "cdcd": Tiny(
         "cdcd",
         (
