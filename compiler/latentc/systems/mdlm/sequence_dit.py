@@ -133,7 +133,7 @@ def conditioned(
 @cache
 def _network(config: SequenceDit, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
-    block = condition.block(mixer, feed_forward, norm, config.weights)
+    block = narrow(condition.block(mixer, feed_forward, norm, config.weights))
 
     @module_class("SequenceDiT", idx="B length")
     def forward(
@@ -154,18 +154,24 @@ def _network(config: SequenceDit, time: TimeEmbedding, entries: tuple[Entry, ...
         rotary = POSITIONS.rotary(b, static.get("head_width", width // config.block.heads(static)), 0, length)
         sizes = config.block.own(width, static)
         for name in items("blocks", depth):
-            x = b.sub(name, block, x, c, *rotary, dim=width, **sizes)
-        return b.sub("final_layer", final_layer(condition, norm), x, c, dim=width, states=states, out="logits")
+            x = b.sub(name, block, x, c, *rotary, dim=width, condition_width=condition_width, **sizes)
+        sizes = {"dim": width, "condition_width": condition_width, "states": states}
+        return b.sub("final_layer", final_layer(condition, norm), x, c, **sizes, out="logits")
 
     return forward
+
+
+def narrow(block: BlockBody) -> BlockBody:
+    """The block, whose condition c f32[B, E] is of another width than its tokens: its argument `condition_width`."""
+    return BlockBody(block.body, block.cls, block.method, {"c": "B condition_width"}, block.names)
 
 
 @cache
 def final_layer(condition: BlockCondition, norm: Norm) -> BlockBody:
     """Tokens x f32[B, T, D] and the condition c f32[B, E] -> logits f32[B, T, `states`]."""
 
-    @module_class("FinalLayer")
-    def final(b: Builder, x: Var, c: Var, *, dim: int, states: int) -> Var:
+    @module_class("FinalLayer", c="B condition_width")
+    def final(b: Builder, x: Var, c: Var, *, dim: int, condition_width: int, states: int) -> Var:
         """Normalises and modulates the tokens, then computes their logits."""
         shift, scale = condition.final_modulation(b, c, dim)
         x = norm.apply(b, "norm_final", x) * (scale + 1.0) + shift
