@@ -28,6 +28,7 @@ OTHERS = {
     "query_transformer",
     "retrieval_transformer",
     "query_autoencoder",
+    "sequence_dit",
     "token_dit",  # a head
 }
 KINDS = OneOf("networks").choices()

@@ -84,7 +84,7 @@ class AncestralUnmasking(Sampler):
             if scale is not None:
                 own = scale_at(b, given[-1], row["weight"]) if "weight" in row else given[-1]
                 null = conditions.null(b, cond)
-            at: dict[str, Var] = {"state": tokens}
+            at: dict[str, Any] = {"state": tokens}
             if timed:
                 like = b.reshape(b.slice(tokens, axis=1, start=0, stop=1), shape=(B,))
                 at["time"] = b.broadcast_to(row["sigma"], like, shape=(B,), out="sigma")

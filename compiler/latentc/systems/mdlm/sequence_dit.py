@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import add_method
-from latentc.components.blocks.block import Block
 from latentc.components.blocks.positions.rope_1d import Rope1d
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
