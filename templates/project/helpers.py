@@ -86,6 +86,20 @@ def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor,
     return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
 
 
+def rope_2d_spread(head_dim: int, grid: int, base: float, span: float) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a grid, each [grid * grid, head_dim / 2].
+
+    Rows and columns are at `grid` places from 0 to `span`. Channel pairs rotate with column and row in turn.
+    """
+    half = head_dim // 2
+    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
+    angles = torch.outer(torch.linspace(0, span, grid, dtype=torch.float64), freqs)  # [grid, half / 2]
+    rows = angles[:, None].expand(grid, grid, -1)
+    columns = angles[None].expand(grid, grid, -1)
+    angles = torch.stack([columns, rows], dim=-1).reshape(grid * grid, half)
+    return angles.cos().float(), angles.sin().float()
+
+
 def rope_prefix(
     head_dim: int,
     grid: int,

@@ -202,6 +202,17 @@ def rope_2d(
     return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
 
 
+def rope_2d_spread(
+    rng: np.random.Generator, shape: tuple[int, ...], head_dim: int, grid: int, base: float, span: float, part: str
+) -> Array:
+    """2-D rotary table (DDT): [grid*grid, head_dim / 2], cos or sin by `part`.
+
+    Rows and columns are at `grid` places evenly from 0 to `span`. Pairs rotate with column and row in turn.
+    """
+    rows, columns = _of_grid(np.linspace(0, span, grid)[:, None] * _frequencies(head_dim // 2, base))
+    return _part(np.stack([columns, rows], axis=-1).reshape(shape), part)
+
+
 def rope_prefix(
     rng: np.random.Generator,
     shape: tuple[int, ...],
@@ -248,9 +259,10 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, eye, constant, normal, uniform, orthogonal, linear_default),
-        *(sincos_1d, sincos_2d, rope_1d, rope_2d),
+        *(sincos_1d, sincos_2d, rope_1d, rope_2d, rope_2d_spread),
         *(rope_prefix, count, directions, disc, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d", "rope_1d", "rope_2d", "rope_prefix"}
+DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d"}
+DETERMINISTIC |= {"rope_1d", "rope_2d", "rope_2d_spread", "rope_prefix"}

@@ -29,7 +29,7 @@ Computes = Callable[[int, int], bool]
 def cache(
     module: Module,
     network: str,
-    blocks: tuple[int, int],
+    blocks: tuple[int, int] | None,
     computes: Computes,
     parts: Sequence[str] = (),
     among: str | None = None,
@@ -37,7 +37,7 @@ def cache(
     """Caches blocks `blocks[0]` to `blocks[1] - 1` of `network` in the sampling programs of the module.
 
     `among` names the list of blocks if the network has several. With `parts`, the calls of these names in each block
-    are cached instead of the sum of the blocks. The first step of a loop always computes: nothing cached passes from
+    are cached instead of the sum of the blocks; without `blocks` they are calls of the network. The first step of a loop always computes: nothing cached passes from
     loop to loop. The new methods become entries `NETWORK.forward_caching` and `NETWORK.forward_cached`. Returns the
     module unchanged if every step computes.
 

@@ -36,16 +36,23 @@ def feature_cache_methods(
     owner: ModuleBuilder,
     network: str,
     forward: str,
-    blocks: tuple[int, int],
+    blocks: tuple[int, int] | None,
     parts: Sequence[str] = (),
     among: str | None = None,
 ) -> Methods:
     """Adds the methods that cache blocks `blocks[0]` to `blocks[1] - 1`, or the calls named `parts` in each of them.
 
-    `among` names the list of blocks (default: the only list). Raises ValueError for lists, blocks or parts that the
-    network does not have.
+    Without `blocks`, `parts` are calls of the network itself. `among` names the list of blocks (default: the only
+    list). Raises ValueError for lists, blocks or parts that the network does not have.
     """
-    fn, (first, last) = owner.functions[forward], blocks
+    fn = owner.functions[forward]
+    if blocks is None:
+        if among is not None or not parts:
+            lacking = "no `parts`" if among is None else "`among`"
+            raise ValueError(f"there is {lacking} without `blocks`: name calls of the network in `parts`")
+        caching, cached = _block_methods(owner, fn, parts, f"network `{network}`")
+        return Methods(network, forward, caching.name, cached.name, len(caching.outputs) - len(fn.outputs))
+    first, last = blocks
     lists = block_lists(fn)
     if among is None and len(lists) != 1:
         held = ", ".join(f"{name} ({len(calls)})" for name, calls in lists.items())
@@ -120,11 +127,13 @@ def _parts_kept(
     )
 
 
-def _block_methods(owner: ModuleBuilder, fn: Function, parts: Sequence[str]) -> tuple[Function, Function]:
+def _block_methods(
+    owner: ModuleBuilder, fn: Function, parts: Sequence[str], who: str = "a block"
+) -> tuple[Function, Function]:
     """A block that also returns the results of its parts, and one that takes them as inputs."""
     calls = {n.attrs["name"]: n for n in fn.nodes if n.op == "call"}
     if missing := [part for part in parts if part not in calls]:
-        raise ValueError(f"a block has no part {missing[0]!r}; it has {', '.join(calls) or 'none'}")
+        raise ValueError(f"{who} has no part {missing[0]!r}; it has {', '.join(calls) or 'none'}")
     results = [calls[part].outputs[0] for part in parts]
     caching = _method(owner, fn, CACHING, f"As forward; and {' and '.join(parts)}.")
     names = _names(fn)

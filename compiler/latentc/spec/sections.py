@@ -281,11 +281,15 @@ class Stitch(Closed):
 class Cache(Closed):
     """Block caching: the residual of a range of main's blocks is computed at some steps and reused at the others."""
 
-    blocks: tuple[Index, Index] = Field(description="[first, last + 1] of the cached blocks, counted from 0")
+    blocks: tuple[Index, Index] | None = Field(
+        None,
+        description="[first, last + 1] of the cached blocks, counted from 0; null: none, but `parts` of the network",
+    )
     among: str | None = Field(None, description="name of the list of blocks, if the network has several")
     parts: tuple[str, ...] = Field(
         (),
-        description="calls in a block, such as attn and mlp, to cache separately; none: all blocks as one",
+        description="calls in a block, such as attn and mlp, to cache separately; none: all blocks as one. Without "
+        "`blocks`: calls in the network, such as DDT's encoder",
     )
     every: int = Field(
         2, gt=0, le=100_000, description="compute at every n-th step and at the first of each loop; 1: no caching"
