@@ -165,6 +165,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "Cominder/Iwin-Transformer, image_generation: the sizes of its layers, added up",
         {("B/1", "main"): 137_538_848, ("XL/1", "main"): 712_475_552},
     ),
+    "ddt": (
+        "MCG-NJU/DDT, and projections of features",
+        {("B/2", "main"): 132_034_576, ("L/2", "main"): 460_534_544, ("XL/2", "main"): 678_188_368},
+    ),
     "eqm": (
         "raywang4/EqM",
         {

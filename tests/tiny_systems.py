@@ -163,6 +163,13 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
         ),
     ),
+    "ddt": Tiny(
+        "ddt",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS[:2], "depth=1", "decoder_depth=1", "patch=4", "alignment=null"))),
+            *("conditioning.time.frequencies=16", "objective.further=[]", "sampler.steps=3", WHOLE),
+        ),
+    ),
     "eqm": Tiny(
         "eqm",
         (

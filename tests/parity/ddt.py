@@ -1,4 +1,4 @@
-"""DDT (Wang et al. 2025): the network and its encoder's condition, the velocity's error, Euler's method in an interval."""
+"""DDT (Wang et al. 2025): the network, the velocity's error, Euler's method with guidance in an interval."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def cache(
     """Caches blocks `blocks[0]` to `blocks[1] - 1` of `network` in the sampling programs of the module.
 
     `among` names the list of blocks if the network has several. With `parts`, the calls of these names in each block
-    are cached instead of the sum of the blocks; without `blocks` they are calls of the network. The first step of a loop always computes: nothing cached passes from
-    loop to loop. The new methods become entries `NETWORK.forward_caching` and `NETWORK.forward_cached`. Returns the
-    module unchanged if every step computes.
+    are cached instead of the sum of the blocks; without `blocks` they are calls of the network. The first step of a
+    loop always computes: nothing cached passes from loop to loop. The new methods become entries
+    `NETWORK.forward_caching` and `NETWORK.forward_cached`. Returns the module unchanged if every step computes.
 
     Raises ValueError for blocks or parts that the network does not have, and if no program evaluates it in a loop.
     """

@@ -165,7 +165,9 @@ def _encoder(config: EncodedCondition, method: str) -> BlockBody:
         s = b.silu(b.add(s, t, out="s"), out="s")
         return s if aligned is None else (s, tokens)
 
-    encoder.body.__doc__ = "The condition of each token, of patches [B, T, C P P], the condition c and the time t [B, 1, D]."
+    encoder.body.__doc__ = (
+        "The condition of each token of patches [B, T, C P P], given condition c and time t [B, 1, D]."
+    )
     if aligned is not None:
         encoder.body.__doc__ += " Also the tokens that are aligned."
     return encoder

@@ -18,7 +18,7 @@ class SpreadRope2d(Rope2d):
 
     kind: Literal["spread_rope_2d"]  # type: ignore[assignment]
     first: Literal["column"] = Field("column", description="position that rotates the first pair")  # type: ignore[assignment]
-    span: float = Field(16.0, gt=0, le=65_536, description="the last row's and column's position; that of the first is 0")
+    span: float = Field(16.0, gt=0, le=65_536, description="position of the last row and column; the first is at 0")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "spread_rope_2d"}
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int, name: str = "freqs") -> tuple[Var, ...]:

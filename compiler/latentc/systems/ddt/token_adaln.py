@@ -26,9 +26,13 @@ class TokenAdaln(AdalnZero):
 
     def names(self, mixer: Mixer, masked: bool) -> tuple[str, str]:
         doc = "A transformer block; c [B, 1 or T, D] scales, shifts and gates both branches, for each token."
-        return ("MaskedTokenBlock", f"{doc[:-1]}; tokens see those where `mask` is true.") if masked else (
-            "TokenBlock",
-            doc,
+        return (
+            ("MaskedTokenBlock", f"{doc[:-1]}; tokens see those where `mask` is true.")
+            if masked
+            else (
+                "TokenBlock",
+                doc,
+            )
         )
 
     def activated(self, b: Builder, c: Var) -> Var:
