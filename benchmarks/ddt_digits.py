@@ -1,6 +1,6 @@
 """Digits of DDT whose decoder takes a new condition at every step, or at every second or third.
 
-    python benchmarks/ddt_digits.py [--out out/ddt_digits] [--seeds 0 1 2] [--steps 600]
+    python benchmarks/ddt_digits.py [--out out/ddt_digits] [--seeds 0 1 2] [--steps 1500]
 
 Trains one network per seed if its weights are not in the folder, and compiles it with each rate; the classifier of
 examples/digits judges 1000 samples. Times are the least of several runs of 256 samples. The goals were chosen before
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/ddt_digits"), help="folder of projects and bundles")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
-    parser.add_argument("--steps", type=int, default=600, help="steps of each training")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of each training")
     given = parser.parse_args()
     judged: dict[int, list[Figures]] = {rate: [] for rate in RATES}
     times: dict[int, list[float]] = {rate: [] for rate in RATES}

@@ -104,6 +104,12 @@ class EncodedCondition(PatchBlocks):
             methods[TRAINING] = add_method(mb, name, TRAINING, body, ports, sizes, outputs)
         return Network(name, methods, self.provides(spec))
 
+    def blocks_of(self, part: str) -> BlockBody:
+        """The repeated block, emitted as a class of its own for a part of the network."""
+        mixer, feed_forward, norm, condition = self.block.parts()
+        block = condition.block(mixer, feed_forward, norm, self.WEIGHTS)
+        return BlockBody(block.body, f"{part}Block", block.method, block.shapes, block.names)
+
     def turned(self, b: Builder, sizes: Mapping[str, Any], width: Any) -> tuple[Var, ...]:
         """The rotary tables of blocks of this width and with the `heads` among `sizes`, if positions turn tokens."""
         assert isinstance(self.positions, Positions)
@@ -128,7 +134,7 @@ def _network(config: EncodedCondition, time: TimeEmbedding, entries: tuple[Entry
         c, t = (b.reshape(v, shape=(batch, 1, width), out=out) for v, out in ((c, "c"), (t, "t")))
         patches = patchify(b, x, patch, "patches", tokens)
         own = {**config.block.static(int(width)), "grid": 0}
-        encoder = {"width": width, "depth": depth, **{name: sizes[name] for name in own}}
+        encoder = {"features": patches.shape[2], "width": width, "depth": depth, **{name: sizes[name] for name in own}}
         made = b.sub("encoder", _encoder(config, method), patches, c, t, out="s tokens" if aligned else "s", **encoder)
         s, *features = made if aligned else (made,)
         x = config.decoded(b, patches, s, sizes)
@@ -148,11 +154,13 @@ def _network(config: EncodedCondition, time: TimeEmbedding, entries: tuple[Entry
 
 @cache
 def _encoder(config: EncodedCondition, method: str) -> BlockBody:
-    block = config.block.parts()[3].block(*config.block.parts()[:3], config.WEIGHTS)
+    block = config.blocks_of("Encoder")
     aligned = config.alignment if method == TRAINING else None
 
-    @module_class("ConditionEncoder", method)
-    def encoder(b: Builder, patches: Var, c: Var, t: Var, *, width: int, depth: int, grid: int, **static: Any) -> Any:
+    @module_class("ConditionEncoder", method, patches="B T features")
+    def encoder(
+        b: Builder, patches: Var, c: Var, t: Var, *, features: int, width: int, depth: int, grid: int, **static: Any
+    ) -> Any:
         assert isinstance(config.positions, Positions)
         sizes = {**static, "grid": grid}
         s = dense(b, "embedder", patches, width, True, "xavier", out="s")

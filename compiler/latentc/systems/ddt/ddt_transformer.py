@@ -44,14 +44,15 @@ class DdtTransformer(EncodedCondition):
         return {"decoder_depth": self.decoder_depth}
 
     def decoded(self, b: Builder, patches: Var, s: Var, sizes: Mapping[str, Any]) -> Var:
-        mixer, feed_forward, norm, condition = self.block.parts()
-        block, width = condition.block(mixer, feed_forward, norm, self.WEIGHTS), sizes["width"]
+        block, width = self.blocks_of("Decoder"), sizes["width"]
         x = dense(b, "x_embedder", patches, width, True, "xavier", out="x")
         rotary = self.turned(b, sizes, width)
         for name in items("blocks", sizes["decoder_depth"]):
             x = b.sub(name, block, x, s, *rotary, dim=width, **self.block.own(width, sizes))
         ends = {name: sizes[name] for name in ("size", "patch", "out_channels")}
-        return b.sub("final_layer", final_layer(condition, LayerNorm(kind="layer_norm")), x, s, dim=width, **ends)  # type: ignore[no-any-return]
+        return b.sub(
+            "final_layer", final_layer(self.block.parts()[3], LayerNorm(kind="layer_norm")), x, s, dim=width, **ends
+        )  # type: ignore[no-any-return]
 
 
 @cache

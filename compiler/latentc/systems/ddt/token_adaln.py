@@ -20,29 +20,23 @@ class TokenAdaln(AdalnZero):
 
     kind: Literal["token_adaln"]  # type: ignore[assignment]
     TAKES: ClassVar[BlockInput] = "a vector for each token"
+    OPERANDS: ClassVar[tuple[str, ...]] = ("s",)  # not c, which other parts take as one vector of the sample
     WEIGHTS: ClassVar[str] = "linear_default"
     """How the linear map of a block starts; that of the last layer starts at zero."""
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_adaln"}
 
     def names(self, mixer: Mixer, masked: bool) -> tuple[str, str]:
-        doc = "A transformer block; c [B, 1 or T, D] scales, shifts and gates both branches, for each token."
-        return (
-            ("MaskedTokenBlock", f"{doc[:-1]}; tokens see those where `mask` is true.")
-            if masked
-            else (
-                "TokenBlock",
-                doc,
-            )
-        )
+        doc = "A transformer block; s [B, 1 or T, D] scales, shifts and gates both branches, for each token."
+        return ("MaskedTokenBlock", f"{doc[:-1]}; tokens see those in `mask`.") if masked else ("TokenBlock", doc)
 
-    def activated(self, b: Builder, c: Var) -> Var:
-        """The input of the linear maps, of the condition c [B, 1 or T, D]."""
-        return c
+    def activated(self, b: Builder, s: Var) -> Var:
+        """The input of the linear maps, of the condition [B, 1 or T, D]."""
+        return s
 
     def modulation(self, b: Builder, given: Given, mixer: Mixer, dim: int) -> dict[str, Var]:
         """The linear map of the condition, by the names of its outputs [B, 1 or T, D]."""
-        c, names = self.activated(b, given.values["c"]), self.modulations(mixer)
-        out = dense(b, "adaLN", c, len(names) * dim, True, self.WEIGHTS, out="modulation")
+        s, names = self.activated(b, given.values["s"]), self.modulations(mixer)
+        out = dense(b, "adaLN", s, len(names) * dim, True, self.WEIGHTS, out="modulation")
         return dict(zip(names, b.split(out, axis=2, sizes=(dim,) * len(names), out=" ".join(names)), strict=True))
 
     def final_modulation(self, b: Builder, c: Var, width: Any) -> tuple[Var, Var]:
