@@ -289,7 +289,7 @@ class Cache(Closed):
     parts: tuple[str, ...] = Field(
         (),
         description="calls in a block, such as attn and mlp, to cache separately; none: all blocks as one. Without "
-        "`blocks`: calls in the network, such as DDT's encoder",
+        "`blocks`: calls in the network, such as an encoder branch",
     )
     every: int = Field(
         2, gt=0, le=100_000, description="compute at every n-th step and at the first of each loop; 1: no caching"

@@ -13,14 +13,12 @@ from parity_data import error, load
 from random_weights import random_weights
 
 from latentc.checkpoint import network_params, network_weights
-from latentc.components.blocks.positions.rope_2d import Rope2d
 from latentc.components.guidance.guidance import ScheduledGuidance
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.systems.ddt.spread_rope_2d import SpreadRope2d
 from latentc.weights import Array, materialise, write_safetensors
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2", "sampler.steps=3"]
@@ -99,7 +97,6 @@ def test_positions_have_a_fixed_extent_and_turn_pairs_by_column_and_row() -> Non
     for row, column in itertools.product(range(3), range(3)):
         angles = [8.0 * column, 8.0 * row, 8.0 * column / 10, 8.0 * row / 10]
         assert np.allclose(cos[3 * row + column], np.cos(angles)) and np.allclose(sin[3 * row + column], np.sin(angles))
-    assert issubclass(SpreadRope2d, Rope2d)
 
 
 @pytest.mark.parametrize(

@@ -12,5 +12,5 @@ COMPONENTS = {
     "blocks/conditions": {"token_adaln": "token_adaln"},
     "blocks/positions": {"spread_rope_2d": "spread_rope_2d"},
     "networks": {"ddt_transformer": "ddt_transformer"},
-    "samplers/spacings": {"last_step": "last_step"},
+    "samplers/spacings": {"long_last_step": "long_last_step"},
 }

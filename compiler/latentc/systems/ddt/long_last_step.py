@@ -13,12 +13,12 @@ from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
 
-class LastStep(Spacing):
+class LongLastStep(Spacing):
     """Evenly spaced in time up to the last step, which takes the share `size` of the way (DDT, Wang et al. 2025)."""
 
-    kind: Literal["last_step"]
+    kind: Literal["long_last_step"]
     size: float = Field(0.04, gt=0, lt=1, description="the last step's share of the way from noise to data")
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "last_step"}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "long_last_step"}
 
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         count = interval.count(steps) - 1
