@@ -118,6 +118,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H/32", "main"): 956_055_616,
         },
     ),
+    "mdt": (
+        "sail-sg/MDT",
+        {
+            ("S/2", "main"): 38_454_872,
+            ("B/2", "main"): 152_112_272,
+            ("L/2", "main"): 509_113_952,
+            ("XL/2", "main"): 742_263_904,
+        },
+    ),
     "pixart": ("maple-research-lab/SIM", {("XL/2-512", "main"): 611_347_616}),  # paper: 0.6 B
     "sd3": (
         "Hugging Face's diffusers",

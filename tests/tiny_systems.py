@@ -1039,6 +1039,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.context_start=1", "sampler.steps=3"),
         ),
     ),
+    "mdt": Tiny(
+        "mdt",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS, "depth=3", "decoder_depth=1"))),
+            *("conditioning.time.frequencies=16", "objective.process.steps=20", "sampler.steps=3"),
+            "sampler.guidance.channels=1",
+        ),
+    ),
     "tread": Tiny("tread", (*DIT, "backbone.routes=[{start: 1, end: 1, ratio: 0.5}]", "sampler.steps=3")),
     "mean_flow_cifar10": Tiny(
         "mean_flow_cifar10",

@@ -325,6 +325,7 @@ class _ClassPrinter:
                 [(access, leaf) for path, access, leaf in leaves if self._optional(path) == member],
                 [(access, param) for path, access, param in plain if self._optional(path) == member],
                 lambda size: size_text(size, self.values, self._attribute),
+                self.members.helper,
                 self.members.lengths(),
             )
             if member and statements:

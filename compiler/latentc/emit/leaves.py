@@ -216,8 +216,8 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> Call:
             return Call.of(f"{library}{name}", channels, kernel_size=kernel, **keywords, **options)
 
 
-def init_calls(param: Param, target: str, size: Size) -> list[str]:
-    """Statements that initialise a weight; `size` is the text of a size there."""
+def init_calls(param: Param, target: str, size: Size, helper: Callable[[str], str]) -> list[str]:
+    """Statements that initialise a weight; `size` is the text of a size there, `helper` records what they use."""
     kind, args = param.init.kind, param.init.args
     gain = args.get("gain", math.sqrt(2) if kind.startswith("kaiming") else 1.0)
     match kind:
@@ -275,6 +275,8 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
                 f"nn.init.uniform_({target}, {low}, {high})",
                 f"{target}.data.copy_({target}.exp().expm1().log())",
             ]
+        case "sincos_1d" | "sincos_2d":
+            return [f"{target}.data.copy_({buffer_value(param, size, helper)})"]
     raise ValueError(f"no torch text for initialiser {kind}")
 
 
@@ -299,6 +301,7 @@ def initialisation(
     leaves: Sequence[tuple[str, Leaf]],
     plain: Sequence[tuple[str, Param]],
     size: Size,
+    helper: Callable[[str], str],
     lengths: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Statements of `reset_parameters`, given (expression, leaf or param); leaves with equal ones share a loop.
@@ -309,7 +312,7 @@ def initialisation(
     for access, leaf in leaves:
         custom = [p for p in leaf.params if not default_init(leaf, p)]
         if custom:
-            key = tuple(line for p in custom for line in init_calls(p, f"@.{p.name.rpartition('.')[2]}", size))
+            key = tuple(line for p in custom for line in init_calls(p, f"@.{p.name.rpartition('.')[2]}", size, helper))
             groups.setdefault(key, []).append((access, leaf))
     lines = []
     for statements, members in groups.items():
@@ -322,7 +325,7 @@ def initialisation(
             whole = listed and (lengths or {}).get(min(bases)) == len(accesses)
             lines += layout("", f"for layer in {min(bases) if whole else f'({commas(accesses)})'}:", reserve=8)
             lines += [f"    {s.replace('@', 'layer')}" for s in statements]
-    return lines + [line for access, param in plain for line in init_calls(param, access, size)]
+    return lines + [line for access, param in plain for line in init_calls(param, access, size, helper)]
 
 
 def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:

@@ -67,7 +67,7 @@ class Members:
 
     def lines(self, order: Mapping[str, int]) -> list[str]:
         """Statements that create all members; `order` {name: index of its first use}."""
-        modules = {path: constructor(leaf, self.size, self._helper) for path, leaf in self.leaves.items()}
+        modules = {path: constructor(leaf, self.size, self.helper) for path, leaf in self.leaves.items()}
         modules |= {path: self._child(path, node) for path, node in self.children.items()} | dict(self.norms)
         for name in self.plain:
             holder = name.rpartition(".")[0]
@@ -136,7 +136,7 @@ class Members:
             return self.leaves.get(path)
         return self.printed(child).members.leaf_at(path[len(child) + 1 :])
 
-    def _helper(self, name: str) -> str:
+    def helper(self, name: str) -> str:
         self.owner.helpers[name] = None
         return name
 
@@ -265,7 +265,7 @@ class Members:
         weight, hidden = param.kind == "weight", self._hidden(path)
         self.weights[path] = access = self._member(base, path, "_parameters" if weight else "_buffers")
         if not weight:
-            value = buffer_value(param, self.size, self._helper)
+            value = buffer_value(param, self.size, self.helper)
             fixed = param.kind == "buffer" and param.init.kind in DETERMINISTIC - {"count"}
             persistent = False if fixed else None
             if hidden:
