@@ -1043,7 +1043,7 @@ SYSTEMS: dict[str, Tiny] = {
         "mdt",
         (
             *(*DIGITS, *under("backbone", (*BLOCKS, "depth=3", "decoder_depth=1"))),
-            *("conditioning.time.frequencies=16", "objective.process.steps=20", "sampler.steps=3"),
+            *("conditioning.time.frequencies=16", "objective.process.steps=50", "sampler.steps=3"),
             "sampler.guidance.channels=1",
         ),
     ),

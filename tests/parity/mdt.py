@@ -1,4 +1,4 @@
-"""MDTv2 (Gao et al. 2023): the network, also with hidden patches, the sum of both losses, DDPM guided by power-cosine."""
+"""MDTv2 (Gao et al. 2023): the network, also with hidden patches, the sum of both losses, guided DDPM."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ TINY = ["backbone.width=16", "backbone.depth=3", "backbone.decoder_depth=1", "ba
         (["backbone.block.mixer={kind: attention, heads: 2}"], "knows their places"),
         (
             [
-                "backbone={kind: patch_transformer, width: 16, depth: 1, patch: 2, positions: {kind: sincos_2d}, block: "
-                "{mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
+                "backbone={kind: patch_transformer, width: 16, depth: 1, patch: 2, positions: {kind: sincos_2d}, "
+                "block: {mixer: {kind: attention, heads: 2}, feed_forward: {kind: gelu_mlp}, norm: {kind: layer_norm}, "
                 "condition: {kind: adaln_zero}}}"
             ],
             "predicts all of a noisy sample from some of its patches",

@@ -17,8 +17,8 @@ COMPONENTS = {
 }
 
 CAPABILITIES = {
-    # `masked_forward`, built if the objective needs it: noise `mask_ratio` f32[B] and `mask_scores` f32[B, T], both uniform, say
-    # how many and which patches the encoder does not see.
+    # `masked_forward`, built if the objective needs it: uniform noise `mask_ratio` f32[B] and `mask_scores` f32[B, T]
+    # says how many and which patches the encoder does not see.
     "denoise_masked": {
         "words": "predicts all of a noisy sample from some of its patches",
         "methods": {**DENOISE, "masked_forward?": "state time condition* noise noise -> output"},

@@ -28,10 +28,7 @@ class MaskedLatentDiffusion(Diffusion):
 
     kind: Literal["masked_latent_diffusion"]  # type: ignore[assignment]
     max_snr: float = Field(5.0, gt=0, le=1e6, description="largest signal-to-noise ratio in the weight of the error")
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "masked_latent_diffusion",
-        "process": {"kind": "discrete", "steps": 100},
-    }
+    EXAMPLE: ClassVar[dict[str, Any]] = {**Diffusion.EXAMPLE, "kind": "masked_latent_diffusion"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return *super().needs(spec), Need("main", "denoise_masked")

@@ -133,13 +133,14 @@ def _network(config: Mdt, time: TimeEmbedding, entries: tuple[Entry, ...], metho
         if entries:
             c = b.add(c, embedded_sum(b, entries, others[:count], width, static), out="c")
         sizes = {"dim": width, **config.block.own(width, {**static, "grid": grid})}
-        place = {"width": width, "grid": grid}
+        place: dict[str, Any] = {"width": width, "grid": grid}
         h = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", tokens)
         h = b.param("pos_embed", f32(1, tokens, width), "sincos_2d", **place) + h
         embedded, shared = h, condition.shared(b, c, width)
         seen: Seen | None = None
         if masked:
-            seen = Seen(b, config, *others[count:], kept)
+            ratio, scores = others[count:]
+            seen = Seen(b, config, ratio, scores, kept)
             h = rows(b, h, seen.kept, "x")
         operands, skips = () if seen is None else (seen.kept, seen.mask), []
         for name in items("en_inblocks", half):
