@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import look_at
 from bundles import TINY_DIT, tiny_bundle
 
 from latentc import api
@@ -15,7 +16,6 @@ from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.charts import chart, ticks
 
 pytest.importorskip("sklearn")
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -47,45 +47,32 @@ def test_a_folder_of_other_things_is_not_replaced(folder: Path, tmp_path: Path) 
         api.evaluate(folder.parent / "bundle", count=40, guidance=[1], output=tmp_path / "taken")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip("there is no browser")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it(folder: Path, browser: Any, scheme: str) -> None:
-    page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 900})
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text))
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto((folder / "report.html").as_uri())
-    assert not faults and [url for url in asked if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
-    assert page.locator("h2").all_inner_texts()[1:5] == ["Guidance", "Samples", "Nearest training samples", "Classes"]
-    assert page.locator(".samples img[alt^=sample]").count() == 40 and page.locator(".pairs figure").count() == 12
-    assert page.locator(".samples img[alt^=real]").count() == 80
-    assert page.locator(".samples b").all_inner_texts() == ["samples", "real"]
-    drawn = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.naturalHeight])")
-    assert drawn == [[8, 8]] * 144
-    assert page.locator(".samples > span").nth(1).inner_text() == "zero"
-    facts = dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True))
-    assert facts["steps"] == "6" and facts["guidance"] == "1, 1.5, 2" and "seeds 0 to 39" in facts["samples"]
-    assert "classifier of scikit-learn's digits" in facts["features"] and "not with published" in facts["comparable"]
-    assert page.locator("svg").count() == 3 and page.locator("svg circle").count() >= 15
-    width = page.evaluate("document.documentElement.scrollWidth")
-    assert width <= 1100  # wide tables scroll by themselves
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
-    assert dark == (scheme == "dark")
-    ink, back = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
-    assert ink != back
-    page.close()
+def test_a_browser_shows_it(folder: Path, scheme: str) -> None:
+    async def look(page: Any) -> None:
+        titles = await page.locator("h2").all_inner_texts()
+        assert titles[1:5] == ["Guidance", "Samples", "Nearest training samples", "Classes"]
+        assert await page.locator(".samples img[alt^=sample]").count() == 40
+        assert await page.locator(".samples img[alt^=real]").count() == 80
+        assert await page.locator(".pairs figure").count() == 12
+        assert await page.locator(".samples b").all_inner_texts() == ["samples", "real"]
+        drawn = await page.evaluate("[...document.images].map(i => [i.naturalWidth, i.naturalHeight])")
+        assert drawn == [[8, 8]] * 144
+        assert await page.locator(".samples > span").nth(1).inner_text() == "zero"
+        names, values = [await page.locator(tag).all_inner_texts() for tag in ("dt", "dd")]
+        facts = dict(zip(names, values, strict=True))
+        assert facts["steps"] == "6" and facts["guidance"] == "1, 1.5, 2" and "seeds 0 to 39" in facts["samples"]
+        assert "classifier of scikit-learn's digits" in facts["features"]
+        assert "not with published" in facts["comparable"]
+        assert await page.locator("svg").count() == 3 and await page.locator("svg circle").count() >= 15
+        width = await page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 1100  # wide tables scroll by themselves
+        ink, back = await page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+        assert ink != back and (back == "rgb(20, 23, 28)") == (scheme == "dark")
+
+    file = folder / "report.html"
+    asked = look_at(file, look, scheme)
+    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
 
 
 def test_ticks_are_round_and_hold_the_values() -> None:

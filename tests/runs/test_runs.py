@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from browser import look_at
 from PIL import Image
 
 from latentc import api
@@ -19,7 +19,6 @@ from latentc.evaluate.charts import chart, log_ticks
 from latentc.runs.report import differences
 from latentc.runs.text import BARS, PLAIN, WIDTH, ago, sparkline, text_of
 
-CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -156,30 +155,15 @@ def test_pages_of_too_many_runs_are_refused(home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page(home: Path, scheme: str, browser: Callable[..., Any]) -> None:
+def test_a_browser_shows_the_page(home: Path, scheme: str) -> None:
+    async def look(page: Any) -> None:
+        assert await page.locator("h2").all_inner_texts() == ["Settings that differ", "Curves", "Samples"]
+        assert await page.locator("svg").count() == 3 and await page.locator("svg path").count() == 9
+        drawn = await page.evaluate("[...document.images].map(i => i.naturalWidth)")
+        assert sorted(drawn) == [40, 40, 40, 640, 640, 640]
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 1100
+        back = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(20, 23, 28)") == (scheme == "dark")
+
     api.compare_runs(api.runs(), home / "page.html")
-    page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 900})  # type: ignore[attr-defined]
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text))
-    page.goto((home / "page.html").as_uri())
-    assert not faults
-    assert page.locator("h2").all_inner_texts() == ["Settings that differ", "Curves", "Samples"]
-    assert page.locator("svg").count() == 3 and page.locator("svg path").count() == 9
-    drawn = page.evaluate("[...document.images].map(i => i.naturalWidth)")
-    assert sorted(drawn) == [40, 40, 40, 640, 640, 640]
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1100
-    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (back == "rgb(20, 23, 28)") == (scheme == "dark")
-    page.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip("there is no browser")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    look_at(home / "page.html", look, scheme)
