@@ -139,6 +139,7 @@ TOKEN_SYSTEMS: dict[str, System] = {
         (Goal("class accuracy by the query of a class", lambda f: f["queries of a class"]["accuracy"], 0.9),),
     ),
     "lpd": accurate("digits_lpd"),
+    "ibq": accurate("digits_ibq"),
     "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
         {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
         {

@@ -954,6 +954,19 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "CVMI-Lab/VFMTok: the sizes of its layers, added up, and DINOv2 ViT-L/14 with registers but for its mask token",
         {(None, "main"): 73_286_831 + 304_372_736 - 1024},
     ),
+    "ibq": (
+        "TencentARC/SEED-Voken; README: 342 and 649 M, 1.1 and 2.1 B",
+        {
+            ("B", "main"): 342_994_944,
+            ("L", "main"): 649_640_960,
+            ("XL", "main"): 1_076_103_168,
+            ("XXL", "main"): 2_063_331_840,
+        },
+    ),
+    "ibq_tokenizer": (
+        "TencentARC/SEED-Voken",
+        {("16384", "main"): 110_982_019, ("262144", "main"): 173_896_579},
+    ),
     "vq_f4": (
         "CompVis/latent-diffusion",
         {

@@ -719,6 +719,16 @@ SYSTEMS: dict[str, Tiny] = {
             "backbone.bottleneck.channels=4",
         ),
     ),
+    "ibq": Tiny("ibq", ("data={kind: digits, as: tokens}", *under("backbone", (*BLOCKS, "depth=1", "dropout=0")))),
+    "ibq_tokenizer": Tiny(
+        "ibq_tokenizer",
+        (
+            *DIGITS,
+            *under("networks.main", ("width=8", "multipliers=[1, 2]", "blocks=1", "attention=[]", "groups=4")),
+            "networks.main.bottleneck={kind: index_propagation, size: 16, channels: 4, entropy: 0.05}",
+            *("networks.perceptual=null", "networks.discriminator={kind: patch_discriminator, width: 8, depth: 1}"),
+        ),
+    ),
     "lpd": Tiny(
         "lpd",
         (
