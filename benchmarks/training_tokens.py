@@ -140,6 +140,14 @@ TOKEN_SYSTEMS: dict[str, System] = {
     ),
     "lpd": accurate("digits_lpd"),
     "ibq": accurate("digits_ibq"),
+    "open_magvit2": accurate(  # two parts of two bits
+        "open_magvit2",
+        (
+            f"data={{kind: npz, path: {BITS}, classes: 10, tokens: {{vocabulary: 16, grid: [8, 8]}}}}",
+            *(*TOKENS, "train.steps=1000", "backbone.bits=[2, 2]", "backbone.part_depth=1", "backbone.dropout=0"),
+            *("backbone.block.feed_forward.multiple_of=32", "sampler.guidance.scale=1.5"),
+        ),
+    ),
     "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
         {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
         {

@@ -963,6 +963,11 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XXL", "main"): 2_063_331_840,
         },
     ),
+    "open_magvit2": (
+        "TencentARC/SEED-Voken; README: 343 and 804 M, 1.5 B",
+        {("B", "main"): 343_570_432, ("L", "main"): 804_362_240, ("XL", "main"): 1_486_679_040},
+    ),
+    "open_magvit2_tokenizer": ("TencentARC/SEED-Voken", {("18bit", "main"): 115_127_829}),
     "ibq_tokenizer": (
         "TencentARC/SEED-Voken",
         {("16384", "main"): 110_982_019, ("262144", "main"): 173_896_579},

@@ -729,6 +729,21 @@ SYSTEMS: dict[str, Tiny] = {
             *("networks.perceptual=null", "networks.discriminator={kind: patch_discriminator, width: 8, depth: 1}"),
         ),
     ),
+    "open_magvit2": Tiny(
+        "open_magvit2",
+        (
+            "data={kind: npz, path: train.npz, classes: 10, tokens: {vocabulary: 16, grid: [4, 4]}}",
+            *under("backbone", (*BLOCKS, "depth=1", "dropout=0", "bits=[2, 2]", "part_depth=1")),
+        ),
+    ),
+    "open_magvit2_tokenizer": Tiny(
+        "open_magvit2_tokenizer",
+        (
+            *(*DIGITS, "networks.main.bottleneck.channels=4"),
+            *under("networks.main", ("width=8", "multipliers=[1, 2]", "blocks=1", "decoder_blocks=1", "groups=4")),
+            *("networks.perceptual=null", "networks.discriminator={kind: patch_discriminator, width: 8, depth: 1}"),
+        ),
+    ),
     "lpd": Tiny(
         "lpd",
         (

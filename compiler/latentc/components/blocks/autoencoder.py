@@ -32,6 +32,17 @@ class Blocks:
     repeats: bool = False
     """Whether levels are doubled without a convolution."""
 
+    def halved(self, b: Builder, h: Var, features: Any) -> Var:
+        """h [B, C, H, W] at half the resolution."""
+        if self.pools:
+            return b.avg_pool(h, size=2, out="h")
+        return layers.halving_conv(b, "down", h, features, INIT, out="h")
+
+    def doubled(self, b: Builder, h: Var, features: Any) -> Var:
+        """h [B, C, H, W] at twice the resolution."""
+        h = b.upsample_nearest(h, factor=2, out="h")
+        return h if self.repeats else layers.conv(b, "up", h, features, 3, INIT, out="h")
+
 
 @dataclass(frozen=True)
 class Half:
@@ -49,6 +60,10 @@ class Half:
     middle: int = 2
     input_bias: bool = True
     output_kernel: int = 3
+
+    def entered(self, b: Builder, place: int, h: Var, z: Var) -> Var:
+        """h as level number `place` of a decoder of latents z takes it, counted from the lowest resolution."""
+        return h
 
 
 @cache
@@ -78,6 +93,7 @@ def decoder(half: Half, features: bool = False) -> BlockBody:
         h = _middle(b, half, h)
         for place, (i, multiplier) in enumerate(levels):
             body = _level(half.blocks, half.count, i in half.attention, "Decoder")
+            h = half.entered(b, place, h, z)
             h = b.sub(f"levels.{place}", body, h, **_sizes(h, multiplier * channels), up=i > 0)
         return _activated(b, half, h)
 
@@ -133,11 +149,8 @@ def _level(blocks: Blocks, count: int, attends: bool, half: Literal["Encoder", "
             if attends:
                 h = b.sub(f"attention.{j}", _attention(blocks), h, channels=features)
         if up:
-            h = b.upsample_nearest(h, factor=2, out="h")
-            return h if blocks.repeats else layers.conv(b, "up", h, features, 3, INIT, out="h")
-        if down and blocks.pools:
-            return b.avg_pool(h, size=2, out="h")
-        return layers.halving_conv(b, "down", h, features, INIT, out="h") if down else h
+            return blocks.doubled(b, h, features)
+        return blocks.halved(b, h, features) if down else h
 
     return forward
 

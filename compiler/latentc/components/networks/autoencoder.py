@@ -90,6 +90,10 @@ class Autoencoder(Backbone):
     reads: str | None = Field(
         None, description="data field that it encodes, for an `encoded` condition; null: the samples themselves"
     )
+    BLOCKS: ClassVar[type[Blocks]] = Blocks
+    """How its residual blocks are built, and its resolution halved and doubled."""
+    DECODER: ClassVar[type[Half]] = Half
+    """How its decoder is built."""
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",
@@ -234,7 +238,7 @@ class Autoencoder(Backbone):
 def _methods(config: Autoencoder, anneals: bool, labels: bool) -> dict[str, BlockBody]:
     bottleneck = config.bottleneck
     pools, repeats = config.downsampling == "average", config.upsampling == "nearest"
-    shared = Blocks(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools, repeats)
+    shared = config.BLOCKS(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools, repeats)
     inward = Half(
         config.multipliers,
         config.blocks,
@@ -245,12 +249,13 @@ def _methods(config: Autoencoder, anneals: bool, labels: bool) -> dict[str, Bloc
         config.biases,
         config.output_kernel,
     )
-    outward = replace(
-        inward,
-        input_bias=True,
-        output_kernel=3,
-        count=config.decoder_blocks or config.blocks + 1,
-        attention=config.attention if config.decoder_attention is None else config.decoder_attention,
+    outward = config.DECODER(
+        config.multipliers,
+        config.decoder_blocks or config.blocks + 1,
+        config.attention if config.decoder_attention is None else config.decoder_attention,
+        config.middle_attention,
+        shared,
+        config.middle_blocks,
     )
 
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> Var:
