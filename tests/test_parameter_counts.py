@@ -968,6 +968,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("B", "main"): 343_570_432, ("L", "main"): 804_362_240, ("XL", "main"): 1_486_679_040},
     ),
     "open_magvit2_tokenizer": ("TencentARC/SEED-Voken", {("18bit", "main"): 115_127_829}),
+    "tokenbridge": (
+        "YuqingWang1029/TokenBridge; README: 486 and 910 M",
+        {
+            ("L", "main"): 406_095_872,
+            ("L", "head"): 80_793_600,
+            ("H", "main"): 791_196_160,
+            ("H", "head"): 118_844_416,
+        },
+    ),
     "ibq_tokenizer": (
         "TencentARC/SEED-Voken",
         {("16384", "main"): 110_982_019, ("262144", "main"): 173_896_579},

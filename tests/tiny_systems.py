@@ -314,6 +314,14 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.reuse={after: 1, diffusion: {kind: ddpm, respacing: '2'}}",
         ),
     ),
+    "tokenbridge": Tiny(
+        "tokenbridge",
+        (
+            *(*DIGITS, *under("networks.main", (*BLOCKS, *WITHIN, "depth=1", "patch=2", "buffer=4"))),
+            *under("networks.head", (*BLOCKS, *WITHIN, "depth=1", "levels=4", "span=1.5", "order=[1, 0, 3, 2]")),
+            "sampler.steps=3",
+        ),
+    ),
     "recap_maskgit": Tiny(
         "recap_maskgit",
         (

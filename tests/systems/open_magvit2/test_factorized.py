@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity_data import load
+from parity_data import Numbers, load
 
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
@@ -21,9 +21,8 @@ TINY = ("data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, 
 TINY += ("backbone.depth=1", "backbone.bits=[2, 2]", "backbone.part_depth=1", "backbone.block.mixer.heads=2")
 
 
-def run(name: str, commitment: float, entropy: float, bits: tuple[int, ...]) -> SimpleNamespace:
+def run(numbers: Numbers, commitment: float, entropy: float, bits: tuple[int, ...]) -> SimpleNamespace:
     """The bottleneck of a recording: signs in training, the penalty, tokens, and these from their parts again."""
-    numbers = load(name)
     x = numbers.inputs["x"].astype(np.float64)
     _, channels, rows, columns = x.shape
     bottleneck = SmoothedLookupFree(
@@ -43,7 +42,7 @@ def run(name: str, commitment: float, entropy: float, bits: tuple[int, ...]) -> 
 
 
 def test_signs_and_entropies_are_the_authors() -> None:
-    found = run("open_magvit2.lfq", 0.25, 0.5, (2, 4))
+    found = run(load("open_magvit2.lfq"), 0.25, 0.5, (2, 4))
     wanted = found.wanted
     np.testing.assert_allclose(found.z, wanted["out.quantized"], atol=1e-6)
     assert found.codes.reshape(-1).tolist() == wanted["out.indices"].reshape(-1).tolist()
@@ -52,7 +51,7 @@ def test_signs_and_entropies_are_the_authors() -> None:
 
 
 def test_parts_are_the_authors() -> None:
-    found = run("open_magvit2.lfq_factorized", 0.0, 0.0, (3, 5))
+    found = run(load("open_magvit2.lfq_factorized"), 0.0, 0.0, (3, 5))
     for k, part in enumerate(found.parts):
         assert part.reshape(-1).tolist() == found.wanted[f"out.indices.{k}"].tolist()
     assert np.array_equal(found.again, found.codes)

@@ -94,14 +94,14 @@ class TokenSets:
         waiting = b.less(at["ranks"], before, out="waiting")
         hidden = b.cast(waiting, to="f32", out="hidden")
         places = b.minimum(b.add(after, b.arange(count)), length - 1, out="places")
-        chosen = _picked(b, at["order"], places, "chosen")
+        chosen = picked(b, at["order"], places, "chosen")
         scale = scale_at(b, at["scale"], weight[0]) if "scale" in at else None
         if scale is None:
             z, null_z = call(b, self.main, self.method, operands, state=tokens, mask=hidden, out="z"), None
         else:
             null = self.conditions.null(b, operands)
             z, null_z = both_branches(b, self.main, self.method, operands, null, state=tokens, mask=hidden, out="z")
-        made = self.drawn(b, at, self.tables[0], z, null_z, chosen, places, scale)
+        made = self.made(b, at, z, null_z, chosen, places, scale)
         # The rank of a token of the set is its place in it.
         place = b.op("sub", at["ranks"], after, out="place")
         mine = b.logical_and(waiting, b.less_equal(after, at["ranks"]), out="mine")
@@ -110,6 +110,19 @@ class TokenSets:
         put = b.where(column, along(b, made, index), tokens, out="tokens")
         own = [b.where(column, b.slice(z, axis=1, start=0, stop=length), v, out="features") for v in features]
         return (put, *own), ()
+
+    def made(
+        self,
+        b: Builder,
+        at: Mapping[str, Var],
+        z: Var,
+        null_z: Var | None,
+        chosen: Var,
+        places: Var,
+        scale: Var | None,
+    ) -> Var:
+        """Tokens f32[B, K, C] of a set in one step, given the features at `chosen` of z [B, T, D]; see `drawn`."""
+        return self.drawn(b, at, self.tables[0], z, null_z, chosen, places, scale)
 
     def given(self, invariants: Row) -> tuple[dict[str, Var], dict[str, Var]]:
         operands = dict(zip(self.operands, invariants, strict=False))
@@ -145,15 +158,15 @@ class TokenSets:
             spread = b.broadcast_to(b.reshape(scale, shape=(B, 1)), at["x"], shape=(B, count))
             scale = b.reshape(spread, shape=(B * count,), out="scale")
         features = {
-            key: b.reshape(_picked(b, v, chosen, "along"), shape=(B * count, width), out=key)
+            key: b.reshape(picked(b, v, chosen, "along"), shape=(B * count, width), out=key)
             for key, v in (("z", z), ("null_z", null_z))
             if v is not None
         }
-        start = b.reshape(_picked(b, at["x"], places), shape=(B * count, size), out="start")
+        start = b.reshape(picked(b, at["x"], places), shape=(B * count, size), out="start")
         kicks = None
         if noisy := stochastic_rows(table):
             kicks = b.transpose(at["noise"], perm=(0, 2, 1, 3))  # [B, T, S, C]
-            kicks = b.transpose(_picked(b, kicks, places), perm=(2, 0, 1, 3))
+            kicks = b.transpose(picked(b, kicks, places), perm=(2, 0, 1, 3))
             if int(kicks.shape[0]) > noisy:
                 kicks = b.slice(kicks, axis=0, start=0, stop=noisy)
             kicks = b.reshape(kicks, shape=(kicks.shape[0], B * count, size), out="kicks")
@@ -165,7 +178,7 @@ class TokenSets:
         return b.reshape(made, shape=(B, count, size), out="made")
 
 
-def _picked(b: Builder, v: Var, places: Var, out: str = "picked") -> Var:
+def picked(b: Builder, v: Var, places: Var, out: str = "picked") -> Var:
     """Elements of v [B, T, …] at places [K], the same for all samples, or [B, K]."""
     if places.type.rank == 1:
         return b.take(v, places, axis=1, out=out)

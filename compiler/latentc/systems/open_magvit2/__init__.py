@@ -9,6 +9,8 @@ Tests: tests/systems/open_magvit2, tests/parity/open_magvit2.py.
 Rows in docs/systems.yaml: open_magvit2, open_magvit2_tokenizer.
 """
 
+BASES = ("maskbit",)
+
 COMPONENTS = {
     "blocks/bottlenecks": {"smoothed_lookup_free": "smoothed_lookup_free"},
     "networks": {"adaptive_autoencoder": "adaptive_autoencoder", "factorized_transformer": "factorized_transformer"},

@@ -118,7 +118,8 @@ class FactorizedTransformer(TokenBlocks):
         kv_heads = static.get("kv_heads", static["heads"])
         cache_type = f32(B, kv_heads, Named(tokens.length, "T"), self.width // static["heads"])
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
-        grown: tuple[Role, ...] = ("cache", *(port.role for port in caches))
+        role: Role = "cache"
+        grown: tuple[Role, ...] = (role, *(port.role for port in caches))
         token, position = Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position")
         idx, context = Port("idx", i64(B, tokens.length), "state", tokens.vocabulary), f32(B, self.width)
         every: tuple[Role, ...] = ("logits",) * len(self.bits)
@@ -138,7 +139,7 @@ def bits_of_network(network: Network) -> tuple[int, ...]:
     """Bits of each part of the tokens that the network predicts."""
     bits = network.sizes["part_bits"]
     assert isinstance(bits, tuple)
-    return bits
+    return tuple(int(count) for count in bits)
 
 
 def _embedded(config: FactorizedTransformer, b: Builder, k: int, part: Var, width: int) -> Var:
