@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -52,15 +53,12 @@ def test_tokens_and_probabilities_are_the_authors(tmp_path: Path) -> None:
     files = [f"{name}={tmp_path / 'w.safetensors'}" for name in ("main", "head")]
     weights = network_weights(spec, lowered, files, "official")
     whole = {f"{network}.{name}": a for network, own in weights.items() for name, a in arrays(own).items()}
-    main, head = (
-        Interpreter(lowered.module, {name: a for name, a in arrays(weights[network]).items()})
-        for network in ("main", "head")
-    )
+    main, head = (Interpreter(lowered.module, dict(arrays(weights[network]))) for network in ("main", "head"))
     order, draws = np.stack(numbers.noise[:2]), iter(numbers.noise[2:])
     y, values = numbers.inputs["labels"], np.array(level_values(8, 5.0, 3.0))
     ranks, left = np.argsort(order, axis=1), spec.sampler.sets().hidden_counts(16)
     tokens, u, kept = np.zeros((2, 16, 16)), np.zeros((2, 16, 16), np.float32), []
-    for before, after in zip(left[:-1], left[1:], strict=True):
+    for before, after in itertools.pairwise(left):
         hidden = (ranks < before).astype(np.float64)
         z, null = (
             main.run(lowered.networks["main"].methods["forward"].function, tokens, hidden, label)[0]

@@ -1,8 +1,8 @@
 """TokenBridge: Bridging Continuous and Discrete Tokens for Autoregressive Visual Generation (Wang et al. 2025,
 arXiv:2503.16430).
 
-MAR whose tokens are quantised channel by channel after the tokenizer was trained; a small transformer draws the channels
-of a token one after the other.
+MAR whose tokens are quantised channel by channel after the tokenizer was trained; a small transformer draws the
+channels of a token one after the other.
 
 Specs: specs/tokens/tokenbridge.yaml, specs/digits/digits_tokenbridge.yaml.
 Tests: tests/systems/tokenbridge, tests/parity/tokenbridge.py.

@@ -74,8 +74,8 @@ class ChannelSets(TokenSets):
 
 
 class ChannelAutoregressive(TokenSampler):
-    """In each step `main` encodes the tokens so far and `head` draws the channels of the next ones (TokenBridge, Wang et
-    al. 2025, arXiv:2503.16430). Guidance acts on the features.
+    """In each step `main` encodes the tokens so far and `head` draws the channels of the next ones (TokenBridge, Wang
+    et al. 2025, arXiv:2503.16430). Guidance acts on the features.
     """
 
     kind: Literal["channel_autoregressive"]

@@ -20,8 +20,8 @@ from latentc.systems.tokenbridge.levels import nearest_level, value_of
 
 
 class ChannelToken(Objective):
-    """Cross-entropy of the levels of the channels of hidden tokens, in nats per channel, by network `head` from features
-    that `main` has of the other tokens, with their levels' values (TokenBridge, Wang et al. 2025, arXiv:2503.16430).
+    """Cross-entropy of the levels of the channels of hidden tokens, in nats per channel, by network `head` from
+    features that `main` computes from the quantised other tokens (TokenBridge, Wang et al. 2025, arXiv:2503.16430).
 
     A fraction r of each sample's tokens is hidden, r normal with mean 1, truncated to [`least_hidden`, 1].
     """

@@ -2,8 +2,8 @@
 
 A file of its own because its sequence is the channels of one token, each with a table and logits of its own.
 
-Symbols: N tokens, C channels of a token, V levels of a channel, D width, Z channels of the features, H heads, d channels
-of a head.
+Symbols: N tokens, C channels of a token, V levels of a channel, D width, Z channels of the features, H heads, d
+channels of a head.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class ChannelTransformer(TokenBlocks):
     (TokenBridge, Wang et al. 2025, arXiv:2503.16430).
 
     `forward`: levels i64[N, C] in the order of generation, z f32[N, Z] -> logits f32[N, C, V]. `channel_0`: z -> logits
-    f32[N, V] of the first channel, then the caches, a pair (keys, values) f32[N, H, C, d] per block; `channel_1`, …: the
-    level i64[N] of the channel before, z, the caches -> the same; the last returns only logits. As in the authors' code,
-    the sequence begins with the projected features in `forward`, with those of the first step's condition elsewhere.
+    f32[N, V] of the first channel, then the caches, a pair (keys, values) f32[N, H, C, d] per block; `channel_1`, …: z,
+    the level i64[N] of the channel before, the caches -> the same; the last returns only logits. As in the authors'
+    code, the sequence begins with the projected features in `forward`, elsewhere with these and the step's vector.
     """
 
     kind: Literal["channel_transformer"]
@@ -105,7 +105,7 @@ class ChannelTransformer(TokenBlocks):
 
 
 def _condition(b: Builder, z: Var, channels: Any, width: Any) -> tuple[Var, Var, Var]:
-    """Projected features f32[N, 1, D], the vectors of the steps f32[1, C, D] and the channels' positions f32[1, C, D]."""
+    """Projected features f32[N, 1, D], and vectors of the steps and positions of the channels, f32[1, C, D] each."""
     cond = b.reshape(dense(b, "condition_proj", z, width, True, "xavier"), shape=(z.shape[0], 1, width), out="cond")
     steps = b.param("step_embed", f32(1, channels, width), "normal", std=0.02)
     return cond, steps, b.param("channel_embed", f32(1, channels, width), "normal", std=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -13,15 +14,15 @@ from latentc.ir.builder import Builder, Var
 
 @cache
 def level_values(levels: int, span: float, deviations: float) -> tuple[float, ...]:
-    """The values of `levels` levels in [-span, span]: means of a standard normal between its quantiles, these clipped to
-    +-`deviations`, which is scaled to `span`.
+    """The values of `levels` levels in [-span, span]: means of a standard normal between its quantiles, clipped to
+    +-`deviations`, scaled by span / deviations.
     """
     normal = NormalDist()
     inner = [normal.inv_cdf(i / levels) for i in range(1, levels)]
     edges = [max(-deviations, min(deviations, edge)) for edge in (-math.inf, *inner, math.inf)]
     means = [
         (normal.pdf(low) - normal.pdf(high)) / max(normal.cdf(high) - normal.cdf(low), 1e-10)
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in pairwise(edges)
     ]
     return tuple(mean * span / deviations for mean in means)
 
