@@ -122,7 +122,8 @@ class FactorizedTransformer(TokenBlocks):
         grown: tuple[Role, ...] = (role, *(port.role for port in caches))
         token, position = Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position")
         idx, context = Port("idx", i64(B, tokens.length), "state", tokens.vocabulary), f32(B, self.width)
-        every: tuple[Role, ...] = ("logits",) * len(self.bits)
+        of_part: Role = "logits"
+        every = (of_part,) * len(self.bits)
         methods = {
             "forward": add_method(mb, name, "forward", _forward(self, entries), (idx, *cond), static, every),
             "prefill": add_method(mb, name, "prefill", _prefill(self, entries), cond, static, grown),

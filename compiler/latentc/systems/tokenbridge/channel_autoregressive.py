@@ -23,6 +23,7 @@ from latentc.components.sampler import TokenSampler
 from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive, TokenSets, picked
 from latentc.ir.builder import Builder, ModuleBuilder, Var, as_tuple
 from latentc.ir.types import B, Named, f32, i64
+from latentc.systems.tokenbridge.channel_transformer import levels_of, order_of
 from latentc.systems.tokenbridge.levels import value_of
 from latentc_runtime.sources import RandomSource, Source
 
@@ -53,7 +54,7 @@ class ChannelSets(TokenSets):
         given = {"z": b.reshape(features, shape=(B * count, width), out="z")}
         sampler, head = self.sampler, self.head
         assert sampler is not None
-        order, values = head.sizes["order"], head.sizes["values"]
+        order, values = order_of(head), levels_of(head)
         u = picked(b, at["u"], places, "u") if "u" in at else None
         token: Var | None = None
         caches: list[Var] = []

@@ -16,6 +16,7 @@ from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Spec
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
+from latentc.systems.tokenbridge.channel_transformer import levels_of, order_of
 from latentc.systems.tokenbridge.levels import nearest_level, value_of
 
 
@@ -52,7 +53,7 @@ class ChannelToken(Objective):
         given = conditions.inputs(b, by_field=True)
         z, order = b.input("fraction", f32(B)), b.input("order", i64(B, length))
         cond = conditions.dropped(b, conditions.operands(b, given))
-        values, places = head.sizes["values"], head.sizes["order"]
+        values, places = levels_of(head), order_of(head)
         levels = nearest_level(b, patchify(b, x, patch_side(size, spec.data.shape[0])), values)
         tokens = value_of(b, levels, values)
         fraction = b.op("sub", 1.0, b.mul(b.abs(z), self.deviation), out="fraction")

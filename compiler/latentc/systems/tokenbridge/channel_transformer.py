@@ -65,6 +65,10 @@ class ChannelTransformer(TokenBlocks):
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_channel"})
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("channels",)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from problems_of_head(self, spec)
         yield from self.block.problems_of_width(self.width)
@@ -102,6 +106,20 @@ class ChannelTransformer(TokenBlocks):
         values = level_values(self.levels, self.span, self.deviations)
         order = self.order or tuple(range(channels))
         return Network(name, methods, self.PROVIDES, sizes={"values": values, "order": order})
+
+
+def levels_of(head: Network) -> tuple[float, ...]:
+    """The values of the levels of a head's channels."""
+    values = head.sizes["values"]
+    assert isinstance(values, tuple)
+    return values
+
+
+def order_of(head: Network) -> tuple[int, ...]:
+    """The channels in the order in which a head predicts them."""
+    order = head.sizes["order"]
+    assert isinstance(order, tuple)
+    return tuple(int(channel) for channel in order)
 
 
 def _condition(b: Builder, z: Var, channels: Any, width: Any) -> tuple[Var, Var, Var]:

@@ -36,4 +36,4 @@ def nearest_level(b: Builder, x: Var, values: tuple[float, ...]) -> Var:
 
 def value_of(b: Builder, level: Var, values: tuple[float, ...]) -> Var:
     """f32[...]: the values of levels i64[...]."""
-    return b.take(b.constant(np.float32(values), out="values"), level, axis=0, out="value")
+    return b.take(b.constant(np.array(values, np.float32), out="values"), level, axis=0, out="value")
