@@ -178,6 +178,16 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "MCG-NJU/DDT, and projections of features",
         {("B/2", "main"): 132_034_576, ("L/2", "main"): 460_534_544, ("XL/2", "main"): 678_188_368},
     ),
+    "rae": (
+        "bytetriper/RAE",
+        {
+            ("S", "main"): 196_357_204,
+            ("B", "main"): 294_099_028,
+            ("L", "main"): 621_482_036,
+            ("XL", "main"): 838_380_628,
+            ("XL-guided", "guide"): 196_357_204,
+        },
+    ),
     "eqm": (
         "raywang4/EqM",
         {

@@ -170,6 +170,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "objective.further=[]", "sampler.steps=3", WHOLE),
         ),
     ),
+    "rae": Tiny(
+        "rae",
+        (
+            *(*DIGITS, *under("networks.main", (*BLOCKS[:2], "depth=1", "decoder_depth=1", "patch=4"))),
+            *("networks.main.decoder_width=24", "networks.main.decoder_heads=2", "conditioning.time.frequencies=16"),
+            "sampler.steps=3",
+        ),
+    ),
     "eqm": Tiny(
         "eqm",
         (
