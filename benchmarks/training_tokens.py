@@ -149,6 +149,14 @@ TOKEN_SYSTEMS: dict[str, System] = {
             *("backbone.block.feed_forward.multiple_of=32", "sampler.guidance.scale=1.5"),
         ),
     ),
+    "rar": System(
+        {"raster": Trained("digits_rar", ("objective.annealing=[0, 1]",)), "annealed": Trained("digits_rar")},
+        {name: Drawn(name) for name in ("raster", "annealed")},
+        (
+            Goal("class accuracy of annealed orders", lambda f: f["annealed"]["accuracy"], 0.95),
+            Goal("Fréchet distance of annealed orders", ratio("frechet", "annealed", "raster"), 1.0, False),
+        ),
+    ),
     "starflow_class": System(  # eight blocks each, in flows of equal depth or in a deep one behind shallow ones
         {"tarflow": Trained("digits_tarflow"), "starflow": Trained("digits_starflow")},
         {

@@ -623,6 +623,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "rar": (
+        "bytedance/1d-tokenizer: the sizes of its layers, added up; paper: 261, 461 and 955 M, 1.5 B",
+        {
+            ("B", "main"): 260_923_648,
+            ("L", "main"): 461_668_352,
+            ("XL", "main"): 955_425_024,
+            ("XXL", "main"): 1_498_520_704,
+        },
+    ),
     "pixelcnn": (
         "the paper's sizes of its layers, added up: of masked filters what their masks leave",
         {("imagenet32", "main"): 113_636_607, ("imagenet32-class", "main"): 125_522_175},

@@ -767,6 +767,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: digits, as: tokens}", "objective.steps=[8, 4]", "sampler.steps=4", "sampler.orders=4"),
         ),
     ),
+    "rar": Tiny(
+        "rar",
+        (
+            *under("backbone", ("width=16", "depth=2", "block.mixer.heads=2", "block.feed_forward.ratio=2")),
+            *("data={kind: digits, as: tokens}", "backbone.spare_positions=2", "backbone.spare_steps=1"),
+            "objective.annealing=[0, 4]",
+        ),
+    ),
     "nvg": Tiny(
         "nvg",
         (

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from latentc.components.contract import Network, Program
@@ -100,15 +101,23 @@ class Autoregressive(TokenSampler, ScoringSampler):
             doubled = {name: b.concat(x, null[name], axis=0) for name, x in cond.items()}
             both = call(b, network, "forward", doubled, state=b.concat(seen, seen, axis=0), out="both")
             given, without = b.split(both, axis=0, sizes=(batch, batch), out="given without")
-            guided = self.guided_tokens(length)
-            scales = np.where(np.arange(length) < guided, self.guidance.scale, 1.0).astype(np.float32)
-            scale = float(scales[0]) if guided == length else b.constant(scales[:, None], out="scale")
+            scales = (1 + (self.guidance.scale - 1) * self.strengths(length)).astype(np.float32)
+            constant = bool((scales == scales[0]).all())
+            scale = float(scales[0]) if constant else b.constant(scales[:, None], out="scale")
             logits = b.add(without, b.op("sub", given, without) * scale, out="logits")
         if self.temperature != 1.0:
             logits = b.op("mul", logits, 1 / self.temperature, out="logits")
         index = b.reshape(tokens, shape=(*tokens.shape, 1))
         own = b.take_along(b.log_softmax(logits, axis=2), index, axis=2, out="own")
         return b.reshape(own, shape=tokens.shape, out="log_p")
+
+    def strengths(self, length: int) -> NDArray[np.float64]:
+        """f64[T]: the fraction of scale - 1 with which each of `length` tokens is guided."""
+        return (np.arange(length) < self.guided_tokens(length)).astype(np.float64)
+
+    def scale_of(self, b: Builder, scale: Var | None, position: Var | int, length: int) -> Var | None:
+        """The guidance scale f32[B] of the token at `position` of `length`, one of those that are guided."""
+        return scale
 
     def guided_tokens(self, length: int) -> int:
         """How many of the first tokens are guided: token i is i / (length - 1) of the way."""
@@ -128,7 +137,8 @@ class Autoregressive(TokenSampler, ScoringSampler):
         u = b.input("u", f32(length, B)) if self.temperature else None
         null = cond if scale is None else conditions.null(b, cond)
         names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
-        logits, *caches = guided_call(b, network, "prefill", cond, null, scale, out=names)
+        first_scale = self.scale_of(b, scale, 0, length)
+        logits, *caches = guided_call(b, network, "prefill", cond, null, first_scale, out=names)
         came = self._came(b, network, cond, logits, length, spec)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token, *came = self._picked(b, logits, came, first)
@@ -143,7 +153,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
                 scale = None
             rows = [b.slice(u, axis=0, start=start, stop=stop, out="u_rest")] if u else []
             shown = _shown(network, cond, cond if scale is None else null)
-            body = partial(self._step, network, start, tuple(shown), len(came))
+            body = partial(self._step, network, length, start, tuple(shown), len(came))
             invariants = [*shown.values(), *([scale] if scale is not None else [])]
             carried = [token, *came, *caches]
             outs = b.loop(f"{entry}.decode", stop - start, body, invariants=invariants, carried=carried, tables=rows)
@@ -160,6 +170,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
     def _step(
         self,
         network: Network,
+        length: int,
         start: int,
         shown: tuple[str, ...],
         history: int,
@@ -177,7 +188,7 @@ class Autoregressive(TokenSampler, ScoringSampler):
         operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
         cond = dict(zip(shown, kept, strict=False))
         null = {name: cond.get(f"null_{name}", x) for name, x in cond.items()}
-        scale = kept[-1] if len(kept) > len(shown) else None
+        scale = self.scale_of(b, kept[-1] if len(kept) > len(shown) else None, position, length)
         logits, *caches = guided_call(b, network, "decode", cond, null, scale, out=names, **operands)
         token, *came = self._picked(b, logits, came, rows[0] if rows else None)
         return (token, *came, *caches), (token,)
