@@ -27,6 +27,7 @@ OTHERS = {
     "scale_transformer",
     "query_transformer",
     "retrieval_transformer",
+    "permuted_transformer",
     "query_autoencoder",
     "sequence_dit",
     "token_dit",  # a head

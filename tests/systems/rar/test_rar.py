@@ -48,7 +48,9 @@ def test_orders_are_random_with_a_probability_that_falls_in_training() -> None:
 
 def test_tokens_one_by_one_are_those_of_the_whole_sequence() -> None:
     """Greedy tokens under growing guidance are the likeliest of `forward`, guided by the formula of the paper."""
-    sampler = "sampler={kind: scheduled_autoregressive, temperature: 0, guidance: {scale: 5, schedule: cosine, power: 2}}"
+    sampler = (
+        "sampler={kind: scheduled_autoregressive, temperature: 0, guidance: {scale: 5, schedule: cosine, power: 2}}"
+    )
     lowered = lower(load_spec("digits_rar", None, [*TINY, sampler]))
     weights = weights_of(lowered, 0.3, 2)
     y, scale = np.array([0, 2]), np.full(2, 5.0, np.float32)

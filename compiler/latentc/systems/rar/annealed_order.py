@@ -15,7 +15,6 @@ from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 
-
 Step = Annotated[int, Field(ge=0, le=100_000_000)]
 
 

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import add_method
-from latentc.components.blocks.block import Block
 from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role

@@ -23,7 +23,6 @@ class ScheduledAutoregressive(Autoregressive):
         "guidance": {"scale": 2.0, "schedule": "cosine", "power": 2.0},
     }
 
-
     def guided_tokens(self, length: int) -> int:
         if self.guidance is None:
             return length
