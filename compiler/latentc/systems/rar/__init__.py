@@ -9,7 +9,7 @@ Rows in docs/systems.yaml: rar.
 """
 
 COMPONENTS = {
-    "blocks/conditions": {"token_adaln": "token_adaln"},
+    "blocks/conditions": {"step_adaln": "step_adaln"},
     "networks": {"permuted_transformer": "permuted_transformer"},
     "objectives": {"annealed_order": "annealed_order"},
     "samplers": {"scheduled_autoregressive": "scheduled_autoregressive"},
