@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from on_digits import Figures, figures, halves, spread, trained
 from safetensors.numpy import load_file
 
+from latentc.checkpoint import buffer, computed, network_params
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -36,7 +37,9 @@ class Losses:
 
     def __init__(self, weights: Path, overrides: Sequence[str] = (), spec: str = SPEC) -> None:
         lowered = lower(load_spec(spec, overrides=list(overrides)))
-        arrays = {f"main.{name}": array for name, array in load_file(weights).items()}
+        params = network_params(lowered, lowered.networks["main"])
+        arrays = load_file(weights) | {name: buffer(p).array for name, p in params.items() if computed(p)}
+        arrays = {f"main.{name}": array for name, array in arrays.items()}
         self.inputs = [value.name for value in lowered.module.functions["loss.terms"].inputs]
         self.interpreter = Interpreter(lowered.module, arrays)
         self.digits = halves()[1]

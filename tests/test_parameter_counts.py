@@ -823,6 +823,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "sums of the layers of kuleshov-group/mdlm; paper: 169 M on OpenWebText, 139 M on LM1B",
         {("small", "main"): 169_627_218, ("lm1b", "main"): 139_294_523},
     ),
+    "bd3lm": (
+        "sums of the layers of kuleshov-group/bd3lms, which are those of MDLM's network",
+        {(block, "main"): 169_627_218 for block in ("block4", "block8", "block16")},
+    ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "class_prefix_gpt2": (
         "transformers.GPT2LMHeadModel",

@@ -268,6 +268,15 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "sampler.steps=3", "sampler.guidance={scale: 1.5}"),
         ),
     ),
+    "bd3lm": Tiny(
+        "bd3lm",
+        (
+            *("data={kind: digits, as: tokens}", "conditioning.class={kind: label, dropout: 0.1}"),
+            *under("backbone", (*BLOCKS, "depth=1", "condition_width=8")),
+            *("conditioning.time.frequencies=16", "objective.block=16", "objective.least=0.3", "objective.rounds=3"),
+            *("sampler.start=0", "sampler.guidance={scale: 1.5}"),
+        ),
+    ),
     "cdcd": Tiny(
         "cdcd",
         (

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, Operands, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import mean_of_counted, publish, token_losses
 from latentc.components.parts import Fraction, Problem, Spec
@@ -57,6 +57,26 @@ class MaskedDiffusionLoss(Objective):
         """Probability that a token is masked at time t."""
         return t * self.most
 
+    def draws(self, length: int) -> dict[str, tuple[TensorType, Draw]]:
+        """The random inputs by name, for samples of `length` tokens."""
+        count = Named(length, "T")
+        return {"u": (f32(B), Draw("u", "uniform")), "v": (f32(B, count), Draw("v", "uniform"))}
+
+    def masked(self, b: Builder, drawn: Mapping[str, Var]) -> tuple[Var, Var]:
+        """bool[B, T]: the masked tokens; f32[B, 1] or f32[B, T]: their times."""
+        t = b.add(self.spread(b, drawn["u"]) * (1 - self.least), self.least, out="t")
+        t = b.reshape(t, shape=(B, 1), out="t")
+        return b.less(drawn["v"], b.mul(t, self.most, out="chance"), out="masked"), t
+
+    def evaluated(self, b: Builder, network: Network, cond: Operands, seen: Var, tokens: Var, t: Var) -> Var:
+        """Logits f32[B, T, V or more] of tokens i64[B, T], of which `seen` has masks in place of some."""
+        time = {}
+        if network.methods["forward"].inputs_of("time"):
+            chance = b.reshape(b.mul(t, self.most), shape=(B,), out="chance")
+            time["time"] = b.neg(b.log(b.op("sub", 1.0, chance)), out="sigma")
+        logits: Var = call(b, network, "forward", cond, state=seen, out="logits", **time)
+        return logits
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
         port = network.methods["forward"].input("state")
@@ -67,22 +87,18 @@ class MaskedDiffusionLoss(Objective):
         fields = (MASK_FIELD,) if MASK_FIELD in spec.data.fields else ()
         counts = [b.cast(b.input(field, TensorType("bool", (B, length))), to="f32", out="counts") for field in fields]
         given = conditions.inputs(b, by_field=True)
-        u, v = b.input("u", f32(B)), b.input("v", f32(B, length))
+        random = self.draws(spec.data.tokens.length)
+        drawn = {name: b.input(name, type) for name, (type, _) in random.items()}
         cond = conditions.dropped(b, conditions.operands(b, given))
-        t = b.add(self.spread(b, u) * (1 - self.least), self.least, out="t")
-        chance = b.mul(t, self.most, out="chance")
-        masked = b.less(v, b.reshape(chance, shape=(B, 1)), out="masked")
+        masked, t = self.masked(b, drawn)
         seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")
-        time = {}
-        if network.methods["forward"].inputs_of("time"):
-            time["time"] = b.neg(b.log(b.op("sub", 1.0, chance)), out="sigma")
-        logits = possible(b, network, call(b, network, "forward", cond, state=seen, out="logits", **time))
-        weight = b.div(b.cast(masked, to="f32"), b.reshape(t, shape=(B, 1)), out="weight")
+        logits = possible(b, network, self.evaluated(b, network, cond, seen, tokens, t))
+        weight = b.div(b.cast(masked, to="f32"), t, out="weight")
         losses = b.mul(token_losses(b, logits, tokens), weight, out="losses")
         loss = mean_of_counted(b, losses, counts[0]) if counts else b.mean(losses, axes=(1,), keepdims=False)
         b.output(loss)
         b.finish("The bound of the negative log-likelihood in nats per token, one value per sample.")
-        draws = (Draw("u", "uniform"), Draw("v", "uniform"), *conditions.draws())
+        draws = (*(draw for _, draw in random.values()), *conditions.draws())
         return publish(mb, ("loss",), ("tokens", *fields, *conditions.fields), draws, self.trained(spec))
 
     def spread(self, b: Builder, u: Var) -> Var:
