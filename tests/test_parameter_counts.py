@@ -827,6 +827,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "sums of the layers of kuleshov-group/bd3lms, which are those of MDLM's network",
         {(block, "main"): 169_627_218 for block in ("block4", "block8", "block16")},
     ),
+    "llada": (
+        "sums of the layers of GSAI-ML/LLaDA-8B-Base's modeling_llada.py; paper: 8.02 B and 1.49 B",
+        {("8B", "main"): 8_015_581_184, ("1B", "main"): 1_487_243_264},
+    ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "class_prefix_gpt2": (
         "transformers.GPT2LMHeadModel",

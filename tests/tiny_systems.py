@@ -277,6 +277,15 @@ SYSTEMS: dict[str, Tiny] = {
             *("sampler.start=0", "sampler.guidance={scale: 1.5}"),
         ),
     ),
+    "llada": Tiny(
+        "llada",
+        (
+            *("data={kind: digits, as: tokens}", "conditioning.class={kind: label, dropout: 0.1}"),
+            *under("backbone", ("width=16", "depth=1", "mask=null", "block.mixer.heads=2")),
+            *("backbone.block.feed_forward.hidden=24", "sampler.steps=4", "sampler.block=31", "sampler.prompt=2"),
+            *("sampler.temperature=0.7", "sampler.guidance={scale: 1.5}"),
+        ),
+    ),
     "cdcd": Tiny(
         "cdcd",
         (

@@ -29,6 +29,7 @@ OTHERS = {
     "retrieval_transformer",
     "permuted_transformer",
     "query_autoencoder",
+    "masked_llama",
     "sequence_dit",
     "token_dit",  # a head
 }
