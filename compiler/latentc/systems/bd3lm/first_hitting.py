@@ -81,11 +81,10 @@ class FirstHitting(Sampler):
             inside = b.equal(b.div(b.arange(length), objective.block), block, out="inside")
             open_ = b.logical_and(b.equal(tokens, mask), b.reshape(inside, shape=(1, length)), out="open")
             place = _place(b, b.cast(open_, to="f32"), v)
-            index = b.reshape(place, shape=(B, 1, 1))
-            index = b.broadcast_to(index, logits, shape=(B, 1, logits.shape[2]), out="index")
-            own_logits = b.reshape(b.take_along(logits, index, axis=1), shape=(B, logits.shape[2]), out="logits")
-            token = draw(b, filtered(b, own_logits, 0, self.top_p), u, out="token")
             here = b.equal(b.reshape(b.arange(length), shape=(1, length)), b.reshape(place, shape=(B, 1)), out="here")
+            chosen = b.reshape(b.cast(here, to="f32"), shape=(B, length, 1), out="chosen")
+            chosen = b.sum(logits * chosen, axes=(1,), keepdims=False, out="chosen")
+            token = draw(b, filtered(b, chosen, 0, self.top_p), u, out="token")
             return (b.where(here, b.reshape(token, shape=(B, 1)), tokens, out="tokens"),), ()
 
         invariants = [*operands.values(), *([scale] if scale is not None else [])]
