@@ -12,7 +12,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 
-SIZES = SYSTEMS["bd3lm"].sizes
+SIZES = (*SYSTEMS["bd3lm"].sizes, "backbone.learned_positions=true")
 
 
 def test_a_noisy_block_sees_what_it_sees_in_sampling():

@@ -2,7 +2,7 @@
 
 Blocks of tokens from left to right, each by masked diffusion given the blocks before it.
 
-Specs: specs/text/bd3lm.yaml.
+Specs: specs/text/bd3lm.yaml, specs/digits/digits_bd3lm.yaml.
 Tests: tests/systems/bd3lm, tests/parity/bd3lm.py.
 Rows in docs/systems.yaml: bd3lm.
 """

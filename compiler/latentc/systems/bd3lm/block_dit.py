@@ -15,8 +15,16 @@ from latentc.components.condition import Entry, TimeEmbedding
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import MASKED
 from latentc.components.parts import Problem, Spec
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
-from latentc.systems.mdlm.sequence_dit import POSITIONS, SequenceDit, conditioned, drawn_among, final_layer, narrow
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, items, module_class
+from latentc.systems.mdlm.sequence_dit import (
+    POSITIONS,
+    SequenceDit,
+    conditioned,
+    drawn_among,
+    embedded,
+    final_layer,
+    narrow,
+)
 
 
 class BlockDit(SequenceDit):
@@ -73,7 +81,7 @@ def _methods(config: BlockDit, time: TimeEmbedding, entries: tuple[Entry, ...]) 
         """The tokens after all blocks f32[B, copies T, D], and the condition f32[B, E]."""
         width, inner, states = sizes["width"], sizes["condition_width"], sizes["states"]
         c = conditioned(b, time, None, entries, others, idx, inner, sizes)
-        x = b.embedding(b.param("tok_emb.weight", f32(states, width), "normal", std=0.02), idx, out="x")
+        x = embedded(b, config, idx, states, sizes["length"], width, copies)
         rotary = POSITIONS.rotary(b, width // config.block.heads(sizes), 0, sizes["length"])
         if copies > 1:  # both have the same positions
             rotary = tuple(b.concat(*[table] * copies, axis=0, out=table.value.name) for table in rotary)

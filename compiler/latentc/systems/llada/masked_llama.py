@@ -1,7 +1,8 @@
 """A Llama that sees all tokens and predicts masked ones: LLaDA's network.
 
-Not bert: positions are rotary, logits have a table of their own, and the mask may be a token of the vocabulary. Symbols:
-B batch, T tokens of a sample, n tokens of conditions, V vocabulary, D width.
+Not bert: positions are rotary, logits have a table of their own, and the mask may be a token of the vocabulary.
+
+Symbols: B batch, T tokens of a sample, n tokens of conditions, V vocabulary, D width.
 """
 
 from __future__ import annotations

@@ -42,6 +42,11 @@ class SequenceDit(TokenBlocks):
         description="none: the time's embedding is that of 0; noise: it is that of sigma = -log of the probability "
         "that a token is not masked",
     )
+    learned_positions: bool = Field(
+        False,
+        description="add a learned vector per position: rotary positions alone are relative, so that they tell tokens "
+        "of a grid that is all masked nothing of their place",
+    )
     weights: Weights = Field("normal", description="initialisation of linear layers")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "sequence_dit",
@@ -129,6 +134,16 @@ def conditioned(
     return summed(b, "c", embedded)
 
 
+def embedded(b: Builder, config: SequenceDit, idx: Var, states: Any, length: Any, width: Any, copies: int = 1) -> Var:
+    """The embedded tokens f32[B, copies T, D] of idx i64[B, copies T]; all copies have the same positions."""
+    x = b.embedding(b.param("tok_emb.weight", f32(states, width), "normal", std=0.02), idx, out="x")
+    if not config.learned_positions:
+        return x
+    places = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
+    places = b.concat(*[places] * copies, axis=1, out="places") if copies > 1 else places
+    return b.add(x, places, out="x")
+
+
 @cache
 def _network(config: SequenceDit, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
@@ -149,7 +164,7 @@ def _network(config: SequenceDit, time: TimeEmbedding, entries: tuple[Entry, ...
         """Logits of every token from those that are not masked."""
         sigma, operands = (others[0], others[1:]) if config.time == "noise" else (None, others)
         c = conditioned(b, time, sigma, entries, operands, idx, condition_width, static)
-        x = b.embedding(b.param("tok_emb.weight", f32(states, width), "normal", std=0.02), idx, out="x")
+        x = embedded(b, config, idx, states, length, width)
         rotary = POSITIONS.rotary(b, static.get("head_width", width // config.block.heads(static)), 0, length)
         sizes = config.block.own(width, static)
         for name in items("blocks", depth):
