@@ -1,6 +1,6 @@
 """How much of a large codebook is used: IBQ, whose rows all get gradients, against nearest rows.
 
-    python benchmarks/ibq_digits.py [--out out/ibq_digits] [--seeds 0 1 2] [--steps 400]
+    python benchmarks/ibq_digits.py [--out out/ibq_digits] [--seeds 0 1 2] [--steps 200]
 
 Two tokenizers of digits with 1024 rows of 32 channels, the same layers, data and steps: `ibq_tokenizer` and one whose
 bottleneck is `codebook`, which moves only the rows that are chosen. Both without entropy losses, which would spread the
@@ -28,7 +28,7 @@ BOTTLENECKS = {
 }
 SIZES = ("data={kind: digits}", "networks.discriminator=null", "networks.perceptual=null")
 SIZES += ("objective={kind: autoencoding, reconstruction: l2}",)
-SIZES += ("train.batch_size=64", "train.optimizer={kind: adamw, lr: 1e-3}", "train.optimizers={}", "train.ema=0.99")
+SIZES += ("train.batch_size=64", "train.optimizer={kind: adamw, lr: 1e-3}", "train.optimizers={}", "train.ema=null")
 SIZES += ("train.schedule={kind: cosine, warmup: 50}", "train.clip=1.0", "train.parallel=none", "train.workers=0")
 SIZES += ("train.precision=fp32", "train.log_every=20")
 
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/ibq_digits"), help="projects and weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
-    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--steps", type=int, default=200, help="of each training")
     given = parser.parse_args()
     held_out = images(1)[0]
     used: dict[str, list[float]] = {name: [] for name in BOTTLENECKS}
