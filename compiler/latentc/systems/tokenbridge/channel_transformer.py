@@ -26,7 +26,6 @@ from latentc.components.parts import Problem, Spec, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
 from latentc.systems.tokenbridge.levels import level_values
-from latentc.systems.tokenbridge.stepwise_adaln import StepwiseAdaln
 
 
 class ChannelTransformer(TokenBlocks):
@@ -73,10 +72,7 @@ class ChannelTransformer(TokenBlocks):
         yield from problems_of_head(self, spec)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a channel_transformer predicts the next channel")
-        condition = self.block.parts()[3]
-        if not isinstance(condition, StepwiseAdaln):
-            message = f"blocks of a channel_transformer have a condition per channel, but `{condition.kind}` takes one"
-            yield Problem(("block", "condition"), message, "use `{kind: stepwise_adaln}`")
+        yield from self.block.problems_of_condition(self.kind, "a vector per step")
         if "kv_heads" in self.block.static(self.width):
             yield Problem(("block", "mixer", "kv_heads"), "its caches are of all heads", "leave it out")
         channels, _ = features_of_main(spec) or (0, 0)
