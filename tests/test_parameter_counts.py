@@ -904,6 +904,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "pixelflow_t2i": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 882_122_160 + 2048}),  # README: 882 M
+    "dc_ae": (
+        "Hugging Face's diffusers, AutoencoderDC",
+        {
+            ("f32c32", "main"): 323_356_460,
+            ("f64c128", "main"): 676_896_140,
+            ("f128c512", "main"): 1_120_682_252,
+            ("sana", "main"): 312_250_275,
+        },
+    ),
     "sd_vae": (
         "CompVis/latent-diffusion; kl16: LTH14/mar; z16: diffusers' AutoencoderKL",
         {

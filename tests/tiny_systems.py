@@ -642,6 +642,23 @@ SYSTEMS: dict[str, Tiny] = {
     ),
     "wgan_gp": Tiny("wgan_gp", GAN),
     "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
+    "dc_ae": Tiny(
+        "dc_ae",
+        (
+            *DIGITS,
+            *under("backbone", ("widths=[8, 8, 16]", "blocks=[0, 1, 1]", "decoder_blocks=[0, 1, 1]", "attention=2")),
+            *under("backbone", ("batch_normed=1", "head_width=4", "channels=4")),
+        ),
+    ),
+    "dc_ae-sana": Tiny(
+        "dc_ae",
+        (
+            *DIGITS,
+            *under("backbone", ("widths=[8, 16]", "blocks=[1, 1]", "decoder_blocks=[1, 1]", "attention=1")),
+            *under("backbone", ("scales=[3]", "head_width=4", "channels=4")),
+        ),
+        "sana",
+    ),
     "sd_vae": Tiny("sd_vae", STAGE),
     "kl16": Tiny("sd_vae", (*STAGE, "backbone.attention=[1]"), "kl16"),
     "vq_f4": Tiny("vq_f4", (*STAGE, "backbone.bottleneck.size=16")),
