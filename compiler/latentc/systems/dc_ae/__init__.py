@@ -1,4 +1,4 @@
-"""DC-AE: Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models (Chen et al. 2024, arXiv:2410.10733).
+"""DC-AE: Deep Compression Autoencoder for Efficient Diffusion Models (Chen et al. 2024, arXiv:2410.10733).
 
 A convolutional autoencoder with 32 to 128 pixels per latent along each side; resampling has shortcuts without weights.
 

@@ -66,6 +66,10 @@ class DeepCompression(Backbone):
     }
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("latent",)
+
+    @property
     def factor(self) -> int:
         """Pixels per latent along each side (f)."""
         return int(2 ** (len(self.widths) - 1))
@@ -90,9 +94,7 @@ class DeepCompression(Backbone):
             elif i >= self.attention and width % self.head_width:
                 yield Problem(("widths", i), f"heads of {self.head_width} channels do not divide {width}")
         if self.widths[-1] % self.channels:
-            message = (
-                f"the {self.widths[-1]} channels of the last level are not a multiple of {self.channels} latent ones"
-            )
+            message = f"{self.widths[-1]} channels of the last level are not a multiple of {self.channels} latent ones"
             yield Problem(("channels",), message)
         for i, kernel in enumerate(self.scales):
             if kernel % 2 == 0:
@@ -153,15 +155,16 @@ def _methods(config: DeepCompression) -> dict[str, BlockBody]:
     def encoder(b: Builder, x: Var, *, in_channels: int, latent: int) -> Var:
         """Images [B, C, H, W] as latents [B, Z, H / f, W / f]."""
         if bare:
-            x = b.sub("conv_in", parts.down(resampling, False), x, channels=widths[1], out="x")
+            sizes = {"in_channels": in_channels, "channels": widths[1]}
+            x = b.sub("conv_in", parts.down(resampling, False), x, out="x", **sizes)
         else:
             x = layers.conv(b, "conv_in", x, widths[0], 3, INIT, out="x")
         for i in range(bare, last + 1):
             for j in range(config.blocks[i]):
                 x = config.block(b, f"down_blocks.{i}.{j}", x, i, False)
             if i < last:
-                body = parts.down(resampling)
-                x = b.sub(f"down_blocks.{i}.{config.blocks[i]}", body, x, channels=widths[i + 1], out="x")
+                sizes = {"in_channels": widths[i], "channels": widths[i + 1]}
+                x = b.sub(f"down_blocks.{i}.{config.blocks[i]}", parts.down(resampling), x, out="x", **sizes)
         return layers.conv(b, "conv_out", x, latent, 3, INIT) + parts.averaged(b, x, latent)
 
     @module_class("Decoder", z="B latent H W")

@@ -6,7 +6,7 @@ Symbols: B batch, C channels, H and W rows and columns, h and w those of half th
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from latentc.components import layers
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
@@ -62,9 +62,9 @@ Resampling = Literal["shuffle", "conv"]
 
 @cache
 def down(resampling: Resampling, shortcut: bool = True) -> BlockBody:
-    @module_class("Down")
-    def halved(b: Builder, x: Var, *, channels: int) -> Var:
-        """Halves the resolution of x [B, C, H, W], which becomes [B, channels, h, w]."""
+    @module_class("Down", x="B in_channels H W")
+    def halved(b: Builder, x: Var, *, in_channels: int, channels: int) -> Var:
+        """Halves the resolution of x [B, in_channels, H, W], which becomes [B, channels, h, w]."""
         if resampling == "shuffle":
             h = unshuffled(b, layers.conv(b, "conv", x, channels // 4, 3, INIT))
         else:
