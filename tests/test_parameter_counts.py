@@ -831,6 +831,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "sums of the layers of GSAI-ML/LLaDA-8B-Base's modeling_llada.py; paper: 8.02 B and 1.49 B",
         {("8B", "main"): 8_015_581_184, ("1B", "main"): 1_487_243_264},
     ),
+    "sedd": (
+        "sums of the layers of louaaron/Score-Entropy-Discrete-Diffusion; paper: 90 M and 320 M beside embeddings",
+        {
+            ("small", "main"): 169_627_218,
+            ("medium", "main"): 424_477_010,
+            ("uniform", "main"): 169_625_681,
+        },
+    ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "class_prefix_gpt2": (
         "transformers.GPT2LMHeadModel",

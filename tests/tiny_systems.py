@@ -286,6 +286,24 @@ SYSTEMS: dict[str, Tiny] = {
             *("sampler.temperature=0.7", "sampler.guidance={scale: 1.5}"),
         ),
     ),
+    "sedd": Tiny(
+        "sedd",
+        (
+            *("data={kind: digits, as: tokens}", "conditioning.class={kind: label, dropout: 0.1}"),
+            *under("backbone", (*BLOCKS, "depth=1", "condition_width=8")),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", "sampler.guidance={scale: 1.5}"),
+        ),
+    ),
+    "sedd-uniform": Tiny(
+        "sedd",
+        (
+            *("data={kind: digits, as: tokens}", "conditioning.class={kind: label, dropout: 0.1}"),
+            *under("backbone", (*BLOCKS, "depth=1", "condition_width=8")),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", "sampler.guidance={scale: 1.5}"),
+            "sampler.predictor=euler",
+        ),
+        "uniform",
+    ),
     "cdcd": Tiny(
         "cdcd",
         (
