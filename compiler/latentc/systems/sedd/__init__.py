@@ -3,7 +3,7 @@ arXiv:2310.16834).
 
 A continuous-time Markov chain that masks tokens or replaces them by random ones, trained by score entropy.
 
-Specs: specs/text/sedd.yaml.
+Specs: specs/text/sedd.yaml, specs/digits/digits_sedd.yaml.
 Tests: tests/systems/sedd, tests/parity/sedd.py.
 Rows in docs/systems.yaml: sedd.
 """
