@@ -107,6 +107,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "gstoica27/DeltaFM, projections included",
         {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},
     ),
+    "shortcut": (
+        "kvfrans/shortcut-models, without the unused weights of the loss",
+        {("B/2", "main"): 131_091_472, ("XL/2", "main"): 676_440_592},
+    ),
     "jit": (
         "LTH14/JiT",
         {

@@ -75,6 +75,7 @@ DIFFERENT = {
     "adcgan.D": ["embed.*"],
     "ic_gan.G_instance": ["shared.weight"],
     "dimr.rotary": ["stages.*.pos_emb.*"],
+    "shortcut": ["Embed_0.embedding"],
     "mage:vq_maskgit.main": [],
     "mage": ["*pos_embed", "decoder_pred.*", "patch_embed.*", "*_token"],
     "mage.classifier": ["pos_embed", "patch_embed.*", "cls_token"],

@@ -10,8 +10,6 @@ Rows in docs/systems.yaml: mean_flow_cifar10, mean_flow.
 """
 
 COMPONENTS = {
-    "conditions": {"span": "span"},
     "networks": {"span_unet": "span_unet"},
     "objectives": {"mean_flow": "mean_flow"},
-    "samplers": {"flow_map": "flow_map"},
 }

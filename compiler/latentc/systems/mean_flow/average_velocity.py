@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from latentc.components import OneOfThese
+from latentc.components.conditions.span import Span
 from latentc.components.contract import Draw
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Spec
@@ -20,7 +21,6 @@ from latentc.components.processes.process import Parameterization, time_column
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
-from latentc.systems.mean_flow.span import Span
 
 
 class AverageVelocity(Objective):

@@ -1,4 +1,4 @@
-"""The span of time over which a network's velocity is averaged (MeanFlow)."""
+"""The span of time over which a network's velocity is averaged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Span(Derived):
         target = objective.parameterization() if objective is not None else None
         if objective is not None and (target is None or not target.averaged):
             message = f"the objective `{objective.kind}` does not train a network to predict average velocities"
-            yield Problem((), message, "use the objective `mean_flow`, or leave this condition out")
+            yield Problem((), message, "use an objective that does, or leave this condition out")
         if sum(isinstance(other, Span) for other in spec.conditions.values()) > 1:
             yield Problem((), "a spec can have only one span", "keep one")
 

@@ -31,7 +31,7 @@ class FlowMap(ArraySampler):
         target = objective.parameterization() if objective is not None else None
         if objective is not None and target is not None and not target.averaged:
             message = f"`flow_map` needs a network that predicts average velocities, but `{objective.kind}` trains none"
-            yield Problem(("kind",), message, "use `{kind: euler}`, or the objective `mean_flow`")
+            yield Problem(("kind",), message, "use `{kind: euler}`, or an objective that trains them")
         else:
             yield from super().problems(spec)
 
