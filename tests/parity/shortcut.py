@@ -27,7 +27,7 @@ def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 
 def loss_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    """Their batch: its first fourth with steps of 1/4, 1/2, 1 and 1 from halves, then its first 12 samples as a flow."""
+    """Their batch: its first 4 samples with steps of 1/4, 1/2, 1 and 1 from halves, then its first 12 as a flow."""
     of_halves, noise_of_halves, drop, of_flow, noise = numbers.noise
     level = np.array([2, 1, 0, 0])
     times = [(of_halves + 0.5) / 2**level, (of_flow[:12] + 0.5) / 8]
