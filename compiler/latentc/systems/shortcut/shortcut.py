@@ -115,9 +115,9 @@ class Shortcut(Objective):
         error = b.op("sub", prediction, target, out="error")
         b.output(per_sample_mean(b, error * error, out="loss"))
         b.finish("The mean squared error of the average velocity over a step, one value per sample.")
-        level_draw = Draw("level", "integers", {"high": levels})
-        drawn = (level_draw, Draw("share", "uniform"), Draw("u", "uniform"), Draw("noise", "normal"))
-        drawn = (*drawn, *conditions.drawn(), *conditions.draws(), *own_draws)
+        uniform = (Draw(name, "uniform") for name in ("share", "u"))
+        own_draws = (Draw("level", "integers", {"high": levels}), *uniform, Draw("noise", "normal"), *own_draws)
+        drawn = (*conditions.drawn(), *conditions.draws(), *own_draws)
         return publish(mb, ("loss",), ("x", *conditions.fields), drawn, self.trained(spec))
 
 
