@@ -111,6 +111,16 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "kvfrans/shortcut-models, without the unused weights of the loss",
         {("B/2", "main"): 131_091_472, ("XL/2", "main"): 676_440_592},
     ),
+    "soflow": (
+        "zlab-princeton/SoFlow",
+        {
+            ("B/4", "main"): 131_165_248,
+            ("B/2", "main"): 131_091_472,
+            ("M/2", "main"): 308_019_216,
+            ("L/2", "main"): 459_137_040,
+            ("XL/2", "main"): 676_440_592,
+        },
+    ),
     "jit": (
         "LTH14/JiT",
         {

@@ -122,6 +122,7 @@ OF_AUTHORS = {
     "var": "[1024, 'channels*patch*patch']",  # STARFlow-V's `pt_seq_len` is 32
     "attn_mask": "['1024 + prefix', '1024 + prefix']",
     "freqs_cos": "['1024 + prefix', 'width//heads']",
+    "Embed_0.embedding": "[256, 1]",  # of shortcut models, a weight per step of their loss, which they do not use
 }
 ALWAYS_1000 = "1000*(1//(data_classes+1))"  # for data without classes
 

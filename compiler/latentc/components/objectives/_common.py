@@ -5,6 +5,7 @@ Symbols: B batch, T tokens of a sample, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import pi
 from typing import Annotated, Literal
 
@@ -99,3 +100,13 @@ def hidden_share(b: Builder, schedule: ShareSchedule, u: Var) -> Var:
     if schedule == "linear":
         return b.op("sub", 1.0, u, out="fraction")
     return b.mul(b.acos(u), 2 / pi, out="fraction")
+
+
+def chosen(b: Builder, masks: Sequence[Var], where: Var, otherwise: Var, out: str) -> Var:
+    """`where` for the samples of any of the masks bool[B], else `otherwise`; both [B, ...]."""
+    if where is otherwise:
+        return where
+    for mask in masks:
+        column = mask if where.type.rank == 1 else b.reshape(mask, shape=(mask.shape[0], *[1] * (where.type.rank - 1)))
+        otherwise = b.where(column, where, otherwise, out=out)
+    return otherwise

@@ -15,13 +15,13 @@ from latentc.components.backbone import not_taken
 from latentc.components.capabilities import Role
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import chosen, publish
 from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.improved_mean_flow.setting import SettingCondition
-from latentc.systems.mean_flow.average_velocity import AverageVelocity, chosen
+from latentc.systems.mean_flow.average_velocity import AverageVelocity
 
 METHOD = "train_forward"
 

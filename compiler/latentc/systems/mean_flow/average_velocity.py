@@ -113,11 +113,3 @@ class AverageVelocity(Objective):
             return total
         weight = b.pow(total + self.eps, b.scalar(-self.power, total), out="weight")
         return b.op("mul", total, b.stop_gradient(weight), out=out)
-
-
-def chosen(b: Builder, masks: list[Var], where: Var, otherwise: Var, out: str) -> Var:
-    """`where` for the samples of any of the masks bool[B], else `otherwise`."""
-    for mask in masks:
-        column = mask if where.type.rank == 1 else b.reshape(mask, shape=(mask.shape[0], *[1] * (where.type.rank - 1)))
-        otherwise = b.where(column, where, otherwise, out=out)
-    return otherwise

@@ -16,12 +16,12 @@ from latentc.components import Closed
 from latentc.components.capabilities import Role
 from latentc.components.contract import Draw, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean, training_method, training_noise
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import chosen, publish
 from latentc.components.parts import Fraction, Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.systems.mean_flow.average_velocity import AverageVelocity, chosen
+from latentc.systems.mean_flow.average_velocity import AverageVelocity
 
 
 class TrainedGuidance(Closed):

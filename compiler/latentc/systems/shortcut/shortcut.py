@@ -17,7 +17,7 @@ from latentc.components import OneOfThese
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method, training_noise
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import chosen, publish
 from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.process import Parameterization
@@ -107,7 +107,7 @@ class Shortcut(Objective):
 
         # Samples that learn from half steps keep their conditions, as those steps do.
         dropped = conditions.dropped(b, given)
-        cond = {name: chosen(b, halved, x, dropped[name], name) for name, x in given.items()}
+        cond = {name: chosen(b, [halved], x, dropped[name], name) for name, x in given.items()}
         own, own_draws = training_noise(b, network)
         prediction = call(
             b, network, training_method(network), cond, out="prediction", state=x_t, time=[t, d], noise=own
@@ -152,13 +152,6 @@ class HalfSteps:
         without = call(b, self.network, "forward", null, out="without", state=x, time=[t, half])
         guided = weighted_sum(b, "guided", (self.guidance, v), (1.0 - self.guidance, without))
         return b.where(m.column(self.least), guided, v, out=out)
-
-
-def chosen(b: Builder, mask: Var, x: Var, other: Var, out: str) -> Var:
-    """`x` for the samples where the mask bool[B] is true, else `other`; both [B, ...]."""
-    if x is other:
-        return x
-    return b.where(b.reshape(mask, shape=(mask.shape[0], *(1 for _ in x.shape[1:]))), x, other, out=out)
 
 
 def _size(spec: Spec) -> StepSize | None:
