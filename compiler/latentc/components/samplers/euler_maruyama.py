@@ -216,7 +216,7 @@ def stochastic(
     if not np.all(np.isfinite(w)):
         raise ValueError(f"diffusion form {form!r} is infinite at t = {times[0]:g} of {process.kind}: start later")
     step = np.diff(times)
-    way = np.sign(step)
+    way = float(np.sign(time_of_end(process) - process.first))  # a step between equal times has no sign
     noise = np.sqrt(2.0 * w[: grid.steps] * np.abs(step))
     tail = None if last == "none" else last_step(process, predicts, times[-1], form, norm, last, last_size)
     if heun:
