@@ -926,6 +926,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "pixelflow_t2i": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 882_122_160 + 2048}),  # README: 882 M
+    "sana": (
+        "Hugging Face's diffusers",
+        {("1.6B", "main"): 1_604_462_752, ("0.6B", "main"): 591_747_872},
+    ),
     "dc_ae": (
         "Hugging Face's diffusers, AutoencoderDC",
         {

@@ -185,6 +185,15 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "sampler.steps=3", "sampler.size=0.3", WHOLE),
         ),
     ),
+    "sana": Tiny(
+        "sana",
+        (
+            "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, caption_mask: "
+            "{shape: [5], dtype: bool}, caption_null: {shape: [5, 8]}, caption_null_mask: {shape: [5], dtype: bool}}}",
+            *under("backbone", ("width=16", "depth=1", "block.mixer.heads=2", "block.condition.cross_heads=4")),
+            *("conditioning.time.frequencies=16", "sampler.steps=3"),
+        ),
+    ),
     "sd3": Tiny(
         "sd3",
         (

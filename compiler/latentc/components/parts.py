@@ -228,6 +228,11 @@ class FeedForward(Part):
         """Whether `apply` takes `lead`, the number of leading tokens with attributes of their own."""
         return False
 
+    @property
+    def spatial(self) -> bool:
+        """Whether tokens must be a square; `apply` then takes `grid`, its side."""
+        return False
+
     @abstractmethod
     def static(self, dim: int) -> dict[str, Any]: ...
 
@@ -346,7 +351,8 @@ class BlockParts(NamedTuple):
     ) -> Var:
         """The feed-forward layer of x [B, T, D]. Refusal: it depends on the condition, which is not `given`."""
         layer = self.feed_forward
-        own = {key: size_of(layer, key, static) for key in (*layer.static(dim), *(("lead",) if layer.parted else ()))}
+        more = (*(("lead",) if layer.parted else ()), *(("grid",) if layer.spatial else ()))
+        own = {key: size_of(layer, key, static) for key in (*layer.static(dim), *more)}
         if layer.takes_vector:
             if given is None or given.c is None:
                 message = f"`{layer.kind}` depends on the condition, but these blocks do not pass it on"

@@ -72,17 +72,17 @@ class Block(Closed):
     @property
     def spatial(self) -> bool:
         """Whether tokens must be a square."""
-        mixer, _, norm, condition = self.parts()
-        return mixer.spatial or norm.spatial or condition.spatial
+        return any(part.spatial for part in self.parts())
 
     def problems_of_width(self, width: int, grid: int | None = None, any_heads: bool = False) -> Iterator[Problem]:
         """Problems of blocks in a network of this width, whose tokens have a `grid` of so many columns; None: none.
 
         `any_heads`: the network supports heads whose size is not width / heads.
         """
-        mixer, _, norm, _ = self.parts()
+        mixer = self.parts()[0]
         if grid is None and self.spatial:
-            where = ("block", "mixer" if mixer.spatial else "norm" if norm.spatial else "condition")
+            named = zip(("mixer", "feed_forward", "norm", "condition"), self.parts(), strict=True)
+            where = ("block", next(name for name, part in named if part.spatial))
             message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, but this network has a sequence"
             yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
         heads, size = mixer.head_count, mixer.head_size(width)
