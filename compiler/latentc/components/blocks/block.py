@@ -72,7 +72,17 @@ class Block(Closed):
     @property
     def spatial(self) -> bool:
         """Whether tokens must be a square."""
-        return any(part.spatial for part in self.parts())
+        return any(self._spatial().values())
+
+    def _spatial(self) -> dict[str, bool]:
+        """Whether each part needs a square of tokens."""
+        mixer, feed_forward, norm, condition = self.parts()
+        return {
+            "mixer": mixer.spatial,
+            "feed_forward": feed_forward.spatial,
+            "norm": norm.spatial,
+            "condition": condition.spatial,
+        }
 
     def problems_of_width(self, width: int, grid: int | None = None, any_heads: bool = False) -> Iterator[Problem]:
         """Problems of blocks in a network of this width, whose tokens have a `grid` of so many columns; None: none.
@@ -81,8 +91,7 @@ class Block(Closed):
         """
         mixer = self.parts()[0]
         if grid is None and self.spatial:
-            named = zip(("mixer", "feed_forward", "norm", "condition"), self.parts(), strict=True)
-            where = ("block", next(name for name, part in named if part.spatial))
+            where = ("block", next(name for name, needs in self._spatial().items() if needs))
             message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, but this network has a sequence"
             yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
         heads, size = mixer.head_count, mixer.head_size(width)

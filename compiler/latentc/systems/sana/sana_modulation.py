@@ -16,7 +16,9 @@ from latentc.ir.builder import Builder, Var, f32
 
 
 class SanaModulation(AdalnSingle):
-    """As `adaln_single`, with another number of heads in cross-attention than in the mixer (SANA, Xie et al. 2024, arXiv:2410.10629)."""
+    """As `adaln_single`, with another number of heads in cross-attention than in the mixer (SANA, Xie et al. 2024,
+    arXiv:2410.10629).
+    """
 
     kind: Literal["sana_modulation"]  # type: ignore[assignment]
     cross_heads: int = Field(gt=0, le=1_024, description="heads of the attention to condition tokens")
