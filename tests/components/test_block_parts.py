@@ -19,6 +19,9 @@ from latentc.spec.write import yaml_from_data
 FOLDERS = {"mixer": "mixers", "feed_forward": "feed_forwards", "norm": "norms", "condition": "conditions"}
 OTHERS = {
     "bert",
+    "channel_transformer",
+    "factorized_transformer",
+    "modulated_transformer",
     "language_model",
     "masked_transformer",
     "text_to_text",

@@ -122,6 +122,6 @@ def test_what_is_not_recognised(tmp_path: Path) -> None:
     file = saved(tmp_path, "dit", "S/8", other=np.zeros((384, 384), np.float32))
     text = refusal(lambda: api.import_checkpoint(file, tmp_path / "out"))
     assert "E0417" in text and "names and shapes of any shipped system" in text
-    assert "did you mean `dit`" in refusal(lambda: api.import_checkpoint(file, tmp_path / "out", "dti"))
+    assert "did you mean `dit`" in refusal(lambda: api.import_checkpoint(file, tmp_path / "out", "ditt"))
     assert "E0401" in refusal(lambda: api.import_checkpoint(tmp_path / "none.pt", tmp_path / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors"]

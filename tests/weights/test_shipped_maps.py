@@ -245,6 +245,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
         *('decoder="skip"', 'decoder="residual"'),
     ),
     "adm_sdg": ("patch_bias=true",),
+    "bd3lm": ("learned_positions=true",),
     "diffmoe": ("interleaved=null",),
     "givt_dense": ("class_token=true",),
     "givt_dense_vae": (*(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),),
@@ -259,8 +260,10 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "larp_tokenizer": ("encoder_norm=true",),
     "ldm": ('resampling="block"',),
     "mage_classifier": ('pooling="first"',),
+    "mdlm": ("learned_positions=true",),
     "mean_flow_cifar10": ('decoder="residual"',),
     "rarm": ("final_norm=true",),
+    "sedd": ("learned_positions=true",),
     "self_vae": ("conditions=null",),
     "vitok_tokenizer": tuple(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),
 }

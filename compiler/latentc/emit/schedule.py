@@ -164,16 +164,21 @@ def evaluated(text: str, name: str) -> tuple[Any, ...]:
 def formatted(text: str) -> str:
     """Python source in the project's layout: double quotes, no parentheses around tuples, lines that fit."""
     text = re.sub(r"^(\s*)(return|[\w, \[\]-]+ =) \((.*)\)$", _bare_tuple, text, flags=re.MULTILINE)
-    tokens = tokenize.generate_tokens(io.StringIO(text + "\n").readline)
     lines = [list(line) for line in text.splitlines()]
-    for token in reversed(list(tokens)):
+    (tree,) = ast.parse(text).body
+    # An f-string is one token until Python 3.11 and several from 3.12 on.
+    whole = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and node.lineno == node.end_lineno]
+    spans = [(node.lineno, node.col_offset, node.end_col_offset or 0) for node in whole]
+    for row, start, end in spans:
+        if re.match(r"f'[^\"]*'$", "".join(lines[row - 1][start:end])):
+            lines[row - 1][start + 1] = lines[row - 1][end - 1] = '"'
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(text + "\n").readline))):
         (row, start), (last, end) = token.start, token.end
+        if any(row == line and left <= start < right for line, left, right in spans):
+            continue
         if token.type == tokenize.STRING and token.string.startswith("'") and row == last:
             lines[row - 1][start:end] = literal(ast.literal_eval(token.string)).code
-        if token.type == tokenize.STRING and re.match(r"f'[^\"]*'$", token.string):
-            lines[row - 1][start:end] = f'f"{token.string[2:-1]}"'
     texts = ["".join(line) for line in lines]
-    (tree,) = ast.parse(text).body
     found: list[str] = []
     doc = tree.body[0] if isinstance(tree, ast.FunctionDef) and ast.get_docstring(tree) else None
     start, stop = (doc.lineno - 1, doc.end_lineno or 0) if doc is not None else (0, 0)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.backbone import add_method, asked
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeEmbedding
@@ -35,7 +37,7 @@ class BlockDit(SequenceDit):
     """
 
     kind: Literal["block_dit"]  # type: ignore[assignment]
-    time: Literal["none"] = "none"
+    time: Literal["none"] = Field("none", description="the time's embedding is that of 0")
     EXAMPLE: ClassVar[dict[str, Any]] = {**SequenceDit.EXAMPLE, "kind": "block_dit"}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"unmask_blocks"})

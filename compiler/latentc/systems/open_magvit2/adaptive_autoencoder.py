@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components import layers
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half
 from latentc.components.networks.autoencoder import Autoencoder
@@ -67,8 +69,8 @@ class AdaptiveAutoencoder(Autoencoder):
     """
 
     kind: Literal["adaptive_autoencoder"]  # type: ignore[assignment]
-    downsampling: Literal["conv"] = "conv"
-    upsampling: Literal["conv"] = "conv"
+    downsampling: Literal["conv"] = Field("conv", description="halve the resolution with a stride-2 convolution")
+    upsampling: Literal["conv"] = Field("conv", description="double the resolution by moving channels into space")
     BLOCKS: ClassVar[type[Blocks]] = AdaptiveBlocks
     DECODER: ClassVar[type[Half]] = AdaptiveHalf
     EXAMPLE: ClassVar[dict[str, Any]] = {**Autoencoder.EXAMPLE, "kind": "adaptive_autoencoder"}

@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.backbone import add_method
 from latentc.components.capabilities import Capability
 from latentc.components.condition import Entry, TimeEmbedding
@@ -29,7 +31,7 @@ class ScoreDit(SequenceDit):
     """
 
     kind: Literal["score_dit"]  # type: ignore[assignment]
-    time: Literal["noise"] = "noise"
+    time: Literal["noise"] = Field("noise", description="the time's embedding is that of sigma")
     EXAMPLE: ClassVar[dict[str, Any]] = {**SequenceDit.EXAMPLE, "kind": "score_dit"}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"score_tokens"})
