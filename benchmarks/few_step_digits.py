@@ -4,7 +4,8 @@
 
 Trains the flow and the others with every seed if their weights are not in the folder; the classifier of
 examples/digits judges 1000 samples, all without guidance. Goals, chosen before anything was trained: a Fréchet distance
-of at most half the flow's in one evaluation, and of at most the flow's in four. A training takes one and a half to two minutes of a core.
+of at most half the flow's in one evaluation, and of at most the flow's in four. A training takes one and a
+half to two minutes of a core.
 """
 
 from __future__ import annotations
