@@ -13,6 +13,7 @@ from latentc.api.components import init_component, use_components
 from latentc.api.evaluating import evaluate
 from latentc.api.exchange import export_diffusers, import_checkpoint, pull, push
 from latentc.api.inspecting import data
+from latentc.api.leagues import league
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import (
     check,
@@ -66,6 +67,7 @@ __all__ = [
     "init",
     "init_component",
     "ir",
+    "league",
     "loss",
     "loss_file",
     "notes",

@@ -1,4 +1,4 @@
-"""The verb that tries many settings of one spec."""
+"""The verbs that train many models: settings of one spec, systems on the same images."""
 
 from __future__ import annotations
 
@@ -64,3 +64,46 @@ def sweep(
     if not as_json:
         echo(f"\n{output}: best.yaml results.csv results.txt sweep.svg sweep.png")
         echo(f"weights of the best: {found.weights}")
+
+
+def league(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Images with classes, as `latentc data` reads them.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and results, or one to go on.")
+    ],
+    systems: Annotated[
+        str | None, typer.Option("--systems", metavar="NAME,NAME", help="Systems to compare. Default: all.")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="30s|10m|1h", help="Processor time of each training.")
+    ] = "5m",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Trainings of each system.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=2, metavar="N", help="Samples to judge each by.")] = 1000,
+    int8: Annotated[bool, typer.Option("--int8", help="Judge and time each in int8, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train systems of all families on the same images within the same time, and rank them. Run again, it goes on."""
+    names = [name.strip() for name in (systems or "").split(",") if name.strip()]
+    with bar_for("league") as bar:
+
+        def said(done: int, total: int, line: str) -> None:
+            bar.total, bar.bar_format = total, None
+            bar.update(done - bar.n)
+            bar.write(printable(line), file=sys.stderr)
+
+        found = api.league(data, output, names, _seconds(budget), seeds, count, int8, said)
+    echo(found.data() if as_json else found.text(), end="")
+    if not as_json:
+        echo(f"\n{output}: results.txt results.csv results.json league.svg league.png")
+
+
+def _seconds(text: str) -> float:
+    """30s, 10m or 1h in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        found = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        found = 0.0
+    if not 0 < found < 1e7:
+        raise typer.BadParameter(f"{text!r} is no time such as 30s, 10m or 1h", param_hint="--budget")
+    return found

@@ -62,10 +62,16 @@ def _data_of_kind(kind: str) -> Data:
     if kind not in load("data"):
         raise DiagnosticError.of("E0401", f"no such file, folder or data: {kind}", help=HELP)
     try:
-        return TypeAdapter[Any](_AnyData).validate_python({"kind": kind})
+        return data_from_section({"kind": kind})
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise DiagnosticError.of("E0722", f"data of kind `{kind}` need settings: {reason}", help=HELP) from None
+
+
+def data_from_section(section: Mapping[str, Any]) -> Data:
+    """The data that a `data` section describes. Raises ValidationError."""
+    found: Data = TypeAdapter[Any](_AnyData).validate_python(dict(section))
+    return found
 
 
 def _folder(path: Path, output: Output | None, most: int | None) -> SampleSource:

@@ -1,0 +1,251 @@
+"""Systems of all families on the same images: trained, compiled, judged and timed, one after the other."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentc.api.compiling import compile
+from latentc.api.evaluating import evaluate
+from latentc.api.running import bench
+from latentc.api.networks import train
+from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics.faults import needed
+
+if TYPE_CHECKING:
+    from latentc.league.entries import Entry, Stage
+    from latentc.league.images import Images
+    from latentc.league.results import Engine, League, Standing
+
+Said = Callable[[int, int, str], None]  # finished trainings, all, a line on the last one
+TRIAL = (16, 48)  # steps of the two short trainings whose difference is the time of a step
+BATCHES = (1, 16)
+SAMPLES = 512  # images whose latents give a first stage's mean and standard deviation
+
+
+def league(
+    data: Path | str,
+    folder: Path | str,
+    systems: Sequence[str] = (),
+    budget: float = 300.0,
+    seeds: int = 1,
+    count: int = 1000,
+    int8: bool = False,
+    progress: Said | None = None,
+) -> League:
+    """Train the `systems` (all by default) on the images at `data` for `budget` processor seconds each, and rank them.
+
+    Everything goes into `folder`: images of 32 × 32 pixels with some held out, the classifier that judges samples, a
+    folder for each system and seed, results.txt, results.csv, results.json, league.svg and league.png. Run again, it
+    goes on with what is missing. `count` samples of each system are judged, at batch 1 and 16 it is timed. `int8`: also
+    of the engine with int8 weights and activations. A system that fails is a row that says why. Raises DiagnosticError:
+    E0401, E0412, E0422 to E0424, E0502, E0706, E0717.
+    """
+    from latentc.export.folder import locked
+    from latentc.files.named import make_folder
+    from latentc.league.classifier import trained
+    from latentc.league.entries import chosen
+    from latentc.league.images import prepared
+    from latentc.measure.plots import need_matplotlib
+
+    entries, root, said = chosen(systems), Path(folder), progress or (lambda done, total, line: None)
+    needed("torch", "training", 'pip install "latentc[torch]"')
+    need_matplotlib()
+    claimed = root / "systems"
+    if root.exists() and not claimed.is_dir() and (not root.is_dir() or any(root.iterdir())):
+        message = f"{root} exists and is not a folder of a league"
+        raise DiagnosticError.of("E0502", message, help="choose another place, or remove it yourself")
+    make_folder(claimed)
+    with locked(claimed) as alone:
+        if not alone and os.name == "posix":
+            raise DiagnosticError.of("E0717", f"another league is writing to {root}", help="wait for it, or choose -o")
+        images = prepared(data, root)
+        features, accuracy = trained(images)
+        said(0, len(entries) * seeds, f"a classifier of the images is right on {accuracy:.3f} of those held out")
+        run = _Run(root, images, str(features), budget, count, int8)
+        total = len(entries) * seeds
+        for seed in range(seeds):
+            for entry in entries:
+                row = run.standing(entry, seed)
+                said(seed * len(entries) + entries.index(entry) + 1, total, _line(row))
+        return run.written(Path(data).name)
+
+
+def _line(row: Standing) -> str:
+    if row.engine is None:
+        return f"{row.system}: {row.message}"
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in row.engine.figures.items())
+    return f"{row.system}: {figures}, {row.engine.milliseconds['1']:.3g} ms"
+
+
+class _Run:
+    """The stages of an entry. A result is written once, so what has one is not run again."""
+
+    def __init__(self, root: Path, images: Images, features: str, budget: float, count: int, int8: bool) -> None:
+        self.root, self.images, self.features = root, images, features
+        self.budget, self.count, self.int8 = budget, count, int8
+
+    def standing(self, entry: Entry, seed: int) -> Standing:
+        """The row of a system, from its file or newly made."""
+        import json
+
+        from latentc.league.results import DONE, FAILED, Standing, standing_in
+        from latentc_runtime.codec import encode
+        from latentc_runtime.hashes import write_whole
+
+        home = self.root / "systems" / f"{entry.name}-{seed}"
+        file = home / "result.json"
+        if (held := standing_in(file)) is not None and held.status == DONE:
+            return held
+        head = (entry.name, entry.family, entry.reads, seed)
+        try:
+            row = Standing(*head, DONE, **self._made(entry, seed, home))
+        except DiagnosticError as error:
+            first = error.diagnostics[0]
+            row = Standing(*head, FAILED, f"{first.message} [{first.code}]")
+        home.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(encode(row), indent=1).encode())
+        return row
+
+    def _made(self, entry: Entry, seed: int, home: Path) -> dict[str, Any]:
+        from latentc.league.entries import overrides
+
+        stage = None if entry.stage is None else self.stage(entry.stage)
+        settings = overrides(entry, self.images, stage, seed)
+        weights, steps, seconds = self.trained(entry, settings, home)
+        parameters, work = _costs(entry.spec, settings)
+        made: dict[str, Any] = {"parameters": parameters, "steps": steps, "trained": seconds, "work": work}
+        made["engine"] = self.engine(entry, settings, weights, home / "bundle")
+        if self.int8:
+            small = (*settings, "optimize.quantize=int8")
+            try:
+                made["int8"] = self.engine(entry, small, weights, home / "int8")
+            except DiagnosticError as error:
+                made["int8_message"] = error.diagnostics[0].message
+        return made
+
+    def trained(self, entry: Entry, settings: tuple[str, ...], home: Path) -> tuple[Path, int, float]:
+        """(weights, steps, processor seconds) of a training that takes the budget."""
+        weights = home / "project" / "runs" / "train" / "weights.safetensors"
+        took = home / "seconds.txt"
+        if not (weights.is_file() and took.is_file()):
+            # The first run fills caches, such as that of what a first stage encodes.
+            times = [self._timed(entry, settings, home / "trial", steps) for steps in (TRIAL[0], *TRIAL)][1:]
+            step = max((times[1] - times[0]) / (TRIAL[1] - TRIAL[0]), 1e-4)
+            steps = max(20, int(self.budget / step))
+            seconds = self._timed(entry, settings, home / "project", steps)
+            took.write_text(f"{steps} {seconds}\n")
+        steps_text, seconds_text = took.read_text().split()
+        return weights, int(steps_text), float(seconds_text)
+
+    def _timed(self, entry: Entry, settings: tuple[str, ...], project: Path, steps: int) -> float:
+        """Processor seconds of a training, with those of starting it."""
+        shutil.rmtree(project, ignore_errors=True)
+        before = os.times()
+        train(entry.spec, project, [], None, (*settings, f"train.steps={steps}"))
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    def engine(self, entry: Entry, settings: tuple[str, ...], weights: Path, bundle: Path) -> Engine:
+        """The compiled system, judged and timed."""
+        from latentc.league.results import FIGURES, Engine
+
+        compile(entry.spec, weights, bundle, None, settings, force=True, run=False)
+        found = evaluate(
+            bundle,
+            self.images.held_out,
+            FIGURES,
+            [self.features],
+            training=self.images.training,
+            count=self.count,
+            seed=1_000_000,
+            device="cpu",
+        )
+        figures = {name: float(value) for name, value in found.runs[0].result.figures.items()}
+        cases = bench(bundle, BATCHES, seconds=2.0).cases
+        times = {str(case.batch): 1000 * case.engine.median / case.batch for case in cases}
+        size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+        return Engine(figures, times, size)
+
+    @functools.cache  # noqa: B019 - lives as long as the league
+    def stage(self, reads: str) -> Stage:
+        """The first stage that makes `reads` of pixels, trained for the budget from seed 0."""
+        from latentc.league.entries import LATENTS, Stage, overrides, stage_entry
+        from latentc.spec import load_spec, resolved_yaml
+
+        entry, home = stage_entry(reads), (self.root / "stages" / reads).absolute()
+        settings = overrides(entry, self.images, None, 0)
+        weights, _, _ = self.trained(entry, settings, home)
+        spec = home / "stage.yaml"
+        spec.write_text(resolved_yaml(load_spec(entry.spec, None, settings)), encoding="utf-8")
+        if reads != LATENTS:
+            return Stage(spec, weights)
+        bundle = home / "bundle"
+        compile(entry.spec, weights, bundle, None, settings, run=False)
+        mean, deviation = _moments(bundle, self.images)
+        return Stage(spec, weights, mean, deviation)
+
+    def written(self, name: str) -> League:
+        """All rows in the folder, as a table, as CSV, as JSON and as a picture."""
+        import json
+
+        from latentc.files.named import write_text
+        from latentc.league.results import League, standing_in, write_plot
+
+        files = sorted((self.root / "systems").glob("*/result.json"))
+        rows = [row for file in files if (row := standing_in(file)) is not None]
+        found = League(name, self.budget, self.count, rows, self.real())
+        write_text(self.root / "results.txt", found.text())
+        write_text(self.root / "results.csv", found.csv())
+        write_text(self.root / "results.json", json.dumps(found.data(), indent=1) + "\n")
+        if found.ranked():
+            write_plot(found, self.root)
+        return found
+
+    def real(self) -> Mapping[str, float]:
+        """Figures of training images in place of samples: the most that a system can reach."""
+        import io
+
+        import numpy as np
+
+        from latentc.league.results import FIGURES
+        from latentc_runtime.hashes import write_whole
+
+        file = self.root / "some.npz"
+        if not file.is_file():
+            with np.load(self.images.training) as arrays:
+                rows = np.random.default_rng(1).permutation(len(arrays["arr_1"]))[: self.count]
+                content = io.BytesIO()
+                np.savez_compressed(content, arr_0=arrays["arr_0"][rows], arr_1=arrays["arr_1"][rows])
+            write_whole(file, content.getvalue())
+        wanted = [name for name in FIGURES if name != "copies"]
+        found = evaluate(file, self.images.held_out, wanted, [self.features], device="cpu")
+        return {name: float(value) for name, value in found.runs[0].result.figures.items()}
+
+
+def _costs(spec: str, settings: tuple[str, ...]) -> tuple[int, int]:
+    """(parameters, floating-point operations per image) of the sampler."""
+    from latentc.ir.report import report
+    from latentc.lower import lower
+    from latentc.spec import load_spec
+
+    lowered = lower(load_spec(spec, None, settings))
+    found = report(lowered.module, lowered.programs[0].entry)
+    return found.parameters, found.flops
+
+
+def _moments(bundle: Path, images: Images) -> tuple[float, float]:
+    """Mean and standard deviation of the latents of some images."""
+    import numpy as np
+
+    from latentc_runtime import load
+
+    with np.load(images.training) as arrays:
+        rows = np.random.default_rng(0).permutation(len(arrays["arr_1"]))[:SAMPLES]
+        pixels = arrays["arr_0"][rows].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    found = load(bundle, "cpu").sample(conditions={"x": pixels}, program="encode")
+    return float(found.mean()), float(found.std())
