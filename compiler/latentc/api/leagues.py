@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentc.league.results import Engine, League, Standing
 
 Said = Callable[[int, int, str], None]  # finished trainings, all, a line on the last one
-TRIAL = (16, 48)  # steps of the two short trainings whose difference is the time of a step
+TRIAL, SURE = 16, 3.0  # steps of the first trial; seconds by which a longer one must exceed it to tell a step's time
 BATCHES = (1, 16)
 SAMPLES = 512  # images whose latents give a first stage's mean and standard deviation
 
@@ -133,14 +133,24 @@ class _Run:
         weights = home / "project" / "runs" / "train" / "weights.safetensors"
         took = home / "seconds.txt"
         if not (weights.is_file() and took.is_file()):
-            # The first run fills caches, such as that of what a first stage encodes.
-            times = [self._timed(entry, settings, home / "trial", steps) for steps in (TRIAL[0], *TRIAL)][1:]
-            step = max((times[1] - times[0]) / (TRIAL[1] - TRIAL[0]), 1e-4)
-            steps = max(20, int(self.budget / step))
-            seconds = self._timed(entry, settings, home / "project", steps)
+            steps = max(TRIAL, int(self.budget / self._seconds_per_step(entry, settings, home / "trial")))
+            seconds = self._timed(entry, (*settings, *_warmup(entry.spec, steps)), home / "project", steps)
             took.write_text(f"{steps} {seconds}\n")
         steps_text, seconds_text = took.read_text().split()
         return weights, int(steps_text), float(seconds_text)
+
+    def _seconds_per_step(self, entry: Entry, settings: tuple[str, ...], trial: Path) -> float:
+        """Processor seconds of a step: how much longer a training of more steps takes."""
+        settings = (*settings, "train.schedule={kind: constant, warmup: 0}")
+        if entry.stage is not None:  # fills the cache of what the first stage encodes
+            self._timed(entry, settings, trial, 1)
+        steps, first = TRIAL, self._timed(entry, settings, trial, TRIAL)
+        while True:
+            steps *= 4
+            longer = self._timed(entry, settings, trial, steps) - first
+            if longer > min(SURE, self.budget):
+                shutil.rmtree(trial, ignore_errors=True)
+                return longer / (steps - TRIAL)
 
     def _timed(self, entry: Entry, settings: tuple[str, ...], project: Path, steps: int) -> float:
         """Processor seconds of a training, with those of starting it."""
@@ -225,6 +235,14 @@ class _Run:
         wanted = [name for name in FIGURES if name != "copies"]
         found = evaluate(file, self.images.held_out, wanted, [self.features], device="cpu")
         return {name: float(value) for name, value in found.runs[0].result.figures.items()}
+
+
+def _warmup(spec: str, steps: int) -> tuple[str, ...]:
+    """The setting that keeps the warm-up of the learning rate within a tenth of the steps, if it is longer."""
+    from latentc.spec import load_spec
+
+    usual = getattr(load_spec(spec).train.schedule, "warmup", 0)
+    return (f"train.schedule.warmup={steps // 10}",) if isinstance(usual, int) and usual > steps // 10 else ()
 
 
 def _costs(spec: str, settings: tuple[str, ...]) -> tuple[int, int]:
