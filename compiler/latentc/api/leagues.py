@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentc.api.compiling import compile
 from latentc.api.evaluating import evaluate
-from latentc.api.running import bench
 from latentc.api.networks import train
+from latentc.api.running import bench
 from latentc.diagnostics import DiagnosticError
 from latentc.diagnostics.faults import needed
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Said = Callable[[int, int, str], None]  # finished trainings, all, a line on the last one
 TRIAL, SURE = 16, 3.0  # steps of the first trial; seconds by which a longer one must exceed it to tell a step's time
-BATCHES = (1, 16)
+BATCHES, SECONDS = (1, 16), 2.0  # that are timed, and for how long each
 SAMPLES = 512  # images whose latents give a first stage's mean and standard deviation
 
 
@@ -121,7 +121,7 @@ class _Run:
         made: dict[str, Any] = {"parameters": parameters, "steps": steps, "trained": seconds, "work": work}
         made["engine"] = self.engine(entry, settings, weights, home / "bundle")
         if self.int8:
-            small = (*settings, "optimize.quantize=int8")
+            small = (*settings, "optimize.quantize={scheme: int8}")
             try:
                 made["int8"] = self.engine(entry, small, weights, home / "int8")
             except DiagnosticError as error:
@@ -176,7 +176,7 @@ class _Run:
             device="cpu",
         )
         figures = {name: float(value) for name, value in found.runs[0].result.figures.items()}
-        cases = bench(bundle, BATCHES, seconds=2.0).cases
+        cases = bench(bundle, BATCHES, seconds=SECONDS).cases
         times = {str(case.batch): 1000 * case.engine.median / case.batch for case in cases}
         size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
         return Engine(figures, times, size)

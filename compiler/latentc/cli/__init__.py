@@ -35,7 +35,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.data, models.check, models.show, models.schema, models.init, models.explain),
     *(models.emit, models.train, watching.runs),
     *(models.forward, models.loss, models.weights, models.index),
-    *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune, sweeping.sweep, sweeping.league),
+    *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
+    *(sweeping.sweep, sweeping.league),
     *(evaluating.evaluate, evaluating.classify, evaluating.search, serving.serve, models.doctor),
 )
 WITHOUT_SPECS = (models.data, models.init, models.explain, serving.serve, watching.runs)

@@ -1,4 +1,4 @@
-"""The judge of a league: a small convolutional classifier of its images, trained once, as a file that `--features` takes.
+"""The judge of a league: a small convolutional classifier of its images, as a file that `--features` takes.
 
 Symbols: N images, C channels, K classes.
 """
@@ -6,6 +6,8 @@ Symbols: N images, C channels, K classes.
 from __future__ import annotations
 
 import io
+import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def _train(torch: Any, images: Images) -> float:
             super().__init__()
             sizes = (images.channels, *WIDTHS)
             layers: list[Any] = []
-            for before, after in zip(sizes, sizes[1:], strict=False):
+            for before, after in pairwise(sizes):
                 layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
             self.layers = nn.Sequential(*layers)
             self.hidden = nn.Linear(WIDTHS[-1] * 16, FEATURES)
@@ -89,7 +91,9 @@ def _train(torch: Any, images: Images) -> float:
         found = model(_normal(torch, arrays["arr_0"]))[1].argmax(1)
         accuracy = float((found.numpy() == arrays["arr_1"]).mean())
     content = io.BytesIO()
-    torch.jit.save(torch.jit.trace(model, x[:2]), content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it is what `--features` reads without another package
+        torch.jit.save(torch.jit.trace(model, x[:2]), content)
     write_whole(images.folder / f"{NAME}.pt", content.getvalue())
     return accuracy
 

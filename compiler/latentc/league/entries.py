@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from latentc.diagnostics import DiagnosticError, did_you_mean
 from latentc.league.images import SIDE, Images
+from latentc.survey.report import flow
 
 TABLE = Path(__file__).with_name("systems.yaml")
 BATCH = 64
@@ -76,23 +78,18 @@ def overrides(entry: Entry, images: Images, stage: Stage | None, seed: int) -> t
     settings = {
         "data": _data(entry, images, stage),
         **entry.set,
-        "train.batch_size": BATCH,
+        "train.batch_size": min(BATCH, 2 ** int(math.log2(max(1, images.size / 2)))),
         "train.seed": seed,
     }
-    texts = [f"{path}={yaml.safe_dump(value, default_flow_style=True, width=10**6).splitlines()[0]}" for path, value in settings.items()]
-    return (*texts, *QUIET)
+    return (*(f"{path}={flow(value)}" for path, value in settings.items()), *QUIET)
 
 
 def _data(entry: Entry, images: Images, stage: Stage | None) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "kind": "npz",
-        "path": str(images.training),
-        "keys": {"x": "arr_0", "y": "arr_1"},
-        "classes": images.classes,
-        "horizontal_flip": False,
-    }
+    data: dict[str, Any] = {"classes": images.classes, "horizontal_flip": False}
     if stage is None:
-        return {**data, "shape": [images.channels, SIDE, SIDE]}
+        arrays = {"kind": "npz", "path": str(images.training), "keys": {"x": "arr_0", "y": "arr_1"}}
+        return {**arrays, **data, "shape": [images.channels, SIDE, SIDE]}
+    data = {"kind": "edm", "path": str(images.files), **data}
     first: dict[str, Any] = {"spec": str(stage.spec), "weights": str(stage.weights)}
     if entry.reads == LATENTS:
         first |= {"shift": stage.mean, "scale": 1 / stage.deviation}

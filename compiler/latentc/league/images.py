@@ -6,6 +6,8 @@ Symbols: N images, C channels.
 from __future__ import annotations
 
 import io
+import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from latentc_runtime.hashes import write_whole
 SIDE = 32
 HELD_OUT, MOST = 10, 10_000  # one image in ten of each class is held out, at most so many in all
 INSPECTED = 1_000  # images that are looked at to learn their shape and classes
-TRAINING, TEST = "images.npz", "held_out.npz"
+TRAINING, TEST, FILES = "images.npz", "held_out.npz", "images.zip"
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,16 @@ class Images:
     folder: Path
     channels: int
     classes: int
+    size: int  # how many are for training
 
     @property
     def training(self) -> Path:
         return (self.folder / TRAINING).absolute()
+
+    @property
+    def files(self) -> Path:
+        """The training images as files in a zip, as a first stage reads them."""
+        return (self.folder / FILES).absolute()
 
     @property
     def held_out(self) -> Path:
@@ -42,19 +50,22 @@ class Images:
 
 
 def prepared(data: str | Path, folder: Path) -> Images:
-    """Reads images of any kind of data that `latentc data` inspects and writes them into `folder`, unless they are there.
+    """Reads images of any data that `latentc data` inspects and writes them into `folder`, unless they are there.
 
     Smaller images get a border in the colour of black, larger ones are resized. DiagnosticError E0422 to E0424.
     """
-    found = Images(folder, 0, 0)
+    found = Images(folder, 0, 0, 0)
     if not (found.training.is_file() and found.held_out.is_file()):
         pictures, labels = _read(data)
-        for file, rows in zip((found.held_out, found.training), _parts(labels), strict=True):
+        held, seen = _parts(labels)
+        write_whole(found.files, _zip(pictures[seen], labels[seen]))
+        for file, rows in ((found.held_out, held), (found.training, seen)):
             content = io.BytesIO()
             np.savez_compressed(content, arr_0=pictures[rows], arr_1=labels[rows])
             write_whole(file, content.getvalue())
-    with np.load(found.held_out) as arrays:
-        return Images(folder, arrays["arr_0"].shape[3], int(arrays["arr_1"].max()) + 1)
+    with np.load(found.training) as arrays:
+        shape, labels = arrays["arr_0"].shape, arrays["arr_1"]
+    return Images(folder, shape[3], int(labels.max()) + 1, len(labels))
 
 
 def _read(data: str | Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -87,6 +98,21 @@ def _of_one_size(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     flat = pictures[..., 0] if pictures.shape[3] == 1 else pictures
     made = [np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in flat]
     return np.stack(made).reshape(len(made), SIDE, SIDE, -1)
+
+
+def _zip(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
+    """A data set of EDM: a PNG for each picture, and dataset.json with the labels."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    names = [f"{i:07d}.png" for i in range(len(labels))]
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, picture in zip(names, pictures, strict=True):
+            file = io.BytesIO()
+            Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+        archive.writestr("dataset.json", json.dumps({"labels": list(zip(names, labels.tolist(), strict=True))}))
+    return content.getvalue()
 
 
 def _parts(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

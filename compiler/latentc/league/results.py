@@ -20,8 +20,8 @@ FIGURES = ("fd_classifier", "accuracy", "precision", "recall", "copies")
 class Engine:
     """A compiled system: figures of its samples, milliseconds per image at batch 1 and 16, bytes of the bundle."""
 
-    figures: Mapping[str, float]
-    milliseconds: Mapping[str, float]
+    figures: dict[str, float]
+    milliseconds: dict[str, float]
     bytes: int
 
 
@@ -58,7 +58,7 @@ def standing_in(file: Path) -> Standing | None:
 
 @dataclass(frozen=True)
 class League:
-    """All rows. `budget`: processor seconds of a training. `real`: figures of the images held out, as if they were drawn."""
+    """All rows. `budget`: processor seconds of a training. `real`: figures of training images in place of samples."""
 
     name: str
     budget: float
@@ -77,13 +77,16 @@ class League:
     def text(self) -> str:
         """A table of the systems, the best first; of several seeds the mean, and the least and most distance."""
         head = ["system", "reads", "family", "fd", "least", "most", "accuracy", "precision", "recall", "copies"]
-        table = [[*head, "Mparam", "steps", "GFLOP", "ms at 1", "ms at 16", "MB", "int8 fd", "int8 ms at 16", "int8 MB"]]
+        table = [
+            [*head, "Mparam", "steps", "GFLOP", "ms at 1", "ms at 16", "MB", "int8 fd", "int8 ms at 16", "int8 MB"]
+        ]
         for rows in self.ranked():
             table.append(_cells(rows))
         done = sum(row.status == DONE for row in self.rows)
-        title = f"{self.name}: {done} of {len(self.rows)} trainings of {self.budget:g} processor seconds, {self.count} samples"
+        trainings = f"{done} of {len(self.rows)} trainings of {self.budget:g} processor seconds"
+        title = f"{self.name}: {trainings}, {self.count} samples"
         real = ", ".join(f"{name} {value:.3f}" for name, value in self.real.items())
-        lines = [title, f"images held out: {real}", "", *aligned(table, left=3)]
+        lines = [title, f"training images in place of samples: {real}", "", *aligned(table, left=3)]
         lines += [f"{row.system} (seed {row.seed}): {row.message}" for row in self.rows if row.status != DONE]
         return "\n".join(lines) + "\n"
 

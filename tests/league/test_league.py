@@ -1,0 +1,151 @@
+"""Leagues: one size of images, specs of every system for them, rows that stay, and what becomes of faults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forked import run_training
+
+from latentc import api
+from latentc.api import leagues
+from latentc.cli import run as command
+from latentc.diagnostics import DiagnosticError
+from latentc.league import classifier
+from latentc.league.entries import Stage, chosen, overrides, stage_entry, systems
+from latentc.league.images import SIDE, Images, prepared
+from latentc.league.results import Engine, League, Standing, write_plot
+from latentc.lower import lower
+from latentc.spec import load_spec, resolved_yaml
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures of 20 × 20 pixels of two classes: dark ones and bright ones."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    pictures = rng.integers(0, 90, (40, 20, 20, 1)) + 160 * labels[:, None, None, None]
+    file = tmp_path_factory.mktemp("league") / "shades.npz"
+    np.savez(file, images=pictures.astype(np.uint8), labels=labels)
+    return file
+
+
+def test_images_are_of_one_size_and_some_are_held_out(data: Path, tmp_path: Path) -> None:
+    images = prepared(data, tmp_path)
+    assert (images.channels, images.classes) == (1, 2)
+    with np.load(images.training) as seen, np.load(images.held_out) as held, np.load(data) as given:
+        assert seen["arr_0"].shape == (36, SIDE, SIDE, 1) and np.bincount(held["arr_1"]).tolist() == [2, 2]
+        both = np.concatenate([seen["arr_0"], held["arr_0"]])
+        border = both.copy()
+        border[:, 6:26, 6:26] = 0
+        assert not border.any()
+        found = sorted(map(bytes, both[:, 6:26, 6:26]))
+        assert found == sorted(map(bytes, given["images"]))
+    with np.load(images.training) as before:
+        written = images.training.stat().st_mtime_ns
+        assert prepared(data, tmp_path) == images and images.training.stat().st_mtime_ns == written
+        assert before["arr_1"].dtype == np.int64
+
+
+def test_large_and_coloured_images_are_resized(tmp_path: Path) -> None:
+    colours = np.array([[200, 30, 90], [10, 120, 60]], np.uint8)
+    pictures = np.broadcast_to(colours[np.arange(20) % 2][:, None, None], (20, 64, 48, 3))
+    np.savez(tmp_path / "colours.npz", images=pictures, labels=np.arange(20) % 2)
+    images = prepared(tmp_path / "colours.npz", tmp_path)
+    with np.load(images.training) as arrays:
+        assert arrays["arr_0"].shape[1:] == (SIDE, SIDE, 3)
+        assert (arrays["arr_0"] == colours[arrays["arr_1"]][:, None, None]).all()
+
+
+def test_images_without_classes_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "plain.npz", images=np.zeros((4, 8, 8, 1), np.uint8))
+    with pytest.raises(DiagnosticError, match="E0424"):
+        prepared(tmp_path / "plain.npz", tmp_path)
+
+
+@pytest.mark.parametrize("name", systems())
+def test_each_system_fits_the_images(name: str, tmp_path: Path) -> None:
+    entry, images = systems()[name], Images(tmp_path, 3, 7, 1_000)
+    stage = None
+    if entry.stage is not None:
+        first = load_spec(stage_entry(entry.stage).spec, None, overrides(stage_entry(entry.stage), images, None, 0))
+        assert lower(first).updates
+        stage = Stage(tmp_path / "stage.yaml", tmp_path / "w.safetensors", 0.1, 2.0)
+        stage.spec.write_text(resolved_yaml(first))
+    spec = load_spec(entry.spec, None, overrides(entry, images, stage, 3))
+    made = lower(spec, to_emit=True)
+    assert made.updates and made.programs and spec.train.seed == 3 and spec.data.classes == 7
+
+
+def test_unknown_systems_are_named() -> None:
+    assert [entry.name for entry in chosen(["vae", "dit", "vae"])] == ["vae", "dit"]
+    with pytest.raises(DiagnosticError, match="did you mean `dit`"):
+        chosen(["ditt"])
+
+
+def test_a_league_runs_goes_on_and_says_what_failed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[int] = []
+
+    def timed(self: Any, entry: Any, settings: tuple[str, ...], project: Path, count: int) -> float:
+        steps.append(count)
+        shutil.rmtree(project, ignore_errors=True)
+        api.train(entry.spec, project, [], None, (*settings, f"train.steps={count}"))
+        return 1 + 0.01 * count
+
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    monkeypatch.setattr(leagues, "SECONDS", 0.05)
+    monkeypatch.setattr("latentc.api.training.run_training", run_training)
+    monkeypatch.setattr(leagues._Run, "_timed", timed)
+    monkeypatch.chdir(tmp_path)
+    words = ["league", str(data), "-o", "out", "--budget", "0.305s", "--count", "20"]
+    assert command([*words, "--systems", "cgan"]) == 0
+    assert steps == [16, 64, 30]
+    out = capsys.readouterr().out
+    assert "1 of 1 trainings of 0.305 processor seconds, 20 samples" in out and "cgan" in out
+    row = json.loads(Path("out/systems/cgan-0/result.json").read_text())
+    assert row["status"] == "done" and row["steps"] == 30 and row["trained"] == pytest.approx(1.3)
+    assert {*row["engine"]["figures"]} >= {"fd_classifier", "accuracy", "copies"}  # few images have no precision
+    assert row["engine"]["milliseconds"]["16"] > 0 and row["engine"]["bytes"] > 1_000
+
+    def refuse(*_: Any) -> None:
+        raise DiagnosticError.of("E0705", "train.py ended with status 3")
+
+    monkeypatch.setattr(leagues._Run, "_timed", refuse)
+    assert command([*words, "--systems", "cgan,vae"]) == 0
+    assert steps == [16, 64, 30]  # what is done is not run again
+    out = capsys.readouterr().out
+    assert "1 of 2 trainings" in out and "vae (seed 0): train.py ended with status 3 [E0705]" in out
+    assert len(Path("out/results.csv").read_text().splitlines()) == 3
+    assert json.loads(Path("out/results.json").read_text())["real"]["accuracy"] >= 0
+    assert Path("out/league.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize("text", ["5", "m", "-1m", "nanm", "0s"])
+def test_budgets_are_times(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["league", "digits.npz", "-o", str(tmp_path), "--budget", text]) == 1
+    assert "is no time such as 30s" in capsys.readouterr().err
+
+
+def test_rows_are_ranked_by_the_mean_of_their_seeds(tmp_path: Path) -> None:
+    def row(system: str, seed: int, distance: float) -> Standing:
+        engine = Engine({"fd_classifier": distance, "accuracy": 0.5}, {"1": 2.0, "16": 1.0}, 4_000_000)
+        return Standing(system, "flow", "pixels", seed, "done", "", 1_000_000, 10, 1.0, 10**9, engine)
+
+    rows = [row("a", 0, 3.0), row("b", 0, 1.0), row("a", 1, 1.0), row("b", 1, 2.0)]
+    rows[3] = replace(rows[3], int8=Engine({"fd_classifier": 5.0}, {"1": 1.0, "16": 0.5}, 1_000_000))
+    found = League("pets", 60, 100, rows)
+    assert [group[0].system for group in found.ranked()] == ["b", "a"]
+    first, second = found.text().splitlines()[4:6]
+    assert first.split()[:6] == ["b", "pixels", "flow", "1.5", "1", "2"] and first.split()[-3:] == ["5", "0.5", "1.00"]
+    assert second.split()[:6] == ["a", "pixels", "flow", "2", "1", "3"]
+    write_plot(found, tmp_path)
+    assert (tmp_path / "league.svg").read_text().count("<!-- b -->") == 1
