@@ -153,12 +153,12 @@ STAGES = {
 
 
 def staged(
-    kind: str, fields: str, images: Path, modules: Callable[[Data], Modules], name: str = ""
+    kind: str, fields: str, images: Path, modules: Callable[[Data], Modules], name: str = "", channels: int = 3
 ) -> tuple[Modules, Path]:
     """The modules of a project with a tiny first stage, and its spec; the weights are random."""
     file = images.parent / "stage.yaml"
-    file.write_text(f"latentc: 1\nname: stage\n{STAGES[kind]}")
-    of = load_spec(file, overrides=["data.shape=[3, 8, 8]"])
+    file.write_text(f"latentc: 1\nname: stage\n{STAGES[kind]}data: {{shape: [{channels}, 8, 8]}}\n")
+    of = load_spec(file)
     rng = np.random.default_rng(0)
     types = network_types(lower(of), "main")
     arrays = {n: rng.standard_normal(shape) * 0.2 + (len(shape) == 1) for n, (shape, _) in types.items()}
@@ -183,10 +183,11 @@ def encoded(stage: Path, images: Path, pixels: np.ndarray) -> np.ndarray:
     return forward(stage, weights, {"x": x}, overrides=size, method="encode")
 
 
+@pytest.mark.parametrize("channels", [3, 1])
 def test_latents_are_cached_once(
-    images: Path, modules: Callable[[Data], Modules], monkeypatch: pytest.MonkeyPatch
+    images: Path, modules: Callable[[Data], Modules], monkeypatch: pytest.MonkeyPatch, channels: int
 ) -> None:
-    project, stage = staged("latents", "shape: [4, 4, 4]", images, modules)
+    project, stage = staged("latents", "shape: [4, 4, 4]", images, modules, channels=channels)
     batch = project.batches(1)[0]
     (cache,) = images.parent.glob("*.npy")
     moments = np.load(cache)
@@ -195,7 +196,7 @@ def test_latents_are_cached_once(
     monkeypatch.setattr(project["dataset"], "encode", lambda *_: pytest.fail("encoded twice"))
     assert batch["x"].shape == (4, 4, 4, 4) and torch.equal(batch["x"], project.batches(1)[0]["x"])
     # The cache holds what the encoder gives, of the image and of its mirror image.
-    pixels = project["image_folder"].ImageFolder(str(images), 2, 8, 3).pixels(0)
+    pixels = project["image_folder"].ImageFolder(str(images), 2, 8, channels).pixels(0)
     want = encoded(stage, images, np.stack([pixels, pixels[:, ::-1]]))
     assert np.allclose(moments[0, :, 0], want[:, :4], atol=2e-2)
     assert np.allclose(moments[0, :, 1], np.exp(want[:, 4:] / 2), rtol=2e-2)

@@ -128,12 +128,18 @@ def views_of(images: Any, index: int, flip: bool, crops: str) -> np.ndarray:
     return np.concatenate([found, found[:, :, ::-1]]) if flip else found
 
 
+def opened(settings: dict[str, Any]) -> Any:
+    """The images, with the channels and the size that the first stage takes."""
+    channels, side, _ = settings["first_stage"]["field"]["shape"]
+    images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, channels)
+    images.skips = settings["damaged"] == "skip"
+    return images
+
+
 def open_dataset(settings: dict[str, Any]) -> Any:
     """The codes of the images, encoded now if they are not cached and do not change. Raises ValueError."""
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
-    side = stage["field"]["shape"][1]
-    images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
-    images.skips = settings["damaged"] == "skip"
+    images, side = opened(settings), stage["field"]["shape"][1]
     # region views
     if settings["views"] is not None:
         first_stage.file_of(stage)  # or says how to write it
@@ -184,11 +190,8 @@ def skipped_of(cache: Path) -> Path:
 
 
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
-    """At most `most` images, drawn evenly over classes, in the range of decoded ones: f32[n, 3, H, W]."""
-    stage = settings["first_stage"]
-    side = stage["field"]["shape"][1]
-    images = importlib.import_module(f".{settings['kind']}", __package__).open_pictures(settings, side, 3)
-    images.skips = settings["damaged"] == "skip"
+    """At most `most` images, drawn evenly over classes, in the range of decoded ones: f32[n, C, H, W]."""
+    stage, images = settings["first_stage"], opened(settings)
     rows = drawn_rows(images.y, images.size, most)
     low, high = stage["field"]["range"]
     pixels = images.read(rows, images.pixels)[1].transpose(0, 3, 1, 2)
