@@ -19,7 +19,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.league import classifier
 from latentc.league.entries import Stage, chosen, overrides, stage_entry, systems
 from latentc.league.images import SIDE, Images, prepared
-from latentc.league.results import Engine, League, Standing, write_plot
+from latentc.league.results import Engine, League, Standing, Times, write_plot
 from latentc.lower import lower
 from latentc.spec import load_spec, resolved_yaml
 
@@ -114,7 +114,8 @@ def test_a_league_runs_goes_on_and_says_what_failed(
     row = json.loads(Path("out/systems/cgan-0/result.json").read_text())
     assert row["status"] == "done" and row["steps"] == 30 and row["trained"] == pytest.approx(1.3)
     assert {*row["engine"]["figures"]} >= {"fd_classifier", "accuracy", "copies"}  # few images have no precision
-    assert row["engine"]["milliseconds"]["16"] > 0 and row["engine"]["bytes"] > 1_000
+    times = json.loads(Path("out/results.json").read_text())["milliseconds"]
+    assert times["cgan"]["engine"]["16"] > 0 and row["engine"]["bytes"] > 1_000
 
     def refuse(*_: Any) -> None:
         raise DiagnosticError.of("E0705", "train.py ended with status 3")
@@ -137,12 +138,13 @@ def test_budgets_are_times(text: str, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_rows_are_ranked_by_the_mean_of_their_seeds(tmp_path: Path) -> None:
     def row(system: str, seed: int, distance: float) -> Standing:
-        engine = Engine({"fd_classifier": distance, "accuracy": 0.5}, {"1": 2.0, "16": 1.0}, 4_000_000)
+        engine = Engine({"fd_classifier": distance, "accuracy": 0.5}, 4_000_000)
         return Standing(system, "flow", "pixels", seed, "done", "", 1_000_000, 10, 1.0, 10**9, engine)
 
     rows = [row("a", 0, 3.0), row("b", 0, 1.0), row("a", 1, 1.0), row("b", 1, 2.0)]
-    rows[3] = replace(rows[3], int8=Engine({"fd_classifier": 5.0}, {"1": 1.0, "16": 0.5}, 1_000_000))
-    found = League("pets", 60, 100, rows)
+    rows[3] = replace(rows[3], int8=Engine({"fd_classifier": 5.0}, 1_000_000))
+    times = {name: Times({"1": 2.0, "16": 1.0}, {"1": 1.0, "16": 0.5}) for name in "ab"}
+    found = League("pets", 60, 100, rows, times)
     assert [group[0].system for group in found.ranked()] == ["b", "a"]
     first, second = found.text().splitlines()[4:6]
     assert first.split()[:6] == ["b", "pixels", "flow", "1.5", "1", "2"] and first.split()[-3:] == ["5", "0.5", "1.00"]

@@ -19,7 +19,7 @@ from latentc.diagnostics.faults import needed
 if TYPE_CHECKING:
     from latentc.league.entries import Entry, Stage
     from latentc.league.images import Images
-    from latentc.league.results import Engine, League, Standing
+    from latentc.league.results import Engine, League, Standing, Times
 
 Said = Callable[[int, int, str], None]  # finished trainings, all, a line on the last one
 TRIAL, SURE = 16, 3.0  # steps of the first trial; seconds by which a longer one must exceed it to tell a step's time
@@ -41,8 +41,9 @@ def league(
 
     Everything goes into `folder`: images of 32 × 32 pixels with some held out, the classifier that judges samples, a
     folder for each system and seed, results.txt, results.csv, results.json, league.svg and league.png. Run again, it
-    goes on with what is missing. `count` samples of each system are judged, at batch 1 and 16 it is timed. `int8`: also
-    of the engine with int8 weights and activations. A system that fails is a row that says why. Raises DiagnosticError:
+    goes on with what is missing. `count` samples of each system are judged. All engines are timed at batch 1 and 16 at
+    the end, so that the machine is the same for all. `int8`: also the engines with int8 weights and activations are
+    judged and timed. A system that fails is a row that says why. Raises DiagnosticError:
     E0401, E0412, E0422 to E0424, E0502, E0706, E0717.
     """
     from latentc.export.folder import locked
@@ -79,7 +80,7 @@ def _line(row: Standing) -> str:
     if row.engine is None:
         return f"{row.system}: {row.message}"
     figures = ", ".join(f"{name} {value:.3f}" for name, value in row.engine.figures.items())
-    return f"{row.system}: {figures}, {row.engine.milliseconds['1']:.3g} ms"
+    return f"{row.system}: {figures}"
 
 
 class _Run:
@@ -161,7 +162,7 @@ class _Run:
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     def engine(self, entry: Entry, settings: tuple[str, ...], weights: Path, bundle: Path) -> Engine:
-        """The compiled system, judged and timed."""
+        """The compiled system, judged."""
         from latentc.league.results import FIGURES, Engine
 
         compile(entry.spec, weights, bundle, None, settings, force=True, run=False)
@@ -176,10 +177,8 @@ class _Run:
             device="cpu",
         )
         figures = {name: float(value) for name, value in found.runs[0].result.figures.items()}
-        cases = bench(bundle, BATCHES, seconds=SECONDS).cases
-        times = {str(case.batch): 1000 * case.engine.median / case.batch for case in cases}
         size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
-        return Engine(figures, times, size)
+        return Engine(figures, size)
 
     @functools.cache  # noqa: B019 - lives as long as the league
     def stage(self, reads: str) -> Stage:
@@ -200,7 +199,7 @@ class _Run:
         return Stage(spec, weights, mean, deviation)
 
     def written(self, name: str) -> League:
-        """All rows in the folder, as a table, as CSV, as JSON and as a picture."""
+        """All rows in the folder with times of their engines, as a table, as CSV, as JSON and as a picture."""
         import json
 
         from latentc.files.named import write_text
@@ -208,12 +207,26 @@ class _Run:
 
         files = sorted((self.root / "systems").glob("*/result.json"))
         rows = [row for file in files if (row := standing_in(file)) is not None]
-        found = League(name, self.budget, self.count, rows, self.real())
+        found = League(name, self.budget, self.count, rows, self.times(rows), self.real())
         write_text(self.root / "results.txt", found.text())
         write_text(self.root / "results.csv", found.csv())
         write_text(self.root / "results.json", json.dumps(found.data(), indent=1) + "\n")
         if found.ranked():
             write_plot(found, self.root)
+        return found
+
+    def times(self, rows: Sequence[Standing]) -> dict[str, Times]:
+        """Milliseconds per image of each system's engines from its first seed, timed one after the other now."""
+        from latentc.league.results import Times
+
+        first: dict[str, Standing] = {}
+        for row in sorted(rows, key=lambda row: row.seed):
+            if row.engine is not None:
+                first.setdefault(row.system, row)
+        found = {}
+        for name, row in first.items():
+            home = self.root / "systems" / f"{name}-{row.seed}"
+            found[name] = Times(_timed(home / "bundle"), {} if row.int8 is None else _timed(home / "int8"))
         return found
 
     def real(self) -> Mapping[str, float]:
@@ -235,6 +248,12 @@ class _Run:
         wanted = [name for name in FIGURES if name != "copies"]
         found = evaluate(file, self.images.held_out, wanted, [self.features], device="cpu")
         return {name: float(value) for name, value in found.runs[0].result.figures.items()}
+
+
+def _timed(bundle: Path) -> dict[str, float]:
+    """Milliseconds per image of a bundle's sampler, by batch."""
+    cases = bench(bundle, BATCHES, seconds=SECONDS).cases
+    return {str(case.batch): 1000 * case.engine.median / case.batch for case in cases}
 
 
 def _warmup(spec: str, steps: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from latentc.measure.plots import logarithmic, panels, write_figure
 from latentc.measure.tables import aligned, csv_text, finite
-from latentc_runtime.codec import decode, parse
+from latentc_runtime.codec import decode, encode, parse
 
 DONE, FAILED = "done", "failed"
 FIGURES = ("fd_classifier", "accuracy", "precision", "recall", "copies")
@@ -18,10 +18,9 @@ FIGURES = ("fd_classifier", "accuracy", "precision", "recall", "copies")
 
 @dataclass(frozen=True)
 class Engine:
-    """A compiled system: figures of its samples, milliseconds per image at batch 1 and 16, bytes of the bundle."""
+    """A compiled system: figures of its samples, bytes of the bundle."""
 
     figures: dict[str, float]
-    milliseconds: dict[str, float]
     bytes: int
 
 
@@ -57,13 +56,25 @@ def standing_in(file: Path) -> Standing | None:
 
 
 @dataclass(frozen=True)
+class Times:
+    """Milliseconds per image of a system's engine, by batch; `int8`: of that with int8 weights and activations."""
+
+    engine: dict[str, float] = field(default_factory=dict)
+    int8: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class League:
-    """All rows. `budget`: processor seconds of a training. `real`: figures of training images in place of samples."""
+    """All rows, and the times of each system. `budget`: processor seconds of a training.
+
+    `real`: figures of training images in place of samples.
+    """
 
     name: str
     budget: float
     count: int
     rows: Sequence[Standing]
+    times: Mapping[str, Times]
     real: Mapping[str, float] = field(default_factory=dict)
 
     def ranked(self) -> list[list[Standing]]:
@@ -81,7 +92,7 @@ class League:
             [*head, "Mparam", "steps", "GFLOP", "ms at 1", "ms at 16", "MB", "int8 fd", "int8 ms at 16", "int8 MB"]
         ]
         for rows in self.ranked():
-            table.append(_cells(rows))
+            table.append(_cells(rows, self.times[rows[0].system]))
         done = sum(row.status == DONE for row in self.rows)
         trainings = f"{done} of {len(self.rows)} trainings of {self.budget:g} processor seconds"
         title = f"{self.name}: {trainings}, {self.count} samples"
@@ -98,7 +109,8 @@ class League:
                 "budget": self.budget,
                 "count": self.count,
                 "real": dict(self.real),
-                "rows": [_plain(row) for row in self.rows],
+                "rows": [encode(row) for row in self.rows],
+                "milliseconds": {name: encode(times) for name, times in self.times.items()},
             }
         )
         return plain
@@ -107,12 +119,13 @@ class League:
         """One row per training."""
         flat = []
         for row in self.rows:
-            plain = _plain(row)
+            plain: dict[str, Any] = encode(row)
+            times = self.times.get(row.system, Times())
             engine, int8 = plain.pop("engine"), plain.pop("int8")
-            for name, held in (("", engine), ("int8_", int8)):
-                held = held or {"figures": {}, "milliseconds": {}, "bytes": None}
+            for name, held, own in (("", engine, times.engine), ("int8_", int8, times.int8)):
+                held = held or {"figures": {}, "bytes": None}
                 plain |= {f"{name}{key}": held["figures"].get(key) for key in FIGURES}
-                plain |= {f"{name}ms_{batch}": held["milliseconds"].get(batch) for batch in ("1", "16")}
+                plain |= {f"{name}ms_{batch}": own.get(batch) for batch in ("1", "16")}
                 plain[f"{name}bytes"] = held["bytes"]
             flat.append(plain)
         return csv_text(flat)
@@ -124,7 +137,7 @@ def write_plot(league: League, path: Path) -> None:
 
 
 def drawn(league: League) -> Any:
-    """The figure: the Fréchet distance against the time of one image, by family; an arrow goes to the int8 engine."""
+    """The figure: the Fréchet distance against the time of one image, by family."""
     families = list(dict.fromkeys(rows[0].family for rows in league.ranked()))
 
     def panel(area: Any, _: int) -> None:
@@ -132,7 +145,7 @@ def drawn(league: League) -> Any:
 
         colours = {family: colormaps["tab10"](i) for i, family in enumerate(families)}
         for rows in league.ranked():
-            x = _mean(rows, lambda r: _time(r.engine, "1"))
+            x = league.times[rows[0].system].engine["1"]
             values = [_of(r, "fd_classifier") for r in rows]
             y = statistics.fmean(values)
             colour = colours[rows[0].family]
@@ -152,20 +165,19 @@ def drawn(league: League) -> Any:
     return figure
 
 
-def _cells(rows: Sequence[Standing]) -> list[str]:
+def _cells(rows: Sequence[Standing], own: Times) -> list[str]:
     values = [_of(row, "fd_classifier") for row in rows]
     first = rows[0]
     assert first.engine is not None
     spread = [f"{min(values):.3g}", f"{max(values):.3g}"] if len(rows) > 1 else ["", ""]
     figures = [f"{_mean(rows, lambda r, n=name: _of(r, n)):.3f}" for name in FIGURES[1:]]  # type: ignore[misc]
     counts = [f"{first.parameters / 1e6:.2f}", f"{_mean(rows, lambda r: r.steps):.0f}", f"{first.work / 1e9:.3g}"]
-    times = [f"{_mean(rows, lambda r, b=batch: _time(r.engine, b)):.3g}" for batch in ("1", "16")]  # type: ignore[misc]
+    times = [f"{own.engine[batch]:.3g}" for batch in ("1", "16")]
     small = [row.int8 for row in rows if row.int8 is not None]
     int8 = ["", "", ""]
     if small:
         distance = statistics.fmean(one.figures["fd_classifier"] for one in small)
-        speed = statistics.fmean(one.milliseconds["16"] for one in small)
-        int8 = [f"{distance:.3g}", f"{speed:.3g}", f"{small[0].bytes / 1e6:.2f}"]
+        int8 = [f"{distance:.3g}", f"{own.int8['16']:.3g}", f"{small[0].bytes / 1e6:.2f}"]
     head = [first.system, first.reads, first.family, f"{statistics.fmean(values):.3g}", *spread]
     return [*head, *figures, *counts, *times, f"{first.engine.bytes / 1e6:.2f}", *int8]
 
@@ -175,17 +187,5 @@ def _of(row: Standing, name: str) -> float:
     return row.engine.figures.get(name, float("nan"))
 
 
-def _time(engine: Engine | None, batch: str) -> float:
-    assert engine is not None
-    return engine.milliseconds[batch]
-
-
 def _mean(rows: Iterable[Standing], value: Callable[[Standing], float]) -> float:
     return statistics.fmean(map(value, rows))
-
-
-def _plain(row: Standing) -> dict[str, Any]:
-    from latentc_runtime.codec import encode
-
-    plain: dict[str, Any] = encode(row)
-    return plain
