@@ -50,9 +50,11 @@ def by_rank(
         ]
 
 
-def run_training(project: Path, arguments: Sequence[str], processes: int) -> None:
+def run_training(project: Path, arguments: Sequence[str], processes: int, log: Path | None = None) -> None:
     """As `latentc.api.training.run_training`, in whose place tests put it."""
     done = python(project, "train.py", *arguments, ranks=processes)
+    if log is not None:
+        log.write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

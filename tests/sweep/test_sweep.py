@@ -277,9 +277,9 @@ def job_in(folder: Path, spec: str = "missing.yaml", *overrides: str) -> Job:
 def test_trials_share_a_training(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began: list[Path] = []
 
-    def training(project: Path, arguments: Any, processes: int) -> None:
+    def training(project: Path, arguments: Any, processes: int, log: Any) -> None:
         began.append(project)
-        run_training(project, arguments, processes)
+        run_training(project, arguments, processes, log)
 
     monkeypatch.setattr("latentc.api.training.run_training", training)
     figures = sweep_trial.judged(job_in(tmp_path, str(spec), "sampler.guidance.scale=1"))

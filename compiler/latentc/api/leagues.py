@@ -156,8 +156,10 @@ class _Run:
     def _timed(self, entry: Entry, settings: tuple[str, ...], project: Path, steps: int) -> float:
         """Processor seconds of a training, with those of starting it."""
         shutil.rmtree(project, ignore_errors=True)
+        project.parent.mkdir(parents=True, exist_ok=True)
         before = os.times()
-        train(entry.spec, project, [], None, (*settings, f"train.steps={steps}"))
+        log = project.with_name(f"{project.name}.log")
+        train(entry.spec, project, [], None, (*settings, f"train.steps={steps}"), log=log)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -186,15 +186,16 @@ def train(
     variant: str | None = None,
     overrides: Sequence[str] = (),
     processes: int = 1,
+    log: Path | None = None,
 ) -> Path:
     """Train in a project's folder, which is returned.
 
     `source` is such a folder, or a spec, whose project is emitted into `folder` (by default named like the spec) where
     it is not there yet. `arguments` go to the project's train.py (`--steps 1000`), which runs in the folder with this
     Python and its torch, in `processes` processes; `--out` is relative to that folder, files that it reads to the
-    current one. Raises DiagnosticError: E0401 if weights that a network starts from are missing, E0705 where it stops
-    with an error, E0706 without torch, E0708 for a spec without objective, E0709 where the folder holds another
-    project.
+    current one. What train.py prints goes to the file `log`, if there is one. Raises DiagnosticError: E0401 if weights
+    that a network starts from are missing, E0705 where it stops with an error, E0706 without torch, E0708 for a spec
+    without objective, E0709 where the folder holds another project.
     """
     from latentc.api.training import check_pretrained, emitted_project, from_here, run_training
 
@@ -207,5 +208,5 @@ def train(
         project = emitted_project(lowered, spec, project)
         _first_stage_file(spec, project)
     needed("torch", "training", 'pip install "latentc[torch]"')
-    run_training(project, flags, processes)
+    run_training(project, flags, processes, log)
     return project

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import signal
@@ -42,13 +43,17 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     return folder
 
 
-def run_training(project: Path, arguments: Sequence[str], processes: int) -> None:
+def run_training(project: Path, arguments: Sequence[str], processes: int, log: Path | None = None) -> None:
     """Runs train.py in its folder with this Python. DiagnosticError E0705 if it fails.
 
-    On Ctrl-C, SIGTERM and a hangup it interrupts train.py and waits for it to save a checkpoint.
+    What it prints goes to the file `log`, if there is one. On Ctrl-C, SIGTERM and a hangup it interrupts train.py and
+    waits for it to save a checkpoint.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    process = subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=project)
+    with contextlib.nullcontext() if log is None else log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *launcher, "train.py", *arguments], cwd=project, stdout=output, stderr=output
+        )
     try:
         status = process.wait()
     except BaseException:
@@ -61,7 +66,8 @@ def run_training(project: Path, arguments: Sequence[str], processes: int) -> Non
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         command = shlex.join(["python", "train.py", *arguments])
-        mend = f"its last lines above say why; to run it yourself: `cd {shlex.quote(str(project))} && {command}`"
+        where = "its last lines above" if log is None else f"the last lines of {log}"
+        mend = f"{where} say why; to run it yourself: `cd {shlex.quote(str(project))} && {command}`"
         raise DiagnosticError.of("E0705", f"{project / 'train.py'} {how}", help=mend)
 
 
