@@ -135,14 +135,13 @@ class _Run:
         took = home / "seconds.txt"
         if not (weights.is_file() and took.is_file()):
             steps = max(TRIAL, int(self.budget / self._seconds_per_step(entry, settings, home / "trial")))
-            seconds = self._timed(entry, (*settings, *_warmup(entry.spec, steps)), home / "project", steps)
+            seconds = self._timed(entry, settings, home / "project", steps)
             took.write_text(f"{steps} {seconds}\n")
         steps_text, seconds_text = took.read_text().split()
         return weights, int(steps_text), float(seconds_text)
 
     def _seconds_per_step(self, entry: Entry, settings: tuple[str, ...], trial: Path) -> float:
         """Processor seconds of a step: how much longer a training of more steps takes."""
-        settings = (*settings, "train.schedule={kind: constant, warmup: 0}")
         if entry.stage is not None:  # fills the cache of what the first stage encodes
             self._timed(entry, settings, trial, 1)
         steps, first = TRIAL, self._timed(entry, settings, trial, TRIAL)
@@ -159,7 +158,7 @@ class _Run:
         project.parent.mkdir(parents=True, exist_ok=True)
         before = os.times()
         log = project.with_name(f"{project.name}.log")
-        train(entry.spec, project, [], None, (*settings, f"train.steps={steps}"), log=log)
+        train(entry.spec, project, [], None, (*settings, *_warmup(entry.spec, steps), f"train.steps={steps}"), log=log)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
