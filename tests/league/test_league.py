@@ -117,6 +117,18 @@ def test_a_league_runs_goes_on_and_says_what_failed(
     times = json.loads(Path("out/results.json").read_text())["milliseconds"]
     assert times["cgan"]["engine"]["16"] > 0 and row["engine"]["bytes"] > 1_000
 
+    made = leagues._Run.engine
+
+    def small(self: Any, entry: Any, settings: tuple[str, ...], *rest: Any) -> Any:
+        assert settings[-1] == "optimize.quantize={scheme: int8}", "the other engine is there"
+        return made(self, entry, settings, *rest)
+
+    monkeypatch.setattr(leagues._Run, "engine", small)
+    assert command([*words, "--systems", "cgan", "--int8"]) == 0
+    assert steps == [16, 64, 30]
+    found = json.loads(Path("out/results.json").read_text())
+    assert found["rows"][0]["int8"]["bytes"] < row["engine"]["bytes"] and found["milliseconds"]["cgan"]["int8"]["1"] > 0
+
     def refuse(*_: Any) -> None:
         raise DiagnosticError.of("E0705", "train.py ended with status 3")
 

@@ -6,8 +6,9 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latentc.api.compiling import compile
 from latentc.api.evaluating import evaluate
@@ -91,43 +92,49 @@ class _Run:
         self.budget, self.count, self.int8 = budget, count, int8
 
     def standing(self, entry: Entry, seed: int) -> Standing:
-        """The row of a system, from its file or newly made."""
+        """The row of a system, from its file, or newly made as far as it is not there."""
         import json
 
-        from latentc.league.results import DONE, FAILED, Standing, standing_in
+        from latentc.league.results import FAILED, Standing, standing_in
         from latentc_runtime.codec import encode
         from latentc_runtime.hashes import write_whole
 
         home = self.root / "systems" / f"{entry.name}-{seed}"
-        file = home / "result.json"
-        if (held := standing_in(file)) is not None and held.status == DONE:
-            return held
-        head = (entry.name, entry.family, entry.reads, seed)
+        held = standing_in(home / "result.json")
         try:
-            row = Standing(*head, DONE, **self._made(entry, seed, home))
+            row = self._completed(held, entry, seed, home)
         except DiagnosticError as error:
             first = error.diagnostics[0]
-            row = Standing(*head, FAILED, f"{first.message} [{first.code}]")
-        home.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(encode(row), indent=1).encode())
+            message = f"{first.message} [{first.code}]"
+            row = Standing(entry.name, entry.family, entry.reads, seed, FAILED, message)
+        if row != held:
+            home.mkdir(parents=True, exist_ok=True)
+            write_whole(home / "result.json", json.dumps(encode(row), indent=1).encode())
         return row
 
-    def _made(self, entry: Entry, seed: int, home: Path) -> dict[str, Any]:
+    def _completed(self, held: Standing | None, entry: Entry, seed: int, home: Path) -> Standing:
+        """The row with what it lacks: all of it, or the engine in int8."""
         from latentc.league.entries import overrides
+        from latentc.league.results import DONE, Standing
 
+        done = held is not None and held.status == DONE
+        if held is not None and done and (not self.int8 or held.int8 is not None or held.int8_message):
+            return held
         stage = None if entry.stage is None else self.stage(entry.stage)
         settings = overrides(entry, self.images, stage, seed)
         weights, steps, seconds = self.trained(entry, settings, home)
-        parameters, work = _costs(entry.spec, settings)
-        made: dict[str, Any] = {"parameters": parameters, "steps": steps, "trained": seconds, "work": work}
-        made["engine"] = self.engine(entry, settings, weights, home / "bundle")
+        if held is None or not done:
+            head = (entry.name, entry.family, entry.reads, seed, DONE, "")
+            parameters, work = _costs(entry.spec, settings)
+            made = self.engine(entry, settings, weights, home / "bundle")
+            held = Standing(*head, parameters, steps, seconds, work, made)
         if self.int8:
             small = (*settings, "optimize.quantize={scheme: int8}")
             try:
-                made["int8"] = self.engine(entry, small, weights, home / "int8")
+                held = replace(held, int8=self.engine(entry, small, weights, home / "int8"))
             except DiagnosticError as error:
-                made["int8_message"] = error.diagnostics[0].message
-        return made
+                held = replace(held, int8_message=error.diagnostics[0].message)
+        return held
 
     def trained(self, entry: Entry, settings: tuple[str, ...], home: Path) -> tuple[Path, int, float]:
         """(weights, steps, processor seconds) of a training that takes the budget."""
