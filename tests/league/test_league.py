@@ -126,8 +126,8 @@ def test_a_league_runs_goes_on_and_says_what_failed(
     monkeypatch.setattr(leagues._Run, "engine", small)
     assert command([*words, "--systems", "cgan", "--int8"]) == 0
     assert steps == [16, 64, 30]
-    found = json.loads(Path("out/results.json").read_text())
-    assert found["rows"][0]["int8"]["bytes"] < row["engine"]["bytes"] and found["milliseconds"]["cgan"]["int8"]["1"] > 0
+    found = json.loads(Path("out/systems/cgan-0/result.json").read_text())
+    assert found == {**row, "int8_message": "no layer is left to quantise as int8"}
 
     def refuse(*_: Any) -> None:
         raise DiagnosticError.of("E0705", "train.py ended with status 3")
