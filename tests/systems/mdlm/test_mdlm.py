@@ -49,6 +49,7 @@ def test_tokens_are_drawn_or_stay_masked():
     [
         ("backbone.block.mixer.causal=true", "must not be causal"),
         ("objective.most=0", "no token is ever masked"),
+        (("objective.most=1", "backbone.time=noise"), "infinite at time 1"),
         ("data.fields.tokens_mask={shape: [5], dtype: bool}", "but samples have 64 tokens"),
         ("sampler.guidance.channels=3", "does not apply to tokens"),
         ("backbone.block.mixer.heads=3", "do not divide"),
@@ -56,5 +57,6 @@ def test_tokens_are_drawn_or_stay_masked():
     ],
 )
 def test_contradictions_are_refused(override, message):
+    overrides = [override] if isinstance(override, str) else override
     with pytest.raises(DiagnosticError, match=message):
-        lower(load_spec("mdlm", overrides=[*SIZES, override]))
+        lower(load_spec("mdlm", overrides=[*SIZES, *overrides]))

@@ -47,6 +47,9 @@ class MaskedDiffusionLoss(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if not self.most:
             yield Problem(("most",), "no token is ever masked", "set `most: 0.999`")
+        if self.most == 1 and getattr(spec.networks.get("main"), "time", "none") == "noise":
+            message = "the network's time is -log of the probability that a token is not masked: infinite at time 1"
+            yield Problem(("most",), message, "set `most: 0.999`, or `time: none` of the network")
         mask = spec.data.fields.get(MASK_FIELD)
         tokens = spec.data.tokens
         if mask is not None and tokens and (mask.shape != (tokens.length,) or mask.dtype != "bool"):
