@@ -106,6 +106,7 @@ def test_arrays_and_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     spec = api.check("digits.yaml", data=True)
     assert (spec.data.shape, spec.data.classes) == ((1, 28, 28), 4) and not spec.data.settings()["horizontal_flip"]
     assert "horizontal_flip: false        # off: `mnist.npz` names mnist" in Path("digits.yaml").read_text()
+    assert spec.networks["main"].patch == 4, "49 patches"
     np.savez("latents.npz", x=np.random.default_rng(0).standard_normal((8, 4, 16, 16)).astype(np.float32))
     api.init("latents", data="latents.npz")
     assert api.check("latents.yaml", data=True).data.shape == (4, 16, 16)

@@ -25,6 +25,7 @@ STEPS = (300, 2_000, 20_000)  # the fewest steps, those that a larger model must
 EPOCHS = 1_000  # passes through the data, at most
 LARGEST = {False: 64, True: 256}  # sides of images in pixels
 TOKENS = {False: 8, True: 16}  # patches along a side
+DIGITS = 8  # pixels along a side of the images that small forms are for
 NAMES = 4  # names of classes that a comment shows
 DEFAULT = "dit"
 STEPS_HERE, BATCH_HERE, DURATION_HERE, WARMUP_HERE = "\ue000", "\ue001", "\ue002", "\ue003"  # in unfinished texts
@@ -168,15 +169,14 @@ def _small(
     _, *lines = path.read_text(encoding="utf-8").splitlines()
     text = "\n".join(_without_section(lines, "data", data))
     text = re.sub(r"^name:.*$", lambda _: f'name: "{name}"', text, count=1, flags=re.M)
-    least = 0 if side is None else -(-side // TOKENS[machine.gpu])
-    patch = next((p for p in range(max(1, least), (side or 0) + 1) if (side or 0) % p == 0), 0)
+    patch = _patch(found, side, TOKENS[machine.gpu])
     if patch and "patch:" in text:
         text = re.sub(r"^( +patch: )\d+", rf"\g<1>{patch}", text, flags=re.M)
     elif patch and hasattr(spec.networks.get("main"), "patch") and "\nbackbone:" not in text:
         text += f"\nbackbone: {{patch: {patch}}}\n"
     if found.section.get("shape") != [1, 8, 8]:
         text = re.sub(r" +#[^\n]*\d × \d[^\n]*$", "", text, flags=re.M)  # comments on sizes of the digits
-    if size is not None and min(found.section["shape"][1:]) > 8:
+    if size is not None and min(found.section["shape"][1:]) > DIGITS:
         for key, value in (("width", size.width), ("depth", size.depth)):
             words = f"  {key}: {value}"
             text = re.sub(rf"^  {key}: \d+ *", f"{words:32}", text, count=1, flags=re.M)
@@ -189,6 +189,18 @@ def _small(
     return "\n".join(
         [*_head(name, found, machine, path.stem.removeprefix(f"{SMALL}_"), spec.source), _trained(text), ""]
     )
+
+
+def _patch(found: Survey, side: int | None, most: int) -> int:
+    """The smallest patch that cuts images into at most `most` along each side; 0 if the small form's own fits.
+
+    `side`: of square images that are resized to it; None for arrays.
+    """
+    arrays = found.shape or ()
+    if side is None and len(arrays) == 3 and arrays[1] == arrays[2] > DIGITS:
+        side = arrays[1]
+    least = max(1, -(-(side or 0) // most))
+    return next((patch for patch in range(least, (side or 0) + 1) if side and side % patch == 0), 0)
 
 
 def _deviation(found: Survey) -> float:
