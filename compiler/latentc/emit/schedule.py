@@ -167,8 +167,8 @@ def formatted(text: str) -> str:
     lines = [list(line) for line in text.splitlines()]
     (tree,) = ast.parse(text).body
     # An f-string is one token until Python 3.11 and several from 3.12 on.
-    whole = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and node.lineno == node.end_lineno]
-    spans = [(node.lineno, node.col_offset, node.end_col_offset or 0) for node in whole]
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and node.lineno == node.end_lineno]
+    spans = [(node.lineno, node.col_offset, node.end_col_offset or 0) for node in strings]
     for row, start, end in spans:
         if re.match(r"f'[^\"]*'$", "".join(lines[row - 1][start:end])):
             lines[row - 1][start + 1] = lines[row - 1][end - 1] = '"'
