@@ -149,6 +149,7 @@ TOKEN_SYSTEMS: dict[str, System] = {
             *("backbone.block.feed_forward.multiple_of=32", "sampler.guidance.scale=1.5"),
         ),
     ),
+    "randar": accurate("digits_randar"),
     "rar": System(
         {"raster": Trained("digits_rar", ("objective.annealing=[0, 1]",)), "annealed": Trained("digits_rar")},
         {name: Drawn(name) for name in ("raster", "annealed")},

@@ -637,6 +637,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "randar": (
+        "ziqipang/RandAR: LlamaGen's layers and the instruction, added up; README: 0.3 and 0.7 B",
+        {("L", "main"): 342_912_000, ("XL", "main"): 774_700_800},
+    ),
     "rar": (
         "bytedance/1d-tokenizer: the sizes of its layers, added up; paper: 261, 461 and 955 M, 1.5 B",
         {

@@ -829,6 +829,16 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: digits, as: tokens}", "objective.steps=[8, 4]", "sampler.steps=4", "sampler.orders=4"),
         ),
     ),
+    "randar": Tiny(
+        "randar",
+        (
+            *under("backbone", ("width=16", "depth=2", "block.mixer.heads=2", "block.feed_forward.multiple_of=8")),
+            *(
+                "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [3, 3]}}",
+                "sampler.steps=3",
+            ),
+        ),
+    ),
     "rar": Tiny(
         "rar",
         (

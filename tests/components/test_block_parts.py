@@ -31,6 +31,7 @@ OTHERS = {
     "query_transformer",
     "retrieval_transformer",
     "permuted_transformer",
+    "instructed_transformer",
     "query_autoencoder",
     "masked_llama",
     "sequence_dit",
