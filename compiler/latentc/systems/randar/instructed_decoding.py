@@ -24,7 +24,7 @@ from latentc_runtime.sources import RandomSource, Source
 
 
 def group_sizes(steps: int, length: int) -> tuple[int, ...]:
-    """Tokens of each group: at least 1, and in all 1 + T (1 - cos(pi/2 (i + 1) / steps)) after group i, rounded down."""
+    """Tokens of each group: at least 1, in all 1 + T (1 - cos(pi/2 (i + 1) / steps)) after group i, rounded down."""
     sizes, known = [1], 1
     while known < length:
         reached = min(int((1 - np.cos(np.pi / 2 * (len(sizes) + 1) / steps)) * length + 1), length)
