@@ -20,10 +20,11 @@ class PlacedAttention(Attention):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "placed_attention", "heads": 2}
 
     def heads_of(self, call: Call, x: Var) -> tuple[Var, Var, Var]:
+        tables = call.given.rotary
+        if not tables or tables[0].type.rank == 2:  # those of a network with the same places in all samples
+            return super().heads_of(call, x)
         q, k, v = super().heads_of(replace(call, given=replace(call.given, rotary=())), x)
-        if call.given.rotary:
-            q, k = (rotated(call.b, t, *call.given.rotary) for t in (q, k))
-        return q, k, v
+        return rotated(call.b, q, *tables), rotated(call.b, k, *tables), v
 
 
 def rotated(b: Builder, x: Var, cos: Var, sin: Var) -> Var:
