@@ -102,7 +102,7 @@ class InstructedTransformer(TokenBlocks):
         """The methods `group_0`, … that predict groups of these sizes one after the other."""
         static, entries = self._static(spec), self.entries(spec)
         kv_heads, size = static.get("kv_heads", static["heads"]), self.width // static["heads"]
-        methods, seen = dict[str, Method](), 0
+        methods, seen, role = dict[str, Method](), 0, _CACHE
         for k, count in enumerate(sizes):
             asked = Port("asked", i64(B, count), "position")
             ports: tuple[Port, ...] = (asked, *ports_of(entries))
@@ -113,10 +113,13 @@ class InstructedTransformer(TokenBlocks):
                 ports = (*given, Port("places", i64(B, before), "position"), asked, *caches)
                 seen += 2 * before - 1
             seen += 1 if k else 2  # the first instruction, and the condition before that of the first group
-            grown: tuple[Role, ...] = ("cache",) * (0 if k == len(sizes) - 1 else 2 * self.depth)
+            grown = (role,) * (0 if k == len(sizes) - 1 else 2 * self.depth)
             body = _group(self, entries, k, len(sizes))
             methods[f"group_{k}"] = add_method(mb, name, f"group_{k}", body, ports, static, ("logits", *grown))
         return methods
+
+
+_CACHE: Role = "cache"
 
 
 class _Inputs:
