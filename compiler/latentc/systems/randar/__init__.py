@@ -8,6 +8,8 @@ Tests: tests/systems/randar, tests/parity/randar.py.
 Rows in docs/systems.yaml: randar.
 """
 
+BASES = ("rar",)
+
 COMPONENTS = {
     "blocks/mixers": {"placed_attention": "placed_attention"},
     "networks": {"instructed_transformer": "instructed_transformer"},
@@ -16,14 +18,10 @@ COMPONENTS = {
 }
 
 CAPABILITIES = {
-    # Tokens in an order as state, all but the last, and that order as position i64[B, T]; logits in that order.
     # `group_0` starts from positions and conditions; `group_1`, … take the tokens of the group before, their positions,
     # positions and caches, and return caches but for the last. Groups are built if the sampler needs them.
     "instructed_tokens": {
-        "words": "predicts tokens at the positions that it is instructed to, in any order",
-        "methods": {
-            "permuted": "state position condition* -> logits",
-            "group_#?": "token* position+ condition* cache* -> logits cache*",
-        },
+        "words": "predicts groups of tokens at the positions that it is instructed to, in any order",
+        "methods": {"group_#?": "token* position+ condition* cache* -> logits cache*"},
     },
 }

@@ -55,13 +55,22 @@ class InstructedDecoding(TokenSampler):
             yield Problem(("steps",), f"{self.steps} groups of {tokens.length} tokens", f"use {tokens.length} or fewer")
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
+    def sizes(self, length: int) -> tuple[int, ...]:
+        """Tokens of each group."""
+        return group_sizes(self.steps, length)
+
+    def progress(self, start: int, size: int, length: int) -> float:
+        """Progress of the guidance for a group of `size` tokens that follows `start` of `length` tokens."""
+        return start / length
+
     def with_steps(self, steps: int) -> InstructedDecoding:
         return self
 
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         main, backbone = networks["main"], spec.networks["main"]
-        length = int(main.methods["permuted"].output("logits").type.shape[1])  # type: ignore[arg-type]
-        more = backbone.group_methods(mb, "main", spec, group_sizes(self.steps, length))  # type: ignore[attr-defined]
+        assert spec.data.tokens is not None
+        sizes = self.sizes(spec.data.tokens.length)
+        more = backbone.group_methods(mb, "main", spec, sizes)  # type: ignore[attr-defined]
         return {**networks, "main": replace(main, methods={**main.methods, **more})}
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
@@ -69,8 +78,9 @@ class InstructedDecoding(TokenSampler):
         in the order unless greedy -> i64[B, T].
         """
         network, conditions = networks["main"], Conditions(spec, networks)
-        length = int(network.methods["permuted"].output("logits").type.shape[1])  # type: ignore[arg-type]
-        sizes = group_sizes(self.steps, length)
+        assert spec.data.tokens is not None
+        length = spec.data.tokens.length
+        sizes = self.sizes(length)
         entry = f"sample.{len(sizes)}"
         b = mb.function(entry)
         cond = conditions.operands(b, conditions.inputs(b))
@@ -88,7 +98,8 @@ class InstructedDecoding(TokenSampler):
             operands |= {"token": tokens[-1]} if k else {}
             strength = None
             if scale is not None and self.guidance is not None:
-                weight = b.constant(np.full((1, size), self.guidance.weights([start / length])[0]), out="weight")
+                weights = self.guidance.weights([self.progress(start, size, length)])
+                weight = b.constant(np.full((1, size), weights[0]), out="weight")
                 strength = scale_at(b, b.reshape(scale, shape=(B, 1)), weight)
                 strength = b.reshape(strength, shape=(B * size,), out="strength")
             names = " ".join("cache" if p.role == "cache" else "logits" for p in network.methods[f"group_{k}"].outputs)

@@ -52,7 +52,7 @@ class InstructedTransformer(TokenBlocks):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"instructed_tokens"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"permuted_tokens", "instructed_tokens"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
 
     @property
@@ -89,7 +89,7 @@ class InstructedTransformer(TokenBlocks):
             Port("order", i64(B, length), "position"),
             *ports_of(entries),
         )
-        permuted = add_method(mb, name, "permuted", _permuted(self, entries), ports, static, ("logits",))
+        permuted = add_method(mb, name, "permuted", self.permuted(entries), ports, static, ("logits",))
         return Network(name, {"permuted": permuted}, self.PROVIDES)
 
     def _static(self, spec: Spec) -> dict[str, Any]:
@@ -102,27 +102,44 @@ class InstructedTransformer(TokenBlocks):
         """The methods `group_0`, … that predict groups of these sizes one after the other."""
         static, entries = self._static(spec), self.entries(spec)
         kv_heads, size = static.get("kv_heads", static["heads"]), self.width // static["heads"]
-        methods, seen, role = dict[str, Method](), 0, _CACHE
+        methods, role = dict[str, Method](), _CACHE
         for k, count in enumerate(sizes):
             asked = Port("asked", i64(B, count), "position")
             ports: tuple[Port, ...] = (asked, *ports_of(entries))
             if k:
                 before = sizes[k - 1]
                 given = (Port("tokens", i64(B, before), "token", static["vocabulary"]),)
-                caches = (Port("caches", f32(B, kv_heads, seen, size), "cache"),) * (2 * self.depth)
+                caches = (Port("caches", f32(B, kv_heads, self.seen(sizes[: k - 1]), size), role),) * self.caches
                 ports = (*given, Port("places", i64(B, before), "position"), asked, *caches)
-                seen += 2 * before - 1
-            seen += 1 if k else 2  # the first instruction, and the condition before that of the first group
-            grown = (role,) * (0 if k == len(sizes) - 1 else 2 * self.depth)
-            body = _group(self, entries, k, len(sizes))
+            grown = (role,) * (0 if k == len(sizes) - 1 else self.caches)
+            body = self.group(entries, k, len(sizes))
             methods[f"group_{k}"] = add_method(mb, name, f"group_{k}", body, ports, static, ("logits", *grown))
         return methods
+
+    @property
+    def caches(self) -> int:
+        """Number of arrays that a cache consists of."""
+        return 2 * self.depth
+
+    def seen(self, sizes: Sequence[int]) -> int:
+        """Rows of the cache after groups of these sizes and another: the condition, the first instruction of that
+        group, and instruction and token of those before.
+        """
+        return 2 + 2 * sum(sizes)
+
+    def permuted(self, entries: tuple[Entry, ...]) -> BlockBody:
+        """The body of `permuted`."""
+        return _permuted(self, entries)
+
+    def group(self, entries: tuple[Entry, ...], k: int, groups: int) -> BlockBody:
+        """The body of `group_K`."""
+        return _group(self, entries, k, groups)
 
 
 _CACHE: Role = "cache"
 
 
-class _Inputs:
+class Inputs:
     """Embedded tokens and instructions, and the rotary tables of their places."""
 
     def __init__(self, config: InstructedTransformer, b: Builder, static: Mapping[str, Any]) -> None:
@@ -135,8 +152,11 @@ class _Inputs:
 
     def tokens(self, idx: Var) -> Var:
         table = self.b.param("tok_embeddings.weight", f32(self.vocabulary, self.width), "normal", std=0.02)
-        x = self.b.embedding(table, idx, out="tokens")
-        return self.b.dropout(x, p=self.dropout, out="tokens") if self.dropout else x
+        return self.b.embedding(table, idx, out="tokens")
+
+    def dropped(self, x: Var) -> Var:
+        """Embeddings after the dropout of the network."""
+        return self.b.dropout(x, p=self.dropout, out=x.value.name) if self.dropout else x
 
     def instructions(self, at: Var) -> Var:
         """f32[B, N, D]: the learned vector, its heads rotated as the places i64[B, N] to predict say."""
@@ -160,7 +180,8 @@ def _alternating(b: Builder, first: Var, second: Var) -> Var:
     return b.reshape(b.concat(*pairs, axis=2), shape=(shape[0], 2 * shape[1], *shape[2:]))
 
 
-def _logits(config: InstructedTransformer, b: Builder, x: Var, vocabulary: Any) -> Var:
+def logits_of(config: InstructedTransformer, b: Builder, x: Var, vocabulary: Any) -> Var:
+    """f32[B, N, V]: logits of features x f32[B, N, D], by a layer that starts at 0."""
     norm = config.block.parts()[2]
     return dense(b, "output", norm.apply(b, "norm", x), vocabulary, False, "zeros", out="logits")
 
@@ -174,12 +195,12 @@ def _permuted(config: InstructedTransformer, entries: tuple[Entry, ...]) -> Bloc
     def permuted(b: Builder, idx: Var, order: Var, *conditions: Var, width: int, depth: int, **static: Any) -> Var:
         """Logits of every token in an order of positions, given the class and the tokens before it in that order."""
         static = {**static, "width": width}
-        inputs, batch, count = _Inputs(config, b, static), idx.shape[0], int(static["grid"]) ** 2
+        inputs, batch, count = Inputs(config, b, static), idx.shape[0], int(static["grid"]) ** 2
         ((entry, operands),) = with_operands(entries, conditions)
         cond, _ = entry.tokens(b, "cls_embedding", operands, width, static)
         told, place = inputs.instructions(order), b.op("add", order, 1, out="place")
         before = b.slice(told, axis=1, start=0, stop=count - 1, out="before")
-        pairs = _alternating(b, before, inputs.tokens(idx))
+        pairs = _alternating(b, before, inputs.dropped(inputs.tokens(idx)))
         x = b.concat(cond, pairs, b.slice(told, axis=1, start=count - 1, stop=count), axis=1, out="x")
         at = b.slice(place, axis=1, start=0, stop=count - 1, out="at")
         zero = b.full(order, shape=(1,), value=0, dtype="i64", out="zero")
@@ -193,7 +214,7 @@ def _permuted(config: InstructedTransformer, entries: tuple[Entry, ...]) -> Bloc
             x = b.sub(name, block, x, mask, *rotary, dim=width, **config.block.own(width, static))
         x = b.take(x, b.constant(1 + 2 * np.arange(count), out="instructed"), axis=1, out="x")
         x = b.reshape(x, shape=(batch, Named(count, "T"), width), out="x")
-        return _logits(config, b, x, static["vocabulary"])
+        return logits_of(config, b, x, static["vocabulary"])
 
     return permuted
 
@@ -205,7 +226,7 @@ def _group(config: InstructedTransformer, entries: tuple[Entry, ...], k: int, gr
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
     def predicted(
-        b: Builder, x: Var, at: Var, asked: Var, caches: Sequence[Var], inputs: _Inputs, static: Mapping[str, Any]
+        b: Builder, x: Var, at: Var, asked: Var, caches: Sequence[Var], inputs: Inputs, static: Mapping[str, Any]
     ) -> tuple[Var, ...]:
         """Logits of the last tokens of x [B, N, D] at places [B, N], and the caches up to the first of those."""
         count, wanted = x.shape[1], asked.shape[1]
@@ -224,7 +245,7 @@ def _group(config: InstructedTransformer, entries: tuple[Entry, ...], k: int, gr
             kept = (b.slice(t, axis=2, start=0, stop=stop, out=t.value.name) for t in (keys, values))
             grown += kept if k < groups - 1 else ()
         x = b.slice(x, axis=1, start=int(count - wanted), stop=int(count), out="x")
-        logits = _logits(config, b, x, static["vocabulary"])
+        logits = logits_of(config, b, x, static["vocabulary"])
         return b.reshape(logits, shape=(x.shape[0] * int(wanted), static["vocabulary"]), out="logits"), *grown
 
     if k == 0:
@@ -232,7 +253,7 @@ def _group(config: InstructedTransformer, entries: tuple[Entry, ...], k: int, gr
         @module_class("InstructedTransformer", "group_0", asked="B M")
         def first(b: Builder, asked: Var, *conditions: Var, **static: Any) -> Any:
             """Logits of the first group's tokens, and the caches with the condition in them."""
-            inputs = _Inputs(config, b, static)
+            inputs = Inputs(config, b, static)
             ((entry, operands),) = with_operands(entries, conditions)
             cond, _ = entry.tokens(b, "cls_embedding", operands, static["width"], static)
             x = b.concat(cond, inputs.instructions(asked), axis=1, out="x")
@@ -252,8 +273,8 @@ def _group(config: InstructedTransformer, entries: tuple[Entry, ...], k: int, gr
     )
     def later(b: Builder, tokens: Var, places: Var, asked: Var, *caches: Var, **static: Any) -> Any:
         """Logits of the next group's tokens, and the caches grown by those of the group before."""
-        inputs, known = _Inputs(config, b, static), int(tokens.shape[1])
-        told, drawn = inputs.instructions(places), inputs.tokens(tokens)
+        inputs, known = Inputs(config, b, static), int(tokens.shape[1])
+        told, drawn = inputs.instructions(places), inputs.dropped(inputs.tokens(tokens))
         at, then = b.op("add", places, 1, out="place"), b.op("add", asked, 1)
         # Of the group before, the cache holds the first instruction: its tokens follow, between the others.
         pairs, twice = _alternating(b, told, drawn), _alternating(b, at, at)

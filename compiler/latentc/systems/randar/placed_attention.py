@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.blocks.mixers.attention import Attention, Call
 from latentc.ir.builder import Builder, Var
 
@@ -16,6 +18,7 @@ class PlacedAttention(Attention):
     """`attention` with rotary tables f32[B, N, d / 2] of every sample, whose tokens are in orders of their own."""
 
     kind: Literal["placed_attention"]  # type: ignore[assignment]
+    rotary_halves: Literal[False] = Field(False, description="rotary positions pair neighbouring channels")
     CLASS: ClassVar[tuple[str, str]] = ("PlacedAttention", "Multi-head self-attention with positions per sample")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "placed_attention", "heads": 2}
 
