@@ -17,6 +17,7 @@ from training_parts import (
     System,
     Trained,
     accurate,
+    difference,
     ratio,
     under,
 )
@@ -59,6 +60,26 @@ GATED = under("backbone", "width=32", "depth=5", "kernel=3", "first_kernel=5", "
 ENCODER = "networks.encoder={kind: convolution, size: 10, widths: [16, 32]}"
 LOGISTIC = under("backbone", "width=24", "blocks=2", "levels=2", "mixture=5", "values=17", "dropout=0")
 PLAIN = ("backbone.weight_norm=false",)
+
+
+def any_order(spec: str) -> System:
+    """A network that decodes tokens in random orders: the 64 of a digit one by one, and several in an evaluation."""
+    drawn = {f"{steps} evaluations": Drawn("trained", (f"sampler.steps={steps}",)) for steps in (64, 32, 16, 8)}
+    return System(
+        {"trained": Trained(spec)},
+        drawn,
+        (
+            Goal("class accuracy, one by one", lambda f: f["64 evaluations"]["accuracy"], 0.95),
+            Goal(
+                "class accuracy lost in half the evaluations",
+                difference("accuracy", "64 evaluations", "32 evaluations"),
+                0.02,
+                False,
+            ),
+            Goal("seconds in half the evaluations", ratio("seconds", "32 evaluations", "64 evaluations"), 0.7, False),
+        ),
+        deployed="16 evaluations",
+    )
 
 
 TOKEN_SYSTEMS: dict[str, System] = {
@@ -149,7 +170,8 @@ TOKEN_SYSTEMS: dict[str, System] = {
             *("backbone.block.feed_forward.multiple_of=32", "sampler.guidance.scale=1.5"),
         ),
     ),
-    "randar": accurate("digits_randar"),
+    "arpg": any_order("digits_arpg"),
+    "randar": any_order("digits_randar"),
     "rar": System(
         {"raster": Trained("digits_rar", ("objective.annealing=[0, 1]",)), "annealed": Trained("digits_rar")},
         {name: Drawn(name) for name in ("raster", "annealed")},

@@ -637,6 +637,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "arpg": (
+        "hp-l33/ARPG: the sizes of its layers, added up, but for an unused row; README: 320, 719 M, 1.3 B",
+        {("L", "main"): 319_844_352, ("XL", "main"): 718_996_480, ("XXL", "main"): 1_302_448_128},
+    ),
     "randar": (
         "ziqipang/RandAR: LlamaGen's layers and the instruction, added up; README: 0.3 and 0.7 B",
         {("L", "main"): 342_912_000, ("XL", "main"): 774_700_800},

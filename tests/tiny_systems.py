@@ -829,6 +829,17 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: digits, as: tokens}", "objective.steps=[8, 4]", "sampler.steps=4", "sampler.orders=4"),
         ),
     ),
+    "arpg": Tiny(
+        "arpg",
+        (
+            *under("backbone", ("width=16", "depth=1", "query_depth=2", "block.mixer.heads=2")),
+            *(
+                "backbone.block.feed_forward.multiple_of=8",
+                "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [3, 3]}}",
+                "sampler.steps=3",
+            ),
+        ),
+    ),
     "randar": Tiny(
         "randar",
         (

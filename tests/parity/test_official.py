@@ -73,6 +73,7 @@ FURTHER = {
 DIFFERENT = {
     # unused by the authors' code, and drawn at random for the recording
     "adcgan.D": ["embed.*"],
+    "arpg": ["embeddings.weight"],  # its last row
     "ic_gan.G_instance": ["shared.weight"],
     "dimr.rotary": ["stages.*.pos_emb.*"],
     "shortcut": ["Embed_0.embedding"],
