@@ -86,6 +86,17 @@ def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor,
     return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
 
 
+def cosines_2d(grid: int, frequencies: int) -> Tensor:
+    """Cosines of the places in a square, [grid * grid, frequencies^2]: cos(pi x f) cos(pi y g) / (1 + f g).
+
+    x is the column and y the row, from 0 to 1; f and g, the faster index, go from 0 to `frequencies`.
+    """
+    f = torch.linspace(0, frequencies, frequencies, dtype=torch.float64)
+    wave = torch.cos(torch.outer(torch.linspace(0, 1, grid, dtype=torch.float64), f) * math.pi)
+    waves = wave[None, :, :, None] * wave[:, None, None, :] / (1 + torch.outer(f, f))  # [row, column, f, g]
+    return waves.reshape(grid * grid, frequencies**2).float()
+
+
 def rope_2d_spread(head_dim: int, grid: int, base: float, span: float) -> tuple[Tensor, Tensor]:
     """Rotary tables (cos, sin) of a grid, each [grid * grid, head_dim / 2].
 

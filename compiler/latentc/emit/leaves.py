@@ -364,6 +364,8 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
             # Columns first, so the halves of the table are swapped.
             swapped = f".roll({size(shape[1]).atom} // 2, 1)" if args.get("first", "row") == "column" else ""
             return f"{text}[{0 if args['part'] == 'cos' else 1}]{swapped}"
+        case "cosines_2d":
+            return call(helper("cosines_2d"), [size(args[k]) for k in ("grid", "frequencies")]).code
         case "rope_2d_spread":
             sizes = [size(args[k]) for k in ("head_dim", "grid")]
             text = call(helper("rope_2d_spread"), sizes, base=float(args["base"]), span=float(args["span"])).code

@@ -202,6 +202,17 @@ def rope_2d(
     return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
 
 
+def cosines_2d(rng: np.random.Generator, shape: tuple[int, ...], grid: int, frequencies: int) -> Array:
+    """Cosines of places in a square (PixNerd): [grid*grid, frequencies^2].
+
+    cos(pi x f) cos(pi y g) / (1 + f g), with the column x and the row y from 0 to 1, and f and g, the faster index,
+    from 0 to `frequencies`.
+    """
+    f = np.linspace(0, frequencies, frequencies)
+    rows, columns = _of_grid(np.cos(np.linspace(0, 1, grid)[:, None] * f * math.pi))
+    return np.asarray((columns[..., :, None] * rows[..., None, :] / (1 + np.outer(f, f))).reshape(shape))
+
+
 def rope_2d_spread(
     rng: np.random.Generator, shape: tuple[int, ...], head_dim: int, grid: int, base: float, span: float, part: str
 ) -> Array:
@@ -259,10 +270,10 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, eye, constant, normal, uniform, orthogonal, linear_default),
-        *(sincos_1d, sincos_2d, rope_1d, rope_2d, rope_2d_spread),
+        *(sincos_1d, sincos_2d, cosines_2d, rope_1d, rope_2d, rope_2d_spread),
         *(rope_prefix, count, directions, disc, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
 DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d"}
-DETERMINISTIC |= {"rope_1d", "rope_2d", "rope_2d_spread", "rope_prefix"}
+DETERMINISTIC |= {"cosines_2d", "rope_1d", "rope_2d", "rope_2d_spread", "rope_prefix"}
