@@ -192,6 +192,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "MCG-NJU/DDT, and projections of features",
         {("B/2", "main"): 132_034_576, ("L/2", "main"): 460_534_544, ("XL/2", "main"): 678_188_368},
     ),
+    "pixnerd": (
+        "MCG-NJU/PixNerd, and projections of features; README: XL/16 700 M",
+        {("L/16", "main"): 455_000_195, ("XL/16", "main"): 704_131_235},
+    ),
     "rae": (
         "bytetriper/RAE",
         {

@@ -170,6 +170,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "objective.further=[]", "sampler.steps=3", WHOLE),
         ),
     ),
+    "pixnerd": Tiny(
+        "pixnerd",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS[:2], "depth=1", "decoder_depth=1", "patch=4", "alignment=null"))),
+            *("backbone.pixel_width=8", "backbone.frequencies=3", "conditioning.time.frequencies=16"),
+            *("objective.further=[]", "sampler.steps=3", WHOLE),
+        ),
+    ),
     "rae": Tiny(
         "rae",
         (

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler, continuous_interval
 from latentc.components.samplers.grid import evaluation
+from latentc.components.samplers.script import Script
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
 
@@ -29,21 +31,28 @@ class AdamsBashforth(ArraySampler):
             return Interval(target.process.first, target.process.last)
         return continuous_interval(target, self.kind)
 
+    def write(self, script: Script) -> None:
+        self.write_grid(script)
+        script.start()
+        steps = script.function(adams_bashforth_steps)
+        script.loop(f"{script.evaluation('flow_velocity')}(t[:-1])", f"{steps}(t, order={self.order})")
+
     def table(self, target: Parameterization) -> Table:
         grid = self.grid(target)
         columns = evaluation(grid.process, grid.times[:-1], target.predicts, "flow_velocity")
-        names = ["d", *(f"h{i}" for i in range(1, self.order))]
-        weights = np.array([self._weights(grid.times, i) for i in range(grid.steps)])
-        columns |= {"x": np.ones(grid.steps), **dict(zip(names, weights.T, strict=True))}
+        columns |= {"x": np.ones(grid.steps), **adams_bashforth_steps(grid.times, self.order)}
         return Table(self.kind, LINEAR, columns, history=self.order - 1, prior=grid.prior)
 
-    def _weights(self, times: np.ndarray, step: int) -> np.ndarray:
-        """f64[order]: the integrals of the Lagrange polynomials at the newest times over a step, newest first."""
-        used = min(self.order, step + 1)
-        # In units of the step from its start, in which the numbers stay of the order of 1.
-        length = times[step + 1] - times[step]
-        at = (times[step - used + 1 : step + 1][::-1] - times[step]) / length
-        powers = np.vander(at, used, increasing=True)
-        found = np.zeros(self.order)
-        found[:used] = length * np.linalg.solve(powers.T, 1.0 / np.arange(1, used + 1))
-        return found
+
+def adams_bashforth_steps(t: Array, order: int) -> dict[str, Array]:
+    """Adams-Bashforth at times t (Hairer, Norsett and Wanner 1993, III.5): coefficients of the velocity (d) and of
+    earlier ones (h1, …).
+    """
+    weights = np.zeros((order, len(t) - 1))
+    for step, length in enumerate(np.diff(t)):
+        count = min(order, step + 1)
+        # In units of the step, from its start, so that the powers stay near 1.
+        nodes = (t[step - count + 1 : step + 1][::-1] - t[step]) / length
+        powers = np.vander(nodes, count, increasing=True)
+        weights[:count, step] = length * np.linalg.solve(powers.T, 1.0 / np.arange(1, count + 1))
+    return {"d": weights[0], **{f"h{i}": weights[i] for i in range(1, order)}}
