@@ -57,15 +57,15 @@ class PixnerdTransformer(EncodedCondition):
         width, norm = sizes["pixel_width"], self.block.parts()[2]
         x = embedded_pixels(b, patches, width, sizes)
         for name in items("blocks", sizes["decoder_depth"]):
-            x = b.sub(name, _layer(norm), x, s, dim=width, hidden=width * sizes["ratio"])
+            x = b.sub(name, _layer(norm), x, s, dim=width, features=sizes["width"], hidden=width * sizes["ratio"])
         x = dense(b, "linear", norm.apply(b, "norm", x), sizes["out_channels"], True, "zeros", out="x")
         return image_of_pixels(b, x, sizes)
 
 
 @cache
 def _layer(norm: Norm) -> BlockBody:
-    @module_class("FieldLayer", x="B T Q dim", s="B T D")
-    def layer(b: Builder, x: Var, s: Var, *, dim: int, hidden: int) -> Var:
+    @module_class("FieldLayer", x="B T Q dim", s="B T features")
+    def layer(b: Builder, x: Var, s: Var, *, dim: int, features: int, hidden: int) -> Var:
         """A residual layer over pixels x [B, T, Q, W], with weights generated from s [B, T, D] for each patch."""
         batch, tokens, _ = s.shape
         made = dense(b, "generator", s, 2 * dim * hidden, True, "linear_default", out="weights")
