@@ -144,10 +144,10 @@ def paths(sampler, given):
     return found
 
 
-# An SDE over time needs a process in continuous time, or in steps of one.
+# An SDE or a velocity over time needs a process in continuous time, or in steps of one.
 IMPOSSIBLE = {
     (kind, objective)
-    for kind in ("euler_maruyama", "heun_sde", "predictor_corrector", "probability_flow")
+    for kind in ("adams_bashforth", "euler_maruyama", "heun_sde", "predictor_corrector", "probability_flow")
     for objective in OBJECTIVES
     if objective.startswith("diffusion")
     and (kind != "predictor_corrector" or limit(OBJECTIVES[objective].parameterization().process) is None)
