@@ -186,6 +186,15 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.steps=3",
         ),
     ),
+    "rae_autoencoder": Tiny(
+        "rae_autoencoder",
+        (
+            *("data={kind: npz, path: train.npz, shape: [3, 8, 8]}", "backbone.pretrained=null"),
+            "backbone.fresh_weights=[]",
+            "backbone.vision={width: 16, depth: 1, heads: 2, patch: 3, registers: 1, side: 3, image: 6, levels: [0]}",
+            *under("backbone", ("width=16", "depth=1", "patch=4", "block.mixer.heads=2")),
+        ),
+    ),
     "eqm": Tiny(
         "eqm",
         (

@@ -10,7 +10,13 @@ import numpy as np
 from cases import Array, Forward, Loss, Sampler
 from parity_data import Numbers
 
-SIZES = ("data.shape=[8, 4, 4]", "data.classes=10", "networks.main.width=48", "networks.main.depth=3")
+SIZES = (
+    "data.first_stage=null",
+    "data.shape=[8, 4, 4]",
+    "data.classes=10",
+    "networks.main.width=48",
+    "networks.main.depth=3",
+)
 SIZES += ("networks.main.decoder_width=96", "networks.main.decoder_heads=4", "networks.main.block.mixer.heads=3")
 SIZES += ("objective.process.shift=5.656854249", "sampler.spacing.shift=5.656854249")
 

@@ -20,7 +20,13 @@ from latentc.weights import Array, materialise, write_safetensors
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.decoder_width=24", "backbone.decoder_depth=1"]
 TINY += ["backbone.decoder_heads=2", "backbone.block.mixer.heads=2", "backbone.patch=4", "sampler.steps=2"]
-OFFICIAL = ["data.shape=[8, 4, 4]", "data.classes=10", "networks.main.width=48", "networks.main.depth=3"]
+OFFICIAL = [
+    "data.first_stage=null",
+    "data.shape=[8, 4, 4]",
+    "data.classes=10",
+    "networks.main.width=48",
+    "networks.main.depth=3",
+]
 OFFICIAL += ["networks.main.decoder_width=96", "networks.main.decoder_heads=4", "networks.main.block.mixer.heads=3"]
 OFFICIAL += ["networks.guide.width=32", "networks.guide.depth=1", "networks.guide.block.mixer.heads=2"]
 OFFICIAL += ["networks.guide.decoder_width=64", "networks.guide.decoder_depth=1", "networks.guide.decoder_heads=2"]

@@ -51,8 +51,8 @@ class Vision(Closed):
         None,
         gt=1,
         le=65_536,
-        description="side to which images are first resized, in pixels: bicubic with aligned corners, after a "
-        "Gaussian blur when shrinking (VFMTok); null: not resized",
+        description="side to which images are first resized, in pixels, bicubically: with aligned corners, after a "
+        "Gaussian blur when shrinking (VFMTok), or by pixel centres (RAE); null: not resized",
     )
     levels: tuple[Index, ...] = Field(
         min_length=1,
@@ -60,6 +60,11 @@ class Vision(Closed):
         description="indices of the blocks whose patch features are returned, from 0, ascending; the last one is "
         "the last block",
     )
+
+    @property
+    def final_norm(self) -> LayerNorm:
+        """The norm after the last block."""
+        return LayerNorm(kind="layer_norm", eps=1e-6, affine=True)
 
     def seen(self, size: int) -> int:
         """Side of the images that it sees, in pixels, of images of side `size`."""
@@ -118,7 +123,7 @@ def vision_transformer(config: Vision) -> BlockBody:
             x = b.sub(name, block, x, dim=width, heads=heads, hidden=hidden)
             if i in config.levels[:-1]:
                 found.append(b.slice(x, axis=1, start=before, stop=before + int(grid) ** 2, out="level"))
-        x = norm.apply(b, "norm", x)
+        x = config.final_norm.apply(b, "norm", x)
         return *found, b.slice(x, axis=1, start=before, stop=before + int(grid) ** 2, out="level")
 
     return forward
