@@ -1028,6 +1028,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "CVMI-Lab/VFMTok: the sizes of its layers, added up, and DINOv2 ViT-L/14 with registers but for its mask token",
         {(None, "main"): 73_286_831 + 304_372_736 - 1024},
     ),
+    "rae_autoencoder": (
+        "Hugging Face's DINOv2 with registers, but for its mask token and last norm, and its decoder of ViT-MAE, with "
+        "the class token in place of the mask token",
+        {
+            ("ViT-B", "main"): 86_581_248 + 86_237_952,
+            ("ViT-L", "main"): 86_581_248 + 303_887_104,
+            ("ViT-XL", "main"): 86_581_248 + 415_056_640,
+        },
+    ),
     "ibq": (
         "TencentARC/SEED-Voken; README: 342 and 649 M, 1.1 and 2.1 B",
         {
