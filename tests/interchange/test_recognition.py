@@ -21,7 +21,11 @@ from latentc.weights.state_dicts import Reading
 
 VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
 MAPPED = [name for name in VARIANTS if resolve_file(name).document.data.get("weights")]
-PARTS = {("vfmtok_tokenizer", names) for names in ("dino", "dinov2")}  # files of parts, no checkpoints of systems
+PARTS = {
+    ("rae_autoencoder", "dinov2"),
+    ("vfmtok_tokenizer", "dino"),
+    ("vfmtok_tokenizer", "dinov2"),
+}  # files of parts, no checkpoints of systems
 ZERO = np.zeros((), np.float32)
 
 
