@@ -346,6 +346,39 @@ class AuxiliaryLoss(torch.autograd.Function):
         return gradient, gradient.new_ones(()) if ctx.training else None, None
 
 
+def fake_quantize(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
+    """x rounded to whole multiples of `scale` that fit into `bits` bits; gradients pass straight through."""
+    half = 2 ** (bits - 1)
+    ratio = (x / scale).clamp(-half, half - 1)
+    return (ratio.round().detach() + (ratio - ratio.detach())) * scale
+
+
+def fake_quantize_e4m3(x: Tensor, scale: Tensor) -> Tensor:
+    """x / `scale` rounded to float8 e4m3, times `scale`; gradients pass straight through."""
+    ratio = (x / scale).clamp(-448, 448)
+    rounded = ratio.detach().to(torch.float8_e4m3fn).to(ratio.dtype)
+    return (rounded + (ratio - ratio.detach())) * scale
+
+
+def channel_scale(weight: Tensor, most: float) -> Tensor:
+    """The scale of each row of `weight` [N, ...] that makes its largest magnitude `most`, with 8 significant bits."""
+    largest = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+    scale = torch.where(largest > 0, (largest / most).clamp(2.0**-24), torch.ones_like(largest))
+    fraction, exponent = torch.frexp(scale)
+    return torch.ldexp((fraction * 256).ceil() / 256, exponent)
+
+
+def fake_quantize_weight(weight: Tensor, most: float = 127, bits: int = 8, block: int | None = None) -> Tensor:
+    """A weight [N, K, ...] rounded to `bits` bits, with a scale per output, or per `block` inputs of one."""
+    rows = weight if block is None else weight.reshape(-1, block)
+    return fake_quantize(rows, channel_scale(rows, most), bits).reshape(weight.shape)
+
+
+def fake_quantize_weight_e4m3(weight: Tensor) -> Tensor:
+    """A weight [N, K, ...] rounded to float8 e4m3, with a scale per output."""
+    return fake_quantize_e4m3(weight, channel_scale(weight, 448))
+
+
 def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12) -> Tensor:
     """weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out].
 

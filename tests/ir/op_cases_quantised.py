@@ -58,6 +58,40 @@ def dequantize(d: Draw) -> Case:
     )
 
 
+def _straight(x: Any, to: str) -> Any:
+    """x rounded to a dtype, with the gradient of the identity."""
+    rounded = x.detach().float().to(torch.float8_e4m3fn).double() if to == "f8e4m3" else torch.round(x.detach())
+    return x + (rounded - x.detach())
+
+
+@case("fake_quantize")
+def fake_quantize(d: Draw) -> Case:
+    to = d.choose(["i8", "i4", "f8e4m3"])
+    low, high, _ = RANGES[to]
+
+    def reference(x: Any, s: Any) -> Any:
+        s = s.detach()
+        return _straight((x / s).clamp(low, high), to) * s
+
+    return Case([d.floats(*d.shape(1), low=-9, high=9), d.floats(low=0.05, high=0.5)], reference, {"to": to})
+
+
+@case("fake_quantize_weight")
+def fake_quantize_weight(d: Draw) -> Case:
+    to, n, blocks, size = d.choose(["i8", "i4", "f8e4m3"]), d.int(1, 4), d.int(1, 3), d.int(1, 4)
+    most = {"i8": d.choose([63.0, 127.0]), "i4": 7.0, "f8e4m3": 448.0}[to]
+    block = {"block": size} if d.flag() else {}
+
+    def reference(w: Any) -> Any:
+        rows = w.reshape(-1, size) if block else w
+        largest = rows.detach().abs().amax(1, keepdim=True) / most
+        step = 2.0 ** (torch.floor(torch.log2(largest)) - 7)
+        scale = torch.ceil(largest / step) * step
+        return (_straight(rows / scale, to) * scale).reshape(w.shape)
+
+    return Case([d.floats(n, blocks * size, low=-2, high=2)], reference, {"to": to, "most": most, **block})
+
+
 @case("linear_int8")
 def linear_int8(d: Draw) -> Case:
     k, n, dtype = d.int(1, 4), d.int(1, 4), d.choose(["i8", "u8"])

@@ -94,6 +94,9 @@ def compile(
     if calibration is not None:
         # Whoever reads it reports a missing one.
         options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
+    reference = spec.optimize.quantize.budget.weights if spec.optimize.quantize is not None else None
+    if reference is not None:
+        options["reference"] = hash_file(reference).sha256 if Path(reference).is_file() else ""
     made_from = "" if in_memory else compile_key(spec, text, files, options, texts)
     if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
         return manifest
@@ -140,7 +143,16 @@ def compile(
         file = None if calibration is None else Path(calibration)
         with runtime_errors():
             return quantised_bundle(
-                lowered, spec, tensors, Path(bundle), calibration=file, force=force, tell=tell, warn=say, **how
+                lowered,
+                spec,
+                tensors,
+                Path(bundle),
+                calibration=file,
+                scales=_scales(files),
+                force=force,
+                tell=tell,
+                warn=say,
+                **how,
             )
     final = optimised(lowered, spec)
     if spec.target.precision == "fp16":
@@ -162,6 +174,15 @@ def compile(
         return manifest
 
     return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, finish=finish, **how)
+
+
+def _scales(files: Mapping[str, Any]) -> dict[str, Any]:
+    """The scales in the file of `main`, if it was trained for a quantised engine."""
+    from latentc.quantize.training import scales_in
+    from latentc.weights.hub import is_remote
+
+    file = files.get("main", files.get(""))
+    return {} if file is None or is_remote(file) else scales_in(file)
 
 
 def calibrate(

@@ -187,19 +187,33 @@ def train(
     overrides: Sequence[str] = (),
     processes: int = 1,
     log: Path | None = None,
+    quantize: str | None = None,
+    weights: Weights | None = None,
 ) -> Path:
     """Train in a project's folder, which is returned.
+
+    `quantize`: the scheme (`int8`) of a quantised engine that trained `weights` are to be fitted to, by distillation
+    from themselves; the spec of that training and the weights it starts from are written to `FOLDER-start`.
 
     `source` is such a folder, or a spec, whose project is emitted into `folder` (by default named like the spec) where
     it is not there yet. `arguments` go to the project's train.py (`--steps 1000`), which runs in the folder with this
     Python and its torch, in `processes` processes; `--out` is relative to that folder, files that it reads to the
     current one. What train.py prints goes to the file `log`, if there is one. Raises DiagnosticError: E0401 if weights
     that a network starts from are missing, E0705 where it stops with an error, E0706 without torch, E0708 for a spec
-    without objective, E0709 where the folder holds another project.
+    without objective, E0709 where the folder holds another project; with `quantize` also those of reading weights, and
+    E0801, E0802, E0805 and E0807.
     """
     from latentc.api.training import check_pretrained, emitted_project, from_here, run_training
 
     project, flags = Path(source), from_here(arguments)
+    if quantize is not None:
+        from latentc.api.training import quantised_start
+
+        source, folder = quantised_start(source, folder, variant, overrides, quantize, weights)
+        variant, overrides = None, ()
+    elif weights is not None:
+        mend = "add --quantize, or name the file in the spec: `networks.main.pretrained`"
+        raise DiagnosticError.of("E0708", "`--weights` is for training that quantises", help=mend)
     if not (project / "train.py").is_file():
         spec, lowered = lowered_spec(source, variant, overrides, to_emit=True)
         check_data(spec, lowered)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
@@ -18,6 +19,9 @@ from latentc.emit.model import SUPPORT
 from latentc.emit.project import SPEC, as_bytes
 from latentc.spec import Spec
 from latentc.spec.named import exists
+
+if TYPE_CHECKING:
+    from latentc.weights.in_memory import Weights
 
 
 def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
@@ -41,6 +45,48 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
             mend = f"train the existing project with `latentc train {folder}`, or choose another folder with -o"
             raise DiagnosticError.of("E0709", message, help=mend)
     return folder
+
+
+RATE = 0.1
+"""Learning rate of a training that starts from trained weights, as a multiple of the spec's."""
+
+
+def quantised_start(
+    source: str | Path,
+    folder: Path | str | None,
+    variant: str | None,
+    overrides: Sequence[str],
+    scheme: str,
+    weights: Weights | None,
+) -> tuple[Path, Path]:
+    """Writes the start of a training for a quantised engine; returns the paths of its spec and of its project.
+
+    Raises DiagnosticError: E0401 to E0413, E0703 (weights), E0708 for a folder of a project, without a sampler or an
+    objective, and those of calibrating.
+    """
+    from latentc.api._common import lowered_spec
+    from latentc.checkpoint import network_weights
+    from latentc.diagnostics.faults import runtime_errors
+    from latentc.quantize.training import written_start
+
+    if (Path(source) / "train.py").is_file():
+        mend = "name the spec that the project was emitted from; later, `latentc train PROJECT --resume true`"
+        raise DiagnosticError.of("E0708", f"{source} is a project, whose networks are fixed", help=mend)
+    overrides = [*overrides, f"optimize.quantize.scheme={scheme}"]
+    spec, lowered = lowered_spec(source, variant, overrides)
+    if "teacher" in spec.networks:
+        mend = "use the spec that `main` was first trained with, in full precision"
+        message = f"network `main` of `{spec.name}` already learns from a network `teacher`"
+        raise DiagnosticError.of("E0708", message, spec.span("networks", "teacher"), help=mend)
+    if not lowered.programs or not lowered.updates:
+        what, section = ("sampler to calibrate with", "sampler") if lowered.updates else ("objective", "objective")
+        raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no {what}", help=f"add a `{section}:` section")
+    tensors = network_weights(spec, lowered, weights, networks=lowered.sampled)
+    project = Path(f"{spec.name}-{scheme.replace('_', '-')}" if folder is None else folder)
+    rate = 1.0 if any(text.startswith("train.optimizer") for text in overrides) else RATE
+    with runtime_errors():
+        start = written_start(spec, lowered, tensors, project.with_name(f"{project.name}-start"), rate)
+    return start, project
 
 
 def run_training(project: Path, arguments: Sequence[str], processes: int, log: Path | None = None) -> None:

@@ -204,8 +204,9 @@ def fitted(
     buffers = {n: buffer(p) for n, p in params.items() if computed(p)}
     if names is None:
         # Checkpoints of an emitted project lack computed buffers, and those in other files are redundant. The batch
-        # counts of PyTorch's batch norms are not used.
-        tensors = {n: e for n, e in tensors.items() if not n.endswith(".num_batches_tracked")}
+        # counts of PyTorch's batch norms are not used, nor are scales of training for a quantised engine.
+        unread = (".num_batches_tracked", ".input_scale")
+        tensors = {n: e for n, e in tensors.items() if not n.endswith(unread) or n in params}
         former = renamed(tensors, params)
         tensors = {former.get(n, n): e for n, e in tensors.items()}
         if notes is not None and former:

@@ -242,10 +242,15 @@ def train(
     variant: Variant = None,
     overrides: Sets = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Number of processes, run by torchrun.")] = 1,
+    quantize: Annotated[
+        Literal["int8", "int8_weights", "int4_weights", "fp8"] | None,
+        typer.Option("--quantize", help="Fit --weights to an engine quantised like this, by distillation."),
+    ] = None,
+    weights: Weights = None,
 ) -> None:
     """Emit the project if needed and run its train.py with all further flags (--steps 10)."""
     say_notes(source, variant, overrides)
-    folder = api.train(source, output, context.args, variant, overrides or (), processes)
+    folder = api.train(source, output, context.args, variant, overrides or (), processes, quantize, weights)
     echo(f"trained in {folder}")
 
 

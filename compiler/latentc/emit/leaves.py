@@ -334,7 +334,7 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
     dims = commas(size(d).code for d in shape)
     match param.init.kind:
         case "zeros" | "ones" as kind:
-            return f"torch.{kind}({dims})"
+            return f"torch.{kind}({dims or '()'})"
         case "count":
             return f"torch.zeros({dims})"
         case "normal":

@@ -268,6 +268,25 @@ def _training_noise(p: Printer, n: Node) -> Text:
     return call(p.helper(f"with_{n.attrs['mode']}_noise"), [p.arg(n.inputs[0]), literal(n.attrs["scale"]), p.training])
 
 
+def _fake_quantize(p: Printer, n: Node) -> Text:
+    to = n.attrs["to"]
+    args = [p.arg(v) for v in n.inputs]
+    if to == "f8e4m3":
+        return call(p.helper("fake_quantize_e4m3"), args)
+    return call(p.helper("fake_quantize"), args, bits=None if to == "i8" else 4)
+
+
+def _fake_quantize_weight(p: Printer, n: Node) -> Text:
+    to, most, args = n.attrs["to"], n.attrs["most"], [p.arg(n.inputs[0])]
+    p.helper("channel_scale")
+    if to == "f8e4m3":
+        p.helper("fake_quantize_e4m3")
+        return call(p.helper("fake_quantize_weight_e4m3"), args)
+    p.helper("fake_quantize")
+    words = {"most": None if most == 127 else most, "bits": None if to == "i8" else 4, "block": n.attrs.get("block")}
+    return call(p.helper("fake_quantize_weight"), args, **words)
+
+
 def _helper(name: str, *attributes: str, training: Literal["", "last", "keyword"] = "") -> Row:
     """A helper called on the operands and, by name, on attributes (`axis` as `dim`); `training`: how it is passed."""
 
@@ -327,6 +346,8 @@ TORCH: dict[str, Row] = {
     "rms_norm": _norm("F.rms_norm"),
     "group_norm": _group_norm,
     "batch_norm": lambda p, n: call("F.batch_norm", [p.arg(v) for v in n.inputs], eps=n.attrs["eps"]),
+    "fake_quantize": _fake_quantize,
+    "fake_quantize_weight": _fake_quantize_weight,
     "spectral_norm": _helper("spectral_norm", "eps", training="keyword"),
     "mp_silu": _helper("mp_silu"),
     "mp_sum": _helper("mp_sum", "balance"),

@@ -280,6 +280,20 @@ class Appending:
         """x / scale rounded to dtype `to`; one scale, or one per index of `axis`."""
     def dequantize(self, x: Operand, scale: Operand, /, *, axis: int = ..., block: int = ..., out: str = ...) -> Var:
         """quantised numbers times their scale; one scale, one per index of `axis`, or one per `block` along it."""
+    def fake_quantize(self, x: Operand, scale: Operand, /, *, to: str, out: str = ...) -> Var:
+        """x rounded to dtype `to` by one scale and dequantised; gradients pass as if it were not, inside its range."""
+    def fake_quantize_weight(
+        self,
+        weight: Operand,
+        /,
+        *,
+        to: str,
+        most: float,
+        block: int = ...,
+        out: str = ...,
+    ) -> Var:
+        """a weight rounded to dtype `to` and dequantised, with a scale per output, or per `block` inputs of one, that
+        makes its largest magnitude `most`; gradients pass as if it were not."""
     def linear_int8(
         self,
         x: Operand,

@@ -17,6 +17,7 @@ from latentc.ir.ops.norm import row_scales, singular_value
 from latentc.ir.ops.quantize import (
     RANGES,
     blocks_type,
+    channel_scale,
     dequantised,
     packed_blocks,
     quantised,
@@ -85,23 +86,6 @@ def _scale_axis_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
 
 def _scale_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     return TensorType(types[0].dtype, scale_shape(types[0], attrs))
-
-
-def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
-    """The scale that makes `most` the largest magnitude of each index of `axis`, or of each block along it.
-
-    It is 1 if all elements are zero, because scales must be positive. It is rounded up to 8 significant bits, so that
-    it is exact in f32 and bf16, and from 2^-17 on in f16, and no element exceeds `most`. The smallest is f16's, 2^-24.
-    """
-    weight, axis, block = xs[0], attrs["axis"], attrs.get("block")
-    if block:
-        shape = weight.shape
-        split = weight.reshape(*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :])
-        largest = np.abs(split).max(axis + 1)
-    else:
-        largest = np.abs(weight).max(tuple(i for i in range(weight.ndim) if i != axis))
-    fraction, exponent = np.frexp(np.where(largest > 0, np.maximum(largest / attrs["most"], 2.0**-24), 1.0))
-    return np.asarray(np.ldexp(np.ceil(fraction * 256) / 256, exponent).astype(weight.dtype))
 
 
 def _quantize_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
@@ -209,7 +193,7 @@ RECIPES: dict[str, RecipeRow] = {
         lambda xs, a: xs[0].transpose(a["perm"]),
         {0: lambda y, xs, a: y.transpose(np.argsort(a["perm"]))},
     ),
-    "channel_scale": RecipeRow(_scale_type, channel_scale),
+    "channel_scale": RecipeRow(_scale_type, lambda xs, a: channel_scale(xs[0], a)),
     "quantize": RecipeRow(_quantize_type, _quantize, {0: lambda y, xs, a: dequantised(y, xs[0], a)}),
     # A weight [N, K] and its scales [N, G] as u8 blocks of `bits` bits for `linear_blocks`.
     "pack_blocks": RecipeRow(_pack_type, _pack, {0: lambda y, xs, a: weight_of_blocks(y, xs[0], a)}),

@@ -15,6 +15,7 @@ from latentc.components.contracts import check_built, check_network, check_progr
 from latentc.components.fields import FIRST_STAGE
 from latentc.components.mistakes import blamed, of_code
 from latentc.components.objective import Objective
+from latentc.components.objectives.quantization_distillation import QuantizationDistillation
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.ir.builder import ModuleBuilder
@@ -28,6 +29,8 @@ from latentc.lower.refusals import refusals
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
+from latentc.passes.quantize.plan import LayerQuant, quantizable
+from latentc.passes.quantize.rewrite import fake_quantized
 from latentc.spec.schema import Spec
 from latentc_runtime.sources import Setting, SettingSource
 
@@ -86,6 +89,8 @@ def _lowered(spec: Spec, steps: Sequence[int], to_emit: bool) -> Lowered:
     if spec.optimize.guidance == "sequential":
         # Here rather than only for engines, because it changes the result if the samples of a batch interact.
         module = expand_guidance(module, "sequential")
+    if to_emit:
+        module, networks = _rounded(module, networks, spec)
     _check_patterns(module, networks, spec)
     _check_training(module, networks, updates, spec)
     _check_evaluation(programs, spec)
@@ -155,6 +160,27 @@ def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[M
         methods[method] = Method(fn.name, inputs, outputs)
     main = replace(networks["main"], methods=methods)
     return verify(changed, "train"), {**networks, "main": main}
+
+
+def _rounded(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[Module, dict[str, Network]]:
+    """Rounds the layers that the objective trains for a quantised engine, in `main`. DiagnosticError E0305."""
+    how, objective = spec.optimize.quantize, spec.objective
+    if not isinstance(objective, QuantizationDistillation) or how is None:
+        return module, networks
+    plan = {f"main.{name}": LayerQuant(how.scheme, narrow=objective.narrow) for name in objective.layers}
+    known = quantizable(module, [entry for entry in module.entries if entry.startswith("main.")], normed=True)
+    if missing := [path for path in plan if path not in known]:
+        message = f"`main` has no linear or convolution layer with the weight `{missing[0].removeprefix('main.')}`"
+        near = nearest(missing[0], known) or next(iter(known), "main.")
+        mend = f"weights are named like `{near.removeprefix('main.')}`; `latentc train --quantize` lists those that fit"
+        raise DiagnosticError.of("E0305", message, spec.span("objective", "layers"), help=mend)
+    module = verify(fake_quantized(module, plan, spec.target.engine), "train")
+    methods = {
+        name: replace(method, function=module.entries[f"main.{name}"])
+        for name, method in networks["main"].methods.items()
+        if f"main.{name}" in module.entries
+    }
+    return module, {**networks, "main": replace(networks["main"], methods=methods)}
 
 
 def _with_cache(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Port, ...]:

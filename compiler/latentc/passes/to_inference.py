@@ -12,8 +12,9 @@ from latentc.ir.core import Module, Node, callees, walk
 from latentc.ir.ops import OPS
 from latentc.passes.rewrite import rewrite
 
-# Ops that are the identity when no gradient is computed.
-_IDENTITIES = frozenset({"stop_gradient"})
+# Ops that are the identity when no gradient is computed, and the rounding of weights in training, in whose place the
+# pass `quantize` puts that of the engine.
+_IDENTITIES = frozenset({"stop_gradient", "fake_quantize", "fake_quantize_weight"})
 
 
 def to_inference(module: Module) -> Module:

@@ -10,7 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from latentc.checkpoint import network_weights
 from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
 from latentc.export.bundle import bundle_from_lowered
 from latentc.files.named import write_text
 from latentc.measure.first_run import check_runs
@@ -24,6 +28,7 @@ from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice, choice
 from latentc.quantize.precision import check_range
 from latentc.quantize.report import page_of, rows_of
+from latentc.quantize.trajectories import recorded
 from latentc.spec import Spec
 from latentc.weights import Expr, by_path
 from latentc_runtime.manifest import Manifest, Quantization
@@ -43,6 +48,7 @@ def quantised_bundle(
     folder: Path,
     *,
     calibration: Path | None = None,
+    scales: Mapping[str, np.ndarray[Any, Any]] | None = None,
     force: bool = False,
     tell: Stage = lambda stage: None,
     warn: Warn = lambda text: None,
@@ -50,7 +56,8 @@ def quantised_bundle(
 ) -> Manifest:
     """Compile a spec with `optimize.quantize` into the bundle `folder`; `lowered` as the spec was lowered.
 
-    `calibration`: a file written by `latentc calibrate`; by default the networks are calibrated here. `force`: keep a
+    `calibration`: a file written by `latentc calibrate`; by default the networks are calibrated here. `scales`: those
+    that the weights were trained with, by path. `force`: keep a
     bundle that exceeds the spec's limits, and `warn` about it. `options`: those of `bundle_from_lowered`. Raises
     DiagnosticError: E0801 to E0806, and those of reading a calibration and writing a bundle.
     """
@@ -67,11 +74,12 @@ def quantised_bundle(
         tell("reading the calibration")
         seen = read_calibration(calibration)
         check_fits(seen, calibration, model)
-    found = choice(model, seen, stages)
+    exact = _compared(model, seen, tell)
+    found = choice(model, exact, stages, scales=scales)
     final = optimised(lowered, spec, quantization=found.quantization)
     check_range(replace(model, weights=model.with_tensors(found.quantization)), final, tell, warn, seen.feeds)
     if not force and not found.quality.within(model.settings.budget):
-        raise refusal(Verdict(found.quality), model, found, seen)
+        raise refusal(Verdict(found.quality), model, found, exact)
 
     def finish(target: Path, manifest: Manifest) -> Manifest:
         trial = options | {"by_reference": not manifest.plans, "made_from": "", "progress": None}
@@ -88,9 +96,9 @@ def quantised_bundle(
                 bundle_from_lowered(optimised(lowered, spec), spec, weights, plain, **trial)
                 return plain
 
-            verdict = measured(target, model, seen, found, baseline, tell, gate)
+            verdict = measured(target, model, exact, found, baseline, tell, gate)
         if not verdict.holds(model.settings):
-            error = refusal(verdict, model, found, seen)
+            error = refusal(verdict, model, found, exact)
             if not force:
                 raise error
             warn(f"{error.diagnostics[0].message}: {verdict.text(model.settings)}")
@@ -102,6 +110,25 @@ def quantised_bundle(
     return bundle_from_lowered(
         final, spec, weights, folder, progress=tell, measured=found.quantization.tensors, finish=finish, **options
     )
+
+
+def _compared(model: Model, seen: Calibration, tell: Stage) -> Calibration:
+    """The calibration with the samples that PSNR compares with: those of `budget.weights`, if it names a file.
+
+    Raises DiagnosticError: E0310 if samples are not compared, and as reading weights.
+    """
+    file = model.settings.budget.weights
+    if file is None:
+        return seen
+    if any(model.lowered.networks[entry.split(".")[0]].discrete for entry in seen.feeds):
+        message = "`budget.weights` is for the PSNR of samples, but networks that score tokens are judged by perplexity"
+        span = model.spec.span("optimize", "quantize", "budget", "weights")
+        raise DiagnosticError.of("E0310", message, span, help="leave `budget.weights` out")
+    tell("sampling with the weights of the budget")
+    own = network_weights(model.spec, model.lowered, [f"main={file}"], networks=["main"])
+    others = replace(model, weights={**model.weights, **by_path(own)})
+    settings = model.settings.calibration
+    return replace(seen, samples=recorded(others, model.classes(), settings.seed, settings.steps).samples)
 
 
 def _write_files(target: Path, model: Model, seen: Calibration, found: Choice, verdict: Verdict) -> None:

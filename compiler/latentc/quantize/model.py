@@ -11,7 +11,7 @@ from latentc import pipeline
 from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.store import expression
-from latentc.ir.core import Module, Param, parameters
+from latentc.ir.core import Module, Param, parameters, source_params
 from latentc.measure.calls import evenly
 from latentc.measure.execute import Array, Call, executable, sampler_inputs
 from latentc.passes.quantize.plan import Layer, Quantization, prefix_of, quantizable
@@ -78,6 +78,12 @@ class Model:
         Methods of networks may have others, which only training runs.
         """
         return quantizable(self.unquantised, [program.entry for program in self.lowered.programs] or None)
+
+    def sources(self, path: str) -> list[str]:
+        """The weights of the networks, of rank 2 and more, that the weight of a layer is computed from, by path."""
+        param = params_of(self.unquantised)[path]
+        owner = path.removesuffix(param.name)  # sources are named within the module that owns the weight
+        return list(dict.fromkeys(owner + own.name for own in source_params(param) if own.type.rank > 1))
 
     @functools.cached_property
     def chosen(self) -> dict[str, Layer]:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.measure.execute import Array
 from latentc.measure.metrics import psnr
 from latentc.passes.quantize.forms import fits
-from latentc.passes.quantize.plan import Layer, LayerQuant, Quantization
+from latentc.passes.quantize.plan import Layer, LayerQuant, Quantization, stem
 from latentc.quantize.calibrate import Tell, check_complete
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.model import Model
@@ -59,8 +60,12 @@ def choice(
     calibration: Calibration,
     tell: Tell = lambda done, total, stage: None,
     seconds: float = SECONDS,
+    scales: Mapping[str, np.ndarray[Any, Any]] | None = None,
 ) -> Choice:
     """The layers to quantise.
+
+    `scales` are those that weights were trained with, by path (`main.blocks.0.attn.qkv.input_scale`); layers that have
+    none are quantised by those of the calibration.
 
     If the budget does not hold even with one unit quantised, the plan has all of them, and the caller decides whether
     to refuse. Raises DiagnosticError: E0410, E0801, E0802, E0805 if there is nothing to quantise.
@@ -82,7 +87,8 @@ def choice(
     }
 
     def measured(plan: Mapping[str, LayerQuant]) -> Quantization:
-        return Quantization(plan, measured_tensors(plan, layers, calibration.inputs, settings.calibration.range))
+        tensors = measured_tensors(plan, layers, calibration.inputs, settings.calibration.range)
+        return Quantization(plan, {**tensors, **_trained(model, plan, tensors, scales or {})})
 
     whole = measured(plan)
     judge = _Judge(model, calibration, whole)
@@ -102,6 +108,22 @@ def choice(
         final, quality = _within_budget(plan, units(plan, layers), list(sensitive), judge, tell, seconds / 2)
         kept |= dict.fromkeys(plan.keys() - final.keys(), "so sensitive that the budget would not hold")
     return Choice(measured(final), quality, everything, layers, kept, own, sensitive)
+
+
+def _trained(
+    model: Model,
+    plan: Mapping[str, LayerQuant],
+    measured: Mapping[str, np.ndarray[Any, Any]],
+    scales: Mapping[str, np.ndarray[Any, Any]],
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The scales among the `measured` tensors for which weights were trained with others, and those others."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for path, how in plan.items() if scales else ():
+        name = f"{model.layers[path].group}.input_scale"
+        own = [scales[s] for weight in model.sources(path) if (s := f"{stem(weight)}.input_scale") in scales]
+        if own and name in measured and not how.smooth:
+            found[name] = np.asarray(np.max([*own, found.get(name, own[0])]), np.float32)
+    return found
 
 
 def _within_budget(

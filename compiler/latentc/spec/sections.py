@@ -240,6 +240,11 @@ class Budget(Closed):
     """The allowed error of quantisation. Layers stay unquantised to keep it, or compile fails."""
 
     psnr: float = Field(30.0, gt=0, description="minimum PSNR in dB of final samples against fp32, with the same noise")
+    weights: str | None = Field(
+        None,
+        description="weights file of `main` whose samples in fp32 PSNR compares with, such as the teacher of weights "
+        "that were trained for quantisation; null: the compiled weights",
+    )
     perplexity: float = Field(
         0.01, gt=0, description="maximum relative increase in perplexity, for networks that score tokens"
     )

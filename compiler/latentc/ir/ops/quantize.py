@@ -1,4 +1,5 @@
-"""Quantised tensors: 8-bit or 4-bit numbers with a scale. Only passes create these ops, for engines.
+"""Quantised tensors: 8-bit or 4-bit numbers with a scale. Only passes create these ops: for engines, and for training
+that rounds as engines do.
 
 A scale is one number, one per index of `axis`, or one per `block` elements along `axis`. Quantisation is symmetric
 around zero; u8 is i8 shifted by 128, for processors that multiply unsigned by signed numbers.
@@ -24,6 +25,9 @@ RANGES: dict[str, tuple[float, float, int]] = {
     "i4": (-8, 7, 0),
     "f8e4m3": (-448.0, 448.0, 0),
 }
+
+
+_TRAINED = ("i8", "i4", "f8e4m3")  # dtypes that training rounds to
 
 
 def spread(scale: Array, rank: int, attrs: Attrs) -> Array:
@@ -66,6 +70,23 @@ def scale_shape(x: TensorType, attrs: Attrs) -> tuple[Any, ...]:
     return x.with_axis(axis, x.shape[axis] // block).shape
 
 
+def channel_scale(weight: Array, attrs: Attrs) -> Array:
+    """The scale that makes `most` the largest magnitude of each index of `axis`, or of each block along it.
+
+    It is 1 if all elements are zero, because scales must be positive. It is rounded up to 8 significant bits, so that
+    it is exact in f32 and bf16, and from 2^-17 on in f16, and no element exceeds `most`. The smallest is f16's, 2^-24.
+    """
+    axis, block = attrs["axis"], attrs.get("block")
+    if block:
+        shape = weight.shape
+        split = weight.reshape(*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :])
+        largest = np.abs(split).max(axis + 1)
+    else:
+        largest = np.abs(weight).max(tuple(i for i in range(weight.ndim) if i != axis))
+    fraction, exponent = np.frexp(np.where(largest > 0, np.maximum(largest / attrs["most"], 2.0**-24), 1.0))
+    return np.asarray(np.ldexp(np.ceil(fraction * 256) / 256, exponent).astype(weight.dtype))
+
+
 def _scaled(x: TensorType, scale: TensorType, attrs: Attrs) -> None:
     wanted = scale_shape(x, attrs)
     need(scale.is_float and scale.shape == wanted, f"scale is {scale}; wants floats {list(wanted)}")
@@ -84,6 +105,42 @@ def _dequantize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tenso
     need(q.dtype in RANGES, f"takes {', '.join(RANGES)}, got {q}")
     _scaled(q, scale, attrs)
     return [q.with_dtype(scale.dtype)]
+
+
+def _rounded_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, scale = ins
+    need(x.is_float and scale.is_float and scale.rank == 0, "takes floats and one scale, got {} and {}", x, scale)
+    need(attrs["to"] in _TRAINED, f"rounds to {', '.join(_TRAINED)}, not {attrs['to']}")
+    return [x]
+
+
+def _rounded_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    """Straight through where x is within the range; the scale is a constant."""
+    x, scale = ins
+    low, high, _ = RANGES[attrs["to"]]
+    ratio = b.op("div", x, scale)
+    inside = b.equal(b.clamp(ratio, low=low, high=high), ratio)
+    return [b.where(inside, grads[0], b.fill_like(grads[0], 0.0)), None]
+
+
+def _rounded_weight_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (weight,) = ins
+    need(weight.is_float, "takes floats, got {}", weight)
+    need(attrs["to"] in _TRAINED, f"rounds to {', '.join(_TRAINED)}, not {attrs['to']}")
+    need(attrs["most"] > 0, "the largest magnitude, {}, is not positive", attrs["most"])
+    scale_shape(weight, _of_weight(attrs))
+    return [weight]
+
+
+def _of_weight(attrs: Attrs) -> dict[str, Any]:
+    """The attributes of a weight's scale: one per output, or per block of inputs."""
+    return {**attrs, "axis": 1 if attrs.get("block") else 0}
+
+
+def _rounded_weight(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    own = _of_weight(attrs)
+    scale = channel_scale(xs[0], own)
+    return [dequantised(quantised(xs[0], scale, own), scale, own)]
 
 
 def _product_infer(x: TensorType, w: TensorType, scale: TensorType, bias: Sequence[TensorType]) -> TensorType:
@@ -191,6 +248,23 @@ _ROWS = [
         lambda xs, a: [dequantised(xs[0], xs[1], a)],
         source="ONNX DequantizeLinear",
         engine_only=True,
+    ),
+    Op(
+        "fake_quantize(x, scale; to)",
+        "x rounded to dtype `to` by one scale and dequantised; gradients pass as if it were not, inside its range",
+        _rounded_infer,
+        lambda xs, a: [dequantised(quantised(xs[0], xs[1], a), xs[1], a)],
+        _rounded_vjp,
+        source="Jacob et al. 2018, arXiv:1712.05877; straight-through: Bengio et al. 2013, arXiv:1308.3432",
+    ),
+    Op(
+        "fake_quantize_weight(weight; to, most, block?)",
+        "a weight rounded to dtype `to` and dequantised, with a scale per output, or per `block` inputs of one, that "
+        "makes its largest magnitude `most`; gradients pass as if it were not",
+        _rounded_weight_infer,
+        _rounded_weight,
+        lambda b, ins, outs, grads, attrs: [grads[0]],
+        source="Jacob et al. 2018, arXiv:1712.05877; straight-through: Bengio et al. 2013, arXiv:1308.3432",
     ),
     Op(
         "linear_int8(x, weight, x_scale, weight_scale, bias?)",

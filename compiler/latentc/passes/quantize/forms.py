@@ -14,7 +14,7 @@ from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Node, Param, Recipe, Value
 from latentc.ir.types import f32
-from latentc.passes.quantize.plan import LARGEST, Layer, Scheme
+from latentc.passes.quantize.plan import LARGEST, Layer, Scheme, stem
 
 _BLOCKS = (128, 64, 32, 16)
 _TO = {"int8": "i8", "fp8": "f8e4m3"}
@@ -24,11 +24,14 @@ _TO = {"int8": "i8", "fp8": "f8e4m3"}
 class Operands:
     """A layer being rewritten: its node, operands and weight; `group` is the path of its measured tensors.
 
+    `kept` is the weight as the layer reads it, which a norm may compute from `weight`.
+
     `rounded` {(value, dtype, held): quantised value and scale} is shared by all layers of the function.
     """
 
     node: Node
     x: Var
+    kept: Var
     bias: tuple[Var, ...]
     weight: Param
     value: Recipe | Param  # the weight, or its smoothed form
@@ -76,6 +79,32 @@ def form_of(op: str, scheme: Scheme, engine: str) -> Form:
             to = "i8" if scheme == "int8_weights" else "i4"
             return partial(_few_bits, to=to, gemm_unpacks=how.gemm_unpacks)
     return partial(_in_blocks, bits=8 if scheme == "int8_weights" else 4)
+
+
+def form_in_training(op: str, scheme: Scheme, engine: str) -> Form:
+    """The form of a layer in training, which rounds as its form for the engine does."""
+    how = ENGINES[engine].quantised
+    match scheme:
+        case "int8" | "fp8":
+            return partial(_fake, to=_TO[scheme], blocks=False, rounds=True)
+        case "int8_weights":
+            return partial(_fake, to="i8", blocks=how.operators, rounds=False)
+        case "int4_weights":
+            return partial(_fake, to="i4", blocks=True, rounds=False)
+    raise ValueError(f"training does not round as {scheme}")
+
+
+def _fake(b: Builder, o: Operands, to: str, blocks: bool, rounds: bool) -> Var:
+    x = o.x
+    if rounds:
+        # Each layer has its own, since methods of a network may group layers by what they read differently.
+        scale = b.param(f"{stem(o.weight.name)}.input_scale", f32(), "ones", kind="state")
+        x = b.op("fake_quantize", x, scale, to=to, out="rounded")
+    most = {"i8": 63.0 if o.narrow else LARGEST["int8"], "i4": 7.0, "f8e4m3": LARGEST["fp8"]}[to]
+    block = {"block": block_of(int(o.weight.type.shape[1]))} if blocks else {}  # type: ignore[arg-type]
+    weight = b.op("fake_quantize_weight", o.kept, to=to, most=most, out="w", **block)
+    y: Var = b.op(o.node.op, x, weight, *o.bias, **o.node.attrs)
+    return y
 
 
 def _scale(most: float, value: Recipe | Param, axis: int = 0, block: int = 0) -> Recipe:

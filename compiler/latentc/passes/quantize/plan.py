@@ -22,6 +22,7 @@ LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}
 """{scheme with measured activation scales: largest quantised magnitude}; scale = max|x| / that."""
 
 _LAYERS = ("linear", "conv")
+_NORMS = ("spectral_norm", "forced_norm", "weight_norm")
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ class Layer:
     sites: tuple[Site, ...]
 
 
-def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[str, Layer]:
+def quantizable(module: Module, entries: Iterable[str] | None = None, normed: bool = False) -> dict[str, Layer]:
     """{path of the weight: layer} of the linear and convolution layers that entries (default: all) reach, in order.
 
-    Paths of entries that are methods of a network begin with the network's name, as in its calls from a sampler.
+    `normed`: also layers that read a norm of their weight, which passes fold into it for engines. Paths of entries that
+    are methods of a network begin with the network's name, as in its calls from a sampler.
     """
     found: dict[str, Layer] = {}
 
@@ -80,14 +82,15 @@ def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[st
         if (fn.name, prefix) in seen:
             return
         seen.add((fn.name, prefix))
-        leaders = layers_of(fn)
+        layers = layers_of(fn, normed)
         for node in fn.nodes:
-            if node in leaders:
-                path = join(prefix, node.inputs[1].name)
+            if node in layers:
+                weight, leader = layers[node]
+                path = join(prefix, weight.name)
                 site = Site(fn.name, prefix, node.inputs[0])
                 known = found.get(path)
-                group = join(prefix, leaders[node])
-                shape = tuple(int(d) for d in node.inputs[1].type.shape)  # type: ignore[arg-type]
+                group = join(prefix, leader)
+                shape = tuple(int(d) for d in weight.type.shape)  # type: ignore[arg-type]
                 sites = (*known.sites, site) if known else (site,)
                 found[path] = Layer(node.op, shape, known.group if known else group, sites)
             for callee in callees(node):
@@ -109,12 +112,15 @@ def stem(weight: str) -> str:
     return weight.removesuffix(".weight")
 
 
-def layers_of(fn: Function) -> dict[Node, str]:
-    """{layer of a function: name of its measured tensors in the function}"""
+def layers_of(fn: Function, normed: bool = False) -> dict[Node, tuple[Param, str]]:
+    """{layer of a function: its weight, and the name of its measured tensors in the function}; `quantizable` above."""
     params: dict[Value, Param] = {p.value: p for p in fn.params}
+    if normed:
+        params |= {n.outputs[0]: params[n.inputs[0]] for n in fn.nodes if n.op in _NORMS and n.inputs[0] in params}
     first: dict[Value, str] = {}
-    layers: dict[Node, str] = {}
+    layers: dict[Node, tuple[Param, str]] = {}
     for node in fn.nodes:
-        if node.op in _LAYERS and node.inputs[1] in params and params[node.inputs[1]].kind == "weight":
-            layers[node] = first.setdefault(node.inputs[0], stem(node.inputs[1].name))
+        weight = params.get(node.inputs[1]) if node.op in _LAYERS else None
+        if weight is not None and weight.kind == "weight":
+            layers[node] = weight, first.setdefault(node.inputs[0], stem(weight.name))
     return layers

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Uses, Value, callees, join
+from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Uses, Value, callees, in_order, join
+from latentc.ir.ops import OPS
 from latentc.ir.types import f32
 from latentc.passes.heads import split_heads_late
-from latentc.passes.quantize.forms import Operands, form_of
-from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
+from latentc.passes.quantize.forms import Form, Operands, form_in_training, form_of
+from latentc.passes.quantize.plan import LayerQuant, Scheme, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, fold, foldable_inputs
-from latentc.passes.rewrite import rewrite_function
+from latentc.passes.rewrite import rewrite, rewrite_function
 
 _Plan = tuple[tuple[str, LayerQuant], ...]  # of one function, with paths relative to it
 
@@ -25,12 +26,33 @@ def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Mod
     """
     if not plan:
         return module
-    work = _Quantisation(module, plan, engine)
+    work = _Quantisation(module, plan, lambda op, scheme: form_of(op, scheme, engine))
     entries = {e: work.function(fn, prefix_of(module, e)) for e, fn in module.entries.items()}
     if unknown := set(plan) - work.found:
         raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
     quantised = Module(dict(work.owner.functions), entries)
     return split_heads_late(quantised) if ENGINES[engine].quantised.split_heads_late else quantised
+
+
+def fake_quantized(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Module:
+    """Rounds the layers of `plan` in training as `engine` will; their inputs' scales are params `….input_scale`.
+
+    Batch norms use their running statistics, as in the engine. `module` is at stage `train`. Classes of rewritten
+    functions get the prefix `Quantized`, since networks that are not in the plan may share them. Raises ValueError as
+    `quantize`.
+    """
+    module = rewrite(module, _of_inference)
+    work = _Quantisation(module, plan, lambda op, scheme: form_in_training(op, scheme, engine), "Quantized")
+    entries = {e: work.function(fn, prefix_of(module, e)) for e, fn in module.entries.items()}
+    if unknown := set(plan) - work.found:
+        raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
+    return in_order(Module(dict(work.owner.functions), entries))
+
+
+def _of_inference(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
+    """A batch norm as it is in inference."""
+    decompose = OPS[node.op].decompose if node.op == "batch_norm" else None
+    return None if decompose is None else list(decompose(b, operands, node.attrs))
 
 
 @dataclass(frozen=True)
@@ -42,8 +64,12 @@ class _Version:
 
 
 class _Quantisation:
-    def __init__(self, module: Module, plan: Mapping[str, LayerQuant], engine: str) -> None:
-        self.module, self.plan, self.engine = module, plan, engine
+    """`mark` begins the names of the classes of rewritten functions."""
+
+    def __init__(
+        self, module: Module, plan: Mapping[str, LayerQuant], form: Callable[[str, Scheme], Form], mark: str = ""
+    ) -> None:
+        self.module, self.plan, self.form, self.mark = module, plan, form, mark
         self.owner = ModuleBuilder()
         self.found: set[str] = set()
         self.foldable = foldable_inputs(module)
@@ -58,7 +84,7 @@ class _Quantisation:
         """Paths of the weights of all layers that a function reaches, relative to it."""
         if name not in self._paths:
             fn = self.module.functions[name]
-            own = dict.fromkeys(node.inputs[1].name for node in layers_of(fn))
+            own = dict.fromkeys(weight.name for weight, _ in layers_of(fn, bool(self.mark)).values())
             for node in fn.nodes:
                 for callee in callees(node):
                     own.update(dict.fromkeys(join(node.attrs.get("name", ""), p) for p in self.paths(callee)))
@@ -125,9 +151,8 @@ class _Body:
         called: Mapping[Node, _Version],
     ) -> None:
         self.work, self.fn, self.name, self.plan, self.called = work, fn, name, plan, called
-        self.params = {p.value: p for p in fn.params}
-        self.groups = {n: group for n, group in layers_of(fn).items() if n.inputs[1].name in plan}
-        self.smooth = {n: g for n, g in self.groups.items() if plan[n.inputs[1].name].smooth and n.op == "linear"}
+        self.layers = {n: of for n, of in layers_of(fn, bool(work.mark)).items() if of[0].name in plan}
+        self.smooth = {n: g for n, (w, g) in self.layers.items() if plan[w.name].smooth and n.op == "linear"}
         self.uses = Uses(fn)
         self.folds = Folds()
         self.ready: dict[Value, str] = {}  # values that are divided at their source: name of the vector
@@ -156,13 +181,16 @@ class _Body:
 
     def written(self) -> _Version:
         new = rewrite_function(self.work.owner, self.fn.with_(name=self.name), self._node)
-        used, replaced = new.used(), {self.params[n.inputs[1]] for n in self.groups}
+        used, replaced = new.used(), {weight for weight, _ in self.layers.values()}
         params = tuple(p for p in new.params if p.value in used or p not in replaced)
-        self.work.owner.functions[self.name] = new.with_(params=params)
+        origin = new.origin
+        if origin is not None and self.work.mark:
+            origin = replace(origin, cls=f"{self.work.mark}{origin.cls}")
+        self.work.owner.functions[self.name] = new.with_(params=params, origin=origin)
         return _Version(self.name, self.divided)
 
     def _node(self, b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
-        if node in self.groups:
+        if node in self.layers:
             return [self._layer(b, node, operands)]
         if node in self.called:
             return b.keep(self._call(node), operands)
@@ -181,8 +209,8 @@ class _Body:
         return Node(node.op, node.inputs, node.outputs, {**node.attrs, key: self.called[node].name}, node.loc)
 
     def _layer(self, b: Builder, node: Node, operands: list[Var]) -> Var:
-        x, _, *bias = operands
-        weight, group = self.params[node.inputs[1]], self.groups[node]
+        x, kept, *bias = operands
+        weight, group = self.layers[node]
         value: Recipe | Param = weight
         if node in self.smooth:
             size = weight.type.shape[1]
@@ -193,8 +221,8 @@ class _Body:
                     self.shared[key] = b.op("mul", x, _divisor(b, group, size))
                 x = self.shared[key]
         how = self.plan[weight.name]
-        form = form_of(node.op, how.scheme, self.work.engine)
-        return form(b, Operands(node, x, tuple(bias), weight, value, group, how.narrow, self.rounded))
+        form = self.work.form(node.op, how.scheme)
+        return form(b, Operands(node, x, kept, tuple(bias), weight, value, group, how.narrow, self.rounded))
 
     def _norm(self, b: Builder, node: Node, operands: list[Var]) -> Var:
         divisor = _divisor(b, self.folds.norms[node], _size(node))
