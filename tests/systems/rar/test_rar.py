@@ -67,7 +67,7 @@ def test_tokens_one_by_one_are_those_of_the_whole_sequence() -> None:
     ("overrides", "said"),
     [
         (["objective.annealing=[8, 8]"], "the probability falls from step 8 to step 8"),
-        (["backbone.block.condition={kind: in_context}"], "conditioned on a vector per step"),
+        (["backbone.block.condition={kind: in_context}"], "conditioned on a vector for each token"),
         (["backbone.block.mixer.causal=false"], "must be causal"),
         (["conditioning.class.encoding=one_hot"], "takes one class, as an index"),
         (["objective={kind: next_token}", "data.tokens=null", "data.shape=[1, 3, 3]"], "takes tokens"),

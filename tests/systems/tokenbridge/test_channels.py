@@ -103,7 +103,10 @@ def test_tokens_and_probabilities_are_the_authors(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["networks.head.order=[0, 1, 2]"], "is not one of the 16 channels of a token"),
-        (["networks.head.block.condition={kind: adaln_zero}"], "a vector per step, but `adaln_zero` takes a vector"),
+        (
+            ["networks.head.block.condition={kind: adaln_zero}"],
+            "a vector for each token, but `adaln_zero` takes a vector",
+        ),
         (["networks.head.block.mixer.causal=false"], "so its mixer must be causal"),
     ],
 )
@@ -113,5 +116,5 @@ def test_a_head_that_does_not_fit_is_refused(overrides: list[str], message: str)
 
 
 def test_other_networks_refuse_a_condition_per_step() -> None:
-    with pytest.raises(DiagnosticError, match="on a vector, but `stepwise_adaln` takes a vector per step"):
+    with pytest.raises(DiagnosticError, match="on a vector, but `stepwise_adaln` takes a vector for each token"):
         load_spec("digits_dit", None, ["backbone.block.condition={kind: stepwise_adaln}"])

@@ -9,7 +9,6 @@ Rows in docs/systems.yaml: rar.
 """
 
 COMPONENTS = {
-    "blocks/conditions": {"step_adaln": "step_adaln"},
     "networks": {"permuted_transformer": "permuted_transformer"},
     "objectives": {"annealed_order": "annealed_order"},
     "samplers": {"scheduled_autoregressive": "scheduled_autoregressive"},

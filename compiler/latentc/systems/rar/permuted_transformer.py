@@ -54,7 +54,7 @@ class PermutedTransformer(TokenBlocks):
             "mixer": {"kind": "attention", "heads": 2, "causal": True},
             "feed_forward": {"kind": "gelu_mlp"},
             "norm": {"kind": "layer_norm", "affine": True},
-            "condition": {"kind": "step_adaln"},
+            "condition": {"kind": "stepwise_adaln"},
         },
     }
 
@@ -70,7 +70,7 @@ class PermutedTransformer(TokenBlocks):
             message = f"a {self.kind} takes tokens, but the data has {spec.data.words}"
             yield Problem((), message, "add `data.tokens`")
         yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_condition(self.kind, "a vector per step")
+        yield from self.block.problems_of_condition(self.kind, "a vector for each token")
         yield from self.block.problems_of_decoding(f"a {self.kind} predicts the next token")
         ports = [port for name, condition in self.takes(spec).items() for port in condition.ports(name, spec)]
         if len(ports) != 1 or ports[0].values is None or ports[0].type.rank != 1:

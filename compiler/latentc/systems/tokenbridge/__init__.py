@@ -10,7 +10,6 @@ Rows in docs/systems.yaml: tokenbridge.
 """
 
 COMPONENTS = {
-    "blocks/conditions": {"stepwise_adaln": "stepwise_adaln"},
     "networks": {"channel_transformer": "channel_transformer"},
     "objectives": {"channel_token": "channel_token"},
     "samplers": {"channel_autoregressive": "channel_autoregressive"},

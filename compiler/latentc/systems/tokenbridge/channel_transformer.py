@@ -72,7 +72,7 @@ class ChannelTransformer(TokenBlocks):
         yield from problems_of_head(self, spec)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a channel_transformer predicts the next channel")
-        yield from self.block.problems_of_condition(self.kind, "a vector per step")
+        yield from self.block.problems_of_condition(self.kind, "a vector for each token")
         if "kv_heads" in self.block.static(self.width):
             yield Problem(("block", "mixer", "kv_heads"), "its caches are of all heads", "leave it out")
         channels, _ = features_of_main(spec) or (0, 0)
