@@ -1,11 +1,12 @@
 """Digits of decoders that see every pixel against one as narrow as its encoder, on patches of 64 pixels.
 
-    python benchmarks/decoders_digits.py [--only rae pixnerd] [--out out/decoders_digits] [--seeds 0 1 2] [--steps 1500]
+    python benchmarks/decoders_digits.py [--only rae pixnerd deco] [--out out/decoders_digits] [--seeds 0 1 2]
+                                         [--steps 1500]
 
 A digit is one patch, and the encoder has 48 channels, so some of the noise is lost there. RAE's head of 128 channels
-lets all of it through, PixNerd's neural field reads each pixel; the narrow one is RAE's with 48. Trains a network per
-seed if its weights are not in the folder; the classifier of examples/digits judges 1000 samples. The goals were chosen
-before anything was trained.
+lets all of it through, PixNerd's and DeCo's decoders read each pixel; the narrow one is RAE's with 48. Trains a network
+per seed if its weights are not in the folder; the classifier of examples/digits judges 1000 samples. The goals were
+chosen before anything was trained.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from on_digits import Figures, compared, figures, trained
 
-SPECS = {"rae": "digits_rae", "pixnerd": "digits_pixnerd"}
+SPECS = {"rae": "digits_rae", "pixnerd": "digits_pixnerd", "deco": "digits_deco"}
 NARROW = ("backbone.decoder_width=48",)
 
 

@@ -196,6 +196,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "MCG-NJU/PixNerd, and projections of features; README: XL/16 700 M",
         {("L/16", "main"): 455_000_195, ("XL/16", "main"): 704_131_235},
     ),
+    "deco": (
+        "Zehong-Ma/DeCo, and projections of features; README: XL/16 682 M",
+        {("L/16", "main"): 429_824_419, ("XL/16", "main"): 685_824_867},
+    ),
     "rae": (
         "bytetriper/RAE",
         {

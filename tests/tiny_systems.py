@@ -178,6 +178,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("objective.further=[]", "sampler.steps=3", WHOLE),
         ),
     ),
+    "deco": Tiny(
+        "deco",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS[:2], "depth=1", "decoder_depth=1", "patch=4", "alignment=null"))),
+            *("backbone.pixel_width=8", "backbone.frequencies=3", "conditioning.time.frequencies=16"),
+            *("objective.further=[{kind: frequency_error}]", "sampler.steps=3", WHOLE),
+        ),
+    ),
     "rae": Tiny(
         "rae",
         (

@@ -68,17 +68,17 @@ def _network(time: TimeEmbedding) -> BlockBody:
         c = time.vector(b, "time_embed", t, width)
         c = b.op("add", c, dense(b, "cond_embed", z, width, True, "xavier"), out="c")
         for name in items("res_blocks", depth):
-            x = b.sub(name, _block, x, c, dim=width)
+            x = b.sub(name, modulated_block, x, c, dim=width)
         return b.sub("final_layer", _final_layer, x, c, dim=width, out_channels=out_channels)
 
     return forward
 
 
 @module_class("ResBlock")
-def _block(b: Builder, x: Var, c: Var, *, dim: int) -> Var:
+def modulated_block(b: Builder, x: Var, c: Var, *, dim: int) -> Var:
     """Two linear layers whose norm is scaled and shifted, and whose result is gated, by the condition."""
     modulation = dense(b, "adaLN", b.silu(c), 3 * dim, True, "zeros", out="modulation")
-    shift, scale, gate = b.split(modulation, axis=1, sizes=(dim,) * 3, out="shift scale gate")
+    shift, scale, gate = b.split(modulation, axis=x.type.rank - 1, sizes=(dim,) * 3, out="shift scale gate")
     weight, bias = b.param("in_ln.weight", f32(dim), "ones"), b.param("in_ln.bias", f32(dim), "zeros")
     h = b.layer_norm(x, weight, bias, eps=1e-6) * (scale + 1.0) + shift
     h = dense(b, "fc2", b.silu(dense(b, "fc1", h, dim, True, "xavier")), dim, True, "xavier")

@@ -14,14 +14,13 @@ from pydantic import Field
 
 from latentc.components.parts import Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
-from latentc.systems.ddt.condition_encoder import EncodedCondition
-from latentc.systems.pixnerd.pixels import embedded_pixels, image_of_pixels
+from latentc.systems.pixnerd.pixel_decoder import PixelDecoder
 
 LEAST = 1e-12
 """Least length that columns of generated weights are divided by."""
 
 
-class PixnerdTransformer(EncodedCondition):
+class PixnerdTransformer(PixelDecoder):
     """Transformer with a neural field per patch (Wang et al. 2025, arXiv:2507.23268).
 
     Takes x f32[B, C, H, W], t f32[B] and conditions as vectors; returns f32[B, C_out, H, W]. An encoder of `depth`
@@ -30,12 +29,9 @@ class PixnerdTransformer(EncodedCondition):
     """
 
     kind: Literal["pixnerd_transformer"]
-    decoder_depth: int = Field(gt=0, le=512, description="number of generated layers")
-    pixel_width: int = Field(64, gt=0, le=4_096, description="channels of a pixel in the decoder (W)")
     ratio: int = Field(
         2, gt=0, le=64, description="hidden channels of a generated layer as a multiple of `pixel_width`"
     )
-    frequencies: int = Field(8, gt=1, le=256, description="frequencies of a pixel's place along each axis")
     CLASS_NAME: ClassVar[str] = "PixNerd"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "pixnerd_transformer",
@@ -46,20 +42,18 @@ class PixnerdTransformer(EncodedCondition):
         "frequencies": 3,
         "patch": 4,
         "positions": {"kind": "spread_rope_2d"},
-        "block": EncodedCondition.BLOCK,
+        "block": PixelDecoder.BLOCK,
     }
 
     def decoder_sizes(self) -> dict[str, Any]:
-        names = ("decoder_depth", "pixel_width", "ratio", "frequencies")
-        return {name: getattr(self, name) for name in names}
+        return {**super().decoder_sizes(), "ratio": self.ratio}
 
-    def decoded(self, b: Builder, patches: Var, s: Var, sizes: Mapping[str, Any]) -> Var:
+    def refined(self, b: Builder, x: Var, s: Var, sizes: Mapping[str, Any]) -> Var:
         width, norm = sizes["pixel_width"], self.block.parts()[2]
-        x = embedded_pixels(b, patches, width, sizes)
+        own = {"dim": width, "features": sizes["width"], "hidden": width * sizes["ratio"]}
         for name in items("blocks", sizes["decoder_depth"]):
-            x = b.sub(name, _layer(norm), x, s, dim=width, features=sizes["width"], hidden=width * sizes["ratio"])
-        x = dense(b, "linear", norm.apply(b, "norm", x), sizes["out_channels"], True, "zeros", out="x")
-        return image_of_pixels(b, x, sizes)
+            x = b.sub(name, _layer(norm), x, s, **own)
+        return dense(b, "linear", norm.apply(b, "norm", x), sizes["out_channels"], True, "zeros", out="x")
 
 
 @cache
