@@ -1,5 +1,7 @@
 """Recipes: weights that passes make of the model's, in text, in the oracle, in the exporter, and back again."""
 
+import itertools
+
 import numpy as np
 import pytest
 from ir_parse import module_from_text
@@ -107,6 +109,29 @@ def test_the_model_comes_back_from_what_was_made(weights):
         "a.0.w1.weight",
         "a.1.w1.weight",
     ]
+
+
+@pytest.mark.parametrize(("cuts", "whole"), [((0, 2, 4, 6), True), ((0, 4, 6), True), ((0, 3, 6), False)])
+def test_a_weight_comes_back_from_slices_of_a_concatenation(cuts, whole):
+    """A bias of which a part was raised by one, and which was then cut; a cut within that part loses it."""
+    bias, value = param("bias", 6), np.arange(6.0, dtype=np.float32)
+    first, second, third = (Recipe("slice", (bias,), {"axis": 0, "start": i, "stop": i + 2}) for i in (0, 2, 4))
+    raised = Recipe("affine", (second,), {"mul": 1.0, "add": 1.0})
+    joined = Recipe("concat", (first, raised, third), {"axis": 0})
+    made = {
+        f"bias.{start}": Param(
+            Value(f"bias.{start}", f32(stop - start)),
+            Init("made"),
+            "weight",
+            Recipe("slice", (joined,), {"axis": 0, "start": start, "stop": stop}),
+        )
+        for start, stop in itertools.pairwise(cuts)
+    }
+    held = {path: Array(materialise(expression({"bias": Array(value)}, path, p))) for path, p in made.items()}
+    found = recovered({"bias": bias, **made}, held)
+    assert ("bias" in found) == whole
+    if whole:
+        np.testing.assert_array_equal(materialise(found["bias"]), value)
 
 
 def test_parts_that_lie_side_by_side_are_referred_to(tmp_path, weights):

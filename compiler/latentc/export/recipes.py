@@ -104,29 +104,46 @@ def _undone(
 ) -> Iterator[tuple[Param, Attrs | None, Expr]]:
     """(weight of the model, attributes of a slice if it is a part, value) of each weight found in a recipe's value."""
     if recipe.op == "slice":
-        if isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
-            yield recipe.args[0], recipe.attrs, value
+        whole, cut = recipe.args[0], recipe.attrs
+        if isinstance(whole, Param) and whole.recipe is None:
+            yield whole, cut, value
+        elif _recipe(whole).op == "concat" and _recipe(whole).attrs["axis"] == cut["axis"]:
+            for arg, part in _pieces(_recipe(whole), value, cut["start"], cut["stop"]):
+                yield from _undone_operand(arg, part, known)
         return
     if recipe.op == "pick":  # a slice without its axis
         if isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
             cut = {"axis": 0, "start": recipe.attrs["index"], "stop": recipe.attrs["index"] + 1}
             yield recipe.args[0], cut, reshape(value, (1, *value.shape))
         return
-    start = 0
+    if recipe.op == "concat":
+        axis = recipe.attrs["axis"]
+        for arg, part in _pieces(recipe, value, 0, value.shape[axis]):
+            yield from _undone_operand(arg, part, known)
+        return
     for i, arg in enumerate(recipe.args):
-        shape = _shape(recipe_type(arg))
-        if recipe.op == "concat":
-            axis = recipe.attrs["axis"]
-            result: Expr | None = slice_axis(value, axis, start, start + shape[axis])
-            start += shape[axis]
-        else:
-            result = _operand(recipe, i, value, known)
-        if result is None:
-            continue
-        if isinstance(arg, Param) and arg.recipe is None:
-            yield arg, None, result
-        else:
-            yield from _undone(_recipe(arg), result, known)
+        result = _operand(recipe, i, value, known)
+        if result is not None:
+            yield from _undone_operand(arg, result, known)
+
+
+def _undone_operand(
+    arg: Recipe | Param, value: Expr, known: Callable[[Recipe | Param], Expr | None]
+) -> Iterator[tuple[Param, Attrs | None, Expr]]:
+    if isinstance(arg, Param) and arg.recipe is None:
+        yield arg, None, value
+    else:
+        yield from _undone(_recipe(arg), value, known)
+
+
+def _pieces(concat: Recipe, value: Expr, first: int, stop: int) -> Iterator[tuple[Recipe | Param, Expr]]:
+    """The operands of a concatenation that lie wholly in its part [first, stop), from the value of that part."""
+    axis, at = concat.attrs["axis"], 0
+    for arg in concat.args:
+        end = at + _shape(recipe_type(arg))[axis]
+        if first <= at and end <= stop:
+            yield arg, slice_axis(value, axis, at - first, end - first)
+        at = end
 
 
 def _operand(recipe: Recipe, index: int, value: Expr, known: Callable[[Recipe | Param], Expr | None]) -> Expr | None:
