@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr
 
 if TYPE_CHECKING:
-    from latentc.components.contract import Lowered
+    from latentc.components.contract import Lowered, Port
+    from latentc.ir.core import Value
     from latentc.measure.emitted import Emitted
     from latentc_runtime.manifest import Manifest
 
@@ -153,6 +154,23 @@ def random_bundle(
         max_batch=spec.target.max_batch,
         measured=quantization.tensors if quantization else None,
     )
+
+
+def feed_of(inputs: Iterable[Port | Value], times: Collection[str], batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Made-up inputs of a method: `times` up to 999, normal numbers, ones for indices, every second token masked."""
+    rng = np.random.default_rng(0)
+    feed: dict[str, np.ndarray[Any, Any]] = {}
+    for port in inputs:
+        shape = (batch, *(int(d) for d in port.type.shape[1:]))  # type: ignore[arg-type]
+        if port.name in times:
+            feed[port.name] = np.linspace(0, 999, batch).astype(np.float32)
+        elif port.name == "mask" and port.type.dtype == "f32":
+            feed[port.name] = np.broadcast_to(np.arange(shape[-1]) % 2, shape).astype(np.float32)
+        elif port.type.dtype == "f32":
+            feed[port.name] = rng.standard_normal(shape).astype(np.float32)
+        else:
+            feed[port.name] = np.ones(shape, {"i64": np.int64, "bool": np.bool_}[port.type.dtype])
+    return feed
 
 
 def compile_methods(emitted: Emitted, lowered: Lowered, wrap: Callable[[Any], Any]) -> None:

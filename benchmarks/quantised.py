@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from common import turns, verdict
+from common import feed_of, turns, verdict
 
 from latentc.checkpoint import buffer, computed, network_params
-from latentc.components.contract import Port
 from latentc.engines import ENGINES
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.core import own_parameters
@@ -84,21 +83,6 @@ def main() -> None:
             print(verdict(f"{engine}: int8 against {precision}", least[precision] / least["int8"], goal), flush=True)
 
 
-def _feed(ports: Sequence[Port], batch: int) -> dict[str, np.ndarray]:
-    """Made-up inputs of a method."""
-    rng = np.random.default_rng(0)
-    feed = {}
-    for port in ports:
-        shape = (batch, *(int(d) for d in port.type.shape[1:]))  # type: ignore[arg-type]
-        if port.role == "time":
-            feed[port.name] = np.linspace(0, 999, batch).astype(np.float32)
-        elif port.type.dtype == "f32":
-            feed[port.name] = rng.standard_normal(shape).astype(np.float32)
-        else:
-            feed[port.name] = np.ones(shape, {"i64": np.int64, "bool": np.bool_}[port.type.dtype])
-    return feed
-
-
 def _call(case: Case, engine: str, precision: str, scheme: Any, folder: Path) -> Callable[[], Any]:
     target = f"target={{engine: {engine}, precision: {precision}}}"
     spec = load_spec(case.spec, case.variant, [*case.overrides, target])
@@ -121,7 +105,8 @@ def _call(case: Case, engine: str, precision: str, scheme: Any, folder: Path) ->
     model, external = onnx_from_network(made, "main", "forward", weights, folder, spec.target.opset)
     opened = open_backend("cpu", case.threads, engine, precision).engine(model, external)
     outputs = [o.name for o in onnx.load(str(model), load_external_data=False).graph.output]
-    feed = _feed(lowered.networks["main"].methods["forward"].inputs, case.batch)
+    ports = lowered.networks["main"].methods["forward"].inputs
+    feed = feed_of(ports, {port.name for port in ports if port.role == "time"}, case.batch)
     return lambda: opened.run(feed, outputs)
 
 

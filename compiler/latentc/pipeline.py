@@ -22,7 +22,7 @@ from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.report import SamplerReads, short, weights_read
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleaned, cleanup
-from latentc.passes.decompose import decompose, decompose_attention, fold_heads
+from latentc.passes.decompose import decompose, decompose_attention, fold_heads, group_norm_by_channels
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising
@@ -83,6 +83,12 @@ _ORDER = (
         "gelu",
         lambda module, spec, _: gelu_by_error_function(module, spec.target.precision),
         when=lambda e: e.gelu == "erf",
+    ),
+    # After quantising, which looks for the layers around a norm; before ops are decomposed, which would flatten groups.
+    Pass(
+        "group_norm",
+        lambda module, spec, _: group_norm_by_channels(module, spec.target.precision),
+        when=lambda e: e.group_norm == "by_channels",
     ),
     # Ops that an engine lacks are decomposed.
     Pass(

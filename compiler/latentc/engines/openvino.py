@@ -66,6 +66,9 @@ ENGINE = Engine(
     mixes_heads_and_queries=True,
     # After a matmul the tanh form costs twice as much as the erf form: 6 % of a step of DiT-S/2.
     gelu="erf",
+    # Its convolutions write channels last, its operator reads planes, and changing the layout of 64 channels takes as
+    # long as convolving them: a stack at 64 × 64 runs 1.8 times as fast, wider ones 1.01 to 1.06 times.
+    group_norm="by_channels",
     # It copies the caches that a loop carries in every iteration.
     kv_tiling=True,
     # It packs a constant once. If a layer has as many inputs as outputs, a transposed convolution (or a matmul with the
