@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from latentc.ir.builder import Builder, Var, as_tuple
 from latentc.ir.core import Node, Param, Recipe, Uses, Value
 from latentc.ir.ops.attention import attention_scale
+from latentc.ir.types import product as rows_of
 from latentc.passes.fuse.engine import Rule
 from latentc.passes.fuse.pattern import Match
 
@@ -174,10 +175,14 @@ def _inner(b: Builder, v: SimpleNamespace) -> Var:
     act = v.match.node("a")
     down, *bias = _weights(v.match.uses, v.match.root)
     total: Var | None = None
+    # As rows, and added as rows: OpenVINO 2026.4 cannot compile a sum of matmuls in several axes that ends in another
+    # matmul without a norm between them, as TarFlow's last projection ("Topological order is required, but not set").
+    *lead, channels = v.x.shape
+    x = b.reshape(v.x, shape=(rows_of(lead), channels))
     for start in range(0, width, size):
         stop = start + size
         ups = [
-            b.linear(v.x, *(_derived(b, f"{p.name}.{start}-{stop}", _part(p, start, stop)) for p in params))
+            b.linear(x, *(_derived(b, f"{p.name}.{start}-{stop}", _part(p, start, stop)) for p in params))
             for params in (_weights(v.match.uses, node) for node in _layers(v.match))
         ]
         h = b.op(act.op, ups[0], **act.attrs)
@@ -185,7 +190,7 @@ def _inner(b: Builder, v: SimpleNamespace) -> Var:
         part = b.linear(h * ups[1] if len(ups) > 1 else h, columns, *(_derived(b, p.name, p) for p in bias))
         bias, total = [], part if total is None else total + part
     assert total is not None
-    return total
+    return b.reshape(total, shape=v.match.root.outputs[0].type.shape)
 
 
 INNER_PARTS = Rule("inner_parts", _FEED_FORWARDS, _inner, _inner_check)
