@@ -7,8 +7,8 @@ processor's seconds. Ours: the engine's graph in ONNX Runtime and OpenVINO. Peer
 `torch.onnx.export` (dynamo) in both engines, `openvino.convert_model` of `torch.export`'s program, `torch.compile` with
 frozen weights, and eager PyTorch. In bf16 there are those that have it. Sizes of a peer's graph are fixed, also the
 batch. No output may differ from eager fp32 by more than the tolerance of its precision. The share is of the rate of
-a matrix product (PyTorch's or numpy's, the faster), for networks of convolutions of PyTorch's 3 × 3 convolution, timed
-among the others.
+a matrix product (PyTorch's or ONNX Runtime's, the faster), for networks of convolutions of PyTorch's 3 × 3 convolution,
+timed among the others.
 
 Rows that the file of `--out` has are kept; exported graphs stay in the folder `--work`.
 """
@@ -29,8 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from common import feed_of, turns
+from onnx import TensorProto, helper, numpy_helper
 
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.emit.numbered import method_of
@@ -154,7 +156,7 @@ def _row(network: Network, precision: str, work: Path, skip: str, rounds: int) -
         except Exception as problem:  # a peer that cannot take this network is a result
             if name.startswith(OURS):
                 raise
-            failed[name] = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
+            failed[name] = _line(problem)
             continue
         print(f"  {name} {precision}: error {error[name]:.1e}", file=sys.stderr, flush=True)
         assert error[name] <= TOLERANCE[precision], f"{name} in {precision} differs by {error[name]:.1e}"
@@ -255,25 +257,42 @@ class Network:
         return call
 
     def _exported(self, work: Path) -> Path:
-        path = work / "exported.onnx"
-        if not path.exists():
-            names = {"input_names": list(self.feed), "output_names": self.results}
-            torch.onnx.export(
-                self.net, self.tensors, str(path), dynamo=True, external_data=True, verbose=False, **names
-            )
-        return path
+        names: Any = {"input_names": list(self.feed), "output_names": self.results}
+
+        def make(path: Path) -> None:
+            torch.onnx.export(self.net, self.tensors, str(path), dynamo=True, verbose=False, **names)
+
+        return _once(work / "exported.onnx", make)
 
     def _converted(self, work: Path) -> Path:
-        import openvino
+        def make(path: Path) -> None:
+            import openvino
 
-        path = work / "converted.xml"
-        if not path.exists():
             model = openvino.convert_model(torch.export.export(self.net, self.tensors))
             for ports, names in ((model.inputs, list(self.feed)), (model.outputs, self.results)):
                 for port, name in zip(ports, names, strict=True):
                     port.get_tensor().set_names({name})
             openvino.save_model(model, str(path), compress_to_fp16=False)
-        return path
+
+        return _once(work / "converted.xml", make)
+
+
+def _once(path: Path, make: Callable[[Path], None]) -> Path:
+    """`path`, made if it is missing; a failure is noted beside it, because an export takes minutes to fail."""
+    note = path.with_suffix(".failed")
+    if note.exists():
+        raise RuntimeError(note.read_text(encoding="utf-8"))
+    if not path.exists():
+        try:
+            make(path)
+        except Exception as problem:
+            note.write_text(_line(problem), encoding="utf-8")
+            raise
+    return path
+
+
+def _line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
 
 
 class _Method(torch.nn.Module):
@@ -290,13 +309,27 @@ class _Method(torch.nn.Module):
 def _machine(rate: str, precision: str) -> dict[str, Callable[[], Any]]:
     """{name: a product or convolution}; the fastest gives the machine's rate."""
     dtype = DTYPES[precision]
-    if rate == "product":  # PyTorch's is slow on some processors in float32, numpy's has no bfloat16
-        a, b = torch.randn(GEMM, GEMM).to(dtype), np.random.default_rng(0).random((GEMM, GEMM), np.float32)
-        return {"PyTorch's product": lambda: a @ a, "numpy's product": lambda: b @ b}
+    if rate == "product":
+        a = torch.randn(GEMM, GEMM).to(dtype)
+        found: dict[str, Callable[[], Any]] = {"PyTorch's product": lambda: a @ a}
+        return found if precision == "bf16" else {**found, "ONNX Runtime's product": _onnx_product()}
     conv = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
     conv.requires_grad_(False)
     x = torch.randn(1, CHANNELS, SIDE, SIDE).to(dtype).to(memory_format=torch.channels_last)
     return {"PyTorch's convolution": lambda: conv(x)}
+
+
+def _onnx_product() -> Callable[[], Any]:
+    """The same product in ONNX Runtime, because PyTorch's is slow in float32 on some processors."""
+    a, b = np.random.default_rng(0).random((2, GEMM, GEMM), np.float32)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [GEMM, GEMM]) for name in "ac"]
+    node = helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [numpy_helper.from_array(b, "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return lambda: session.run(None, {"a": a})
 
 
 def ratio(row: Mapping[str, Any]) -> float:
