@@ -21,7 +21,9 @@ from latentc.passes.inline import inline
 OPSET = 23
 """The default opset: the first with Attention, RMSNormalization and RotaryEmbedding."""
 
-_UNUSED: tuple[str, ...] = ("dropout", "drop_path", "training_noise", "auxiliary_loss")  # legal only at stage train
+# Legal only at stage train, or operands in their place after it.
+_UNUSED: tuple[str, ...] = ("dropout", "drop_path", "training_noise", "auxiliary_loss")
+_UNUSED += ("fake_quantize", "fake_quantize_weight")
 _BOOL = i64().with_dtype("bool")
 
 
