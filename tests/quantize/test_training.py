@@ -15,6 +15,7 @@ from quantised import QUICK, Small, small
 
 from latentc import api
 from latentc.checkpoint import network_params
+from latentc.cli import run as command
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -181,9 +182,14 @@ def test_what_cannot_be_trained_is_refused(case: str, tmp_path: Path) -> None:
         api.train(name, tmp_path / "p", (), None, [*small_ones, *overrides], quantize=scheme, weights=file)
 
 
-def test_weights_are_for_quantising(tmp_path: Path) -> None:
+def test_weights_are_for_quantising(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DiagnosticError, match="for training that quantises"):
         api.train("digits_dit", tmp_path / "p", weights="model.safetensors")
+    words = ["train", "digits_dit", "-o", str(tmp_path / "p"), "-w"]
+    assert command([*words, "model.safetensors"]) == 1
+    assert "for training that quantises" in capsys.readouterr().err
+    assert command([*words, str(tmp_path / "none.safetensors"), "--quantize", "int8"]) == 1
+    assert "none.safetensors" in capsys.readouterr().err and not [*tmp_path.iterdir()]
 
 
 def test_layers_are_those_of_the_network() -> None:

@@ -186,9 +186,9 @@ def train(
     variant: str | None = None,
     overrides: Sequence[str] = (),
     processes: int = 1,
-    log: Path | None = None,
     quantize: str | None = None,
     weights: Weights | None = None,
+    log: Path | None = None,
 ) -> Path:
     """Train in a project's folder, which is returned.
 
