@@ -24,6 +24,7 @@ ROLES = {
     "cli": "one function per verb",
     "api": "the verbs, for Python",
     "interchange": "import, export",
+    "league": "systems compared",
     "quantize": "int8, fp8",
     "runs": "compared",
     "scale": "many devices",

@@ -40,6 +40,7 @@ READ = {
     "hub:": "needs the Hub",
     "official:": "needs the network: tests/cli/test_official_checkpoints.py",
     "sweep": "trains for minutes: tests/sweep",
+    "league": "trains for minutes: tests/league",
     "swept/": "has no result of a sweep",
     "runs": "has no runs yet: tests/runs",
 }

@@ -80,6 +80,12 @@ def engines(folder: Path) -> None:
     weights(folder, "dit", {"": "dit.safetensors"})
 
 
+def quantization(folder: Path) -> None:
+    engines(folder)
+    small(folder, "digits_dit")
+    weights(folder, "digits_dit", {"": "digits.safetensors"})
+
+
 def evaluation(folder: Path) -> None:
     deployment(folder)
     rng = np.random.default_rng(0)
@@ -185,7 +191,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/engines.md": engines,
     "docs/evaluation.md": evaluation,
     "docs/import.md": import_page,
-    "docs/quantization.md": engines,
+    "docs/quantization.md": quantization,
     "docs/samplers.md": samplers,
     "docs/samples.md": deployment,
     "docs/data.md": data,

@@ -67,6 +67,16 @@ class Objective(Part):
         return None
 
     @property
+    def rounded(self) -> tuple[str, ...]:
+        """Weights of `main` whose layers training rounds as a quantised engine does; none as a rule."""
+        return ()
+
+    @property
+    def rounds_narrowly(self) -> bool:
+        """Whether their int8 weights have 7 bits."""
+        return False
+
+    @property
     def in_rounds(self) -> Rounds | None:
         """The rounds in which it trains; None for one."""
         return None

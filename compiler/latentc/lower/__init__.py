@@ -15,7 +15,6 @@ from latentc.components.contracts import check_built, check_network, check_progr
 from latentc.components.fields import FIRST_STAGE
 from latentc.components.mistakes import blamed, of_code
 from latentc.components.objective import Objective
-from latentc.components.objectives.quantization_distillation import QuantizationDistillation
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Span, nearest
 from latentc.ir.builder import ModuleBuilder
@@ -165,9 +164,10 @@ def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[M
 def _rounded(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[Module, dict[str, Network]]:
     """Rounds the layers that the objective trains for a quantised engine, in `main`. DiagnosticError E0305."""
     how, objective = spec.optimize.quantize, spec.objective
-    if not isinstance(objective, QuantizationDistillation) or how is None:
+    if objective is None or how is None or not objective.rounded:
         return module, networks
-    plan = {f"main.{name}": LayerQuant(how.scheme, narrow=objective.narrow) for name in objective.layers}
+    narrow = objective.rounds_narrowly
+    plan = {f"main.{name}": LayerQuant(how.scheme, narrow=narrow) for name in objective.rounded}
     known = quantizable(module, [entry for entry in module.entries if entry.startswith("main.")], normed=True)
     if missing := [path for path in plan if path not in known]:
         message = f"`main` has no linear or convolution layer with the weight `{missing[0].removeprefix('main.')}`"

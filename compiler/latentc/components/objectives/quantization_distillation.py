@@ -55,6 +55,14 @@ class QuantizationDistillation(Objective):
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return ("main",)
 
+    @property
+    def rounded(self) -> tuple[str, ...]:
+        return self.layers
+
+    @property
+    def rounds_narrowly(self) -> bool:
+        return self.narrow
+
     def parameterization(self) -> Parameterization | None:
         return self.of.parameterization()
 

@@ -128,6 +128,7 @@ def _rounded_weight_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[T
     need(weight.is_float, "takes floats, got {}", weight)
     need(attrs["to"] in _TRAINED, f"rounds to {', '.join(_TRAINED)}, not {attrs['to']}")
     need(attrs["most"] > 0, "the largest magnitude, {}, is not positive", attrs["most"])
+    need(attrs.get("block") is None or attrs["to"] != "f8e4m3", "floats of 8 bits have one scale per output")
     scale_shape(weight, _of_weight(attrs))
     return [weight]
 
