@@ -1,4 +1,4 @@
-"""What distillation wins back of what quantisation loses, on digits.
+"""How much of the loss from quantisation distillation recovers, on digits.
 
     python benchmarks/quantised_training.py [--out out/quantised_training] [--seeds 0 1 2] [--cases gan-int8 …]
 

@@ -84,6 +84,22 @@ def test_each_system_fits_the_images(name: str, tmp_path: Path) -> None:
     assert made.updates and made.programs and spec.train.seed == 3 and spec.data.classes == 7
 
 
+def test_latents_are_scaled_by_their_own_deviation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of codes [mean, log-variance]: 3 ± 2 in half of the latents each, with a variance of 5."""
+
+    class Encoder:
+        def sample(self, conditions: Any, program: str) -> np.ndarray:
+            mean = 3 + 2 * np.sign(conditions["x"].mean((1, 2, 3)))
+            codes = np.stack([mean, np.full_like(mean, np.log(5.0))], 1)
+            return np.broadcast_to(codes[:, :, None, None], (*codes.shape, 4, 4))
+
+    pictures = np.repeat(np.array([0, 255], np.uint8), 20)[:, None, None, None] * np.ones((1, SIDE, SIDE, 1), np.uint8)
+    images = Images(tmp_path, 1, 2, 40)
+    np.savez(images.training, arr_0=pictures, arr_1=np.arange(40) % 2)
+    monkeypatch.setattr("latentc_runtime.load", lambda bundle, device: Encoder())
+    assert leagues._moments(tmp_path, images) == pytest.approx((3, 3))
+
+
 def test_unknown_systems_are_named() -> None:
     assert [entry.name for entry in chosen(["vae", "dit", "vae"])] == ["vae", "dit"]
     with pytest.raises(DiagnosticError, match="did you mean `dit`"):
@@ -124,6 +140,8 @@ def test_a_league_runs_goes_on_and_says_what_failed(
         return made(self, entry, settings, *rest)
 
     monkeypatch.setattr(leagues._Run, "engine", small)
+    assert command([*words[:-1], "30", "--systems", "cgan"]) == 1
+    assert "holds a league begun with count 20, not 30" in capsys.readouterr().err
     assert command([*words, "--systems", "cgan", "--int8"]) == 0
     assert steps == [16, 64, 30]
     found = json.loads(Path("out/systems/cgan-0/result.json").read_text())

@@ -57,7 +57,7 @@ def gan() -> Small:
 
 def start(given: Small, folder: Path) -> Path:
     weights = {"main": {path.removeprefix("main."): tensor for path, tensor in given.weights.items()}}
-    return written_start(given.spec, given.lowered, weights, folder)
+    return written_start(given.spec, given.lowered, weights, folder, 0.1)
 
 
 @pytest.mark.parametrize("case", [*CASES, "normed weights"])

@@ -65,6 +65,7 @@ def league(
     with locked(claimed) as alone:
         if not alone and os.name == "posix":
             raise DiagnosticError.of("E0717", f"another league is writing to {root}", help="wait for it, or choose -o")
+        _check_goes_on(root, data, budget, count)
         images = prepared(data, root)
         features, accuracy = trained(images)
         said(0, len(entries) * seeds, f"a classifier of the images is right on {accuracy:.3f} of those held out")
@@ -75,6 +76,23 @@ def league(
                 row = run.standing(entry, seed)
                 said(seed * len(entries) + entries.index(entry) + 1, total, _line(row))
         return run.written(Path(data).name)
+
+
+def _check_goes_on(root: Path, data: Path | str, budget: float, count: int) -> None:
+    """Keeps the terms of a new league in its folder. DiagnosticError E0502 if it was begun on others."""
+    import json
+
+    from latentc.files.named import write_text
+
+    terms = {"data": str(Path(data).absolute()), "budget": budget, "count": count}
+    file = root / "terms.json"
+    if not file.is_file():
+        write_text(file, json.dumps(terms, indent=1) + "\n")
+        return
+    for name, begun in json.loads(file.read_text(encoding="utf-8")).items():
+        if begun != terms[name]:
+            message = f"{root} holds a league begun with {name} {begun}, not {terms[name]}"
+            raise DiagnosticError.of("E0502", message, help="give the same again, or choose another place with -o")
 
 
 def _line(row: Standing) -> str:
@@ -284,7 +302,7 @@ def _costs(spec: str, settings: tuple[str, ...]) -> tuple[int, int]:
 
 
 def _moments(bundle: Path, images: Images) -> tuple[float, float]:
-    """Mean and standard deviation of the latents of some images."""
+    """Mean and standard deviation of latents drawn for some images."""
     import numpy as np
 
     from latentc_runtime import load
@@ -292,5 +310,6 @@ def _moments(bundle: Path, images: Images) -> tuple[float, float]:
     with np.load(images.training) as arrays:
         rows = np.random.default_rng(0).permutation(len(arrays["arr_1"]))[:SAMPLES]
         pixels = arrays["arr_0"][rows].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-    found = load(bundle, "cpu").sample(conditions={"x": pixels}, program="encode")
-    return float(found.mean()), float(found.std())
+    codes = load(bundle, "cpu").sample(conditions={"x": pixels}, program="encode")
+    mean, log_variance = np.split(codes, 2, axis=1)
+    return float(mean.mean()), float(np.sqrt(mean.var() + np.exp(log_variance).mean()))

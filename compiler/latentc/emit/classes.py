@@ -87,13 +87,8 @@ class Classes:
         self.constants = Constants()
         self.printed: dict[str, Printed] = {}
         self._by_text: dict[tuple[str, tuple[str, ...]], Printed] = {}
-        self.names = {
-            *TAKEN,
-            *dir(builtins),
-            "NETWORKS",
-            "sizes",
-            *map(builder_of, networks),
-        }  # of definitions in the file
+        # Names that definitions in the file cannot have.
+        self.names = {*TAKEN, *dir(builtins), "NETWORKS", "sizes", *map(builder_of, networks)}
         self._families = _families(self.module, self.groups, networks)
 
     def of(self, function: str) -> Printed:

@@ -26,7 +26,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a system reached from one seed; without `engine` if it failed, and `message` says why.
+    """The result of a system from one seed; without `engine` if it failed, and `message` says why.
 
     `parameters`: of the networks that sampling runs. `steps` of training took `trained` processor seconds. `work`:
     floating-point operations per image, of the whole sampler.

@@ -57,9 +57,9 @@ def quantised_bundle(
     """Compile a spec with `optimize.quantize` into the bundle `folder`; `lowered` as the spec was lowered.
 
     `calibration`: a file written by `latentc calibrate`; by default the networks are calibrated here. `scales`: those
-    that the weights were trained with, by path. `force`: keep a
-    bundle that exceeds the spec's limits, and `warn` about it. `options`: those of `bundle_from_lowered`. Raises
-    DiagnosticError: E0801 to E0806, and those of reading a calibration and writing a bundle.
+    that the weights were trained with, by path. `force`: keep a bundle that exceeds the spec's limits, and `warn` about
+    it. `options`: those of `bundle_from_lowered`. Raises DiagnosticError: E0801 to E0806, and those of reading a
+    calibration and writing a bundle.
     """
     model = Model(lowered, spec, by_path(weights))
     # Checked first, so that a metric that cannot be measured is reported before the work begins.

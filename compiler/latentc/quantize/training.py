@@ -82,7 +82,7 @@ def rounding(model: Model) -> Rounding:
 
 
 def written_start(
-    spec: Spec, lowered: Lowered, weights: Mapping[str, Mapping[str, Expr]], folder: Path, rate: float = 0.1
+    spec: Spec, lowered: Lowered, weights: Mapping[str, Mapping[str, Expr]], folder: Path, rate: float
 ) -> Path:
     """Writes the spec of the distillation and the weights that it starts from into `folder`; returns the spec's path.
 

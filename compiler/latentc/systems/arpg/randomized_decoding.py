@@ -30,8 +30,8 @@ def group_sizes(steps: int, length: int, schedule: Schedule) -> tuple[int, ...]:
 class RandomizedDecoding(InstructedDecoding):
     """Draws groups of tokens in a random order of positions per sample (ARPG, Li et al. 2025, arXiv:2503.10568).
 
-    The progress of the guidance of a group is the number of tokens after it divided by T. In the authors' code the
-    order is the same for a whole batch.
+    The progress of the guidance of a group is the number of tokens known once it is drawn, divided by T. In the
+    authors' code the order is the same for a whole batch.
     """
 
     kind: Literal["randomized_decoding"]  # type: ignore[assignment]

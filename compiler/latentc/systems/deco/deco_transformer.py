@@ -28,17 +28,7 @@ class DecoTransformer(PixelDecoder):
     kind: Literal["deco_transformer"]
     pixel_width: int = Field(32, gt=0, le=4_096, description="channels of a pixel in the decoder (W)")
     CLASS_NAME: ClassVar[str] = "DeCo"
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "deco_transformer",
-        "width": 16,
-        "depth": 2,
-        "decoder_depth": 1,
-        "pixel_width": 4,
-        "frequencies": 3,
-        "patch": 4,
-        "positions": {"kind": "spread_rope_2d"},
-        "block": PixelDecoder.BLOCK,
-    }
+    EXAMPLE: ClassVar[dict[str, Any]] = {**PixelDecoder.SIZES, "kind": "deco_transformer"}
 
     def refined(self, b: Builder, x: Var, s: Var, sizes: Mapping[str, Any]) -> Var:
         width, pixels = sizes["pixel_width"], sizes["patch"] ** 2

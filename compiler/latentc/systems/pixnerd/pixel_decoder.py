@@ -1,4 +1,4 @@
-"""What decoders of pixels share: each pixel begins as its colour and place in its patch, and ends as a colour.
+"""The base of decoders of pixels: each pixel begins as its colour and place in its patch, and ends as a colour.
 
 Symbols: B batch, C channels, T patches, P patch side, Q = P^2 pixels of a patch, F frequencies, D width of the
 encoder, W width of the decoder.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,18 @@ class PixelDecoder(EncodedCondition):
     decoder_depth: int = Field(gt=0, le=512, description="number of layers of the decoder")
     pixel_width: int = Field(64, gt=0, le=4_096, description="channels of a pixel in the decoder (W)")
     frequencies: int = Field(8, gt=1, le=256, description="frequencies of a pixel's place along each axis")
+
+    SIZES: ClassVar[dict[str, Any]] = {
+        "width": 16,
+        "depth": 2,
+        "decoder_depth": 1,
+        "pixel_width": 4,
+        "frequencies": 3,
+        "patch": 4,
+        "positions": {"kind": "spread_rope_2d"},
+        "block": EncodedCondition.BLOCK,
+    }
+    """The example of such a network, without its kind."""
 
     @abstractmethod
     def refined(self, b: Builder, x: Var, s: Var, sizes: Mapping[str, Any]) -> Var:

@@ -33,17 +33,7 @@ class PixnerdTransformer(PixelDecoder):
         2, gt=0, le=64, description="hidden channels of a generated layer as a multiple of `pixel_width`"
     )
     CLASS_NAME: ClassVar[str] = "PixNerd"
-    EXAMPLE: ClassVar[dict[str, Any]] = {
-        "kind": "pixnerd_transformer",
-        "width": 16,
-        "depth": 2,
-        "decoder_depth": 1,
-        "pixel_width": 4,
-        "frequencies": 3,
-        "patch": 4,
-        "positions": {"kind": "spread_rope_2d"},
-        "block": PixelDecoder.BLOCK,
-    }
+    EXAMPLE: ClassVar[dict[str, Any]] = {**PixelDecoder.SIZES, "kind": "pixnerd_transformer"}
 
     def decoder_sizes(self) -> dict[str, Any]:
         return {**super().decoder_sizes(), "ratio": self.ratio}

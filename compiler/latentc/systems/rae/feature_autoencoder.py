@@ -14,7 +14,7 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.bottlenecks.gaussian import LOW
+from latentc.components.blocks.bottlenecks.gaussian import Gaussian
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
@@ -25,7 +25,7 @@ from latentc.components.networks._query_parts import from_patches
 from latentc.components.parts import Problem, Spec, Weights, dense, under
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
-from latentc.systems.vfmtok.vision import Vision, vision_transformer
+from latentc.systems.vfmtok.vision import Vision, problem_of_images, vision_transformer
 
 EPS = 1e-5
 """Added to the variance of the features."""
@@ -76,40 +76,42 @@ class FeatureAutoencoder(Backbone):
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-            message = f"a vision model takes square images of 3 channels, but the data has {spec.data.words}"
-            yield Problem((), message)
+        if (problem := problem_of_images(spec)) is not None:
+            yield problem
             return
-        yield from under("vision", problems=self.vision.problems(shape[1]))
+        size = self._size(spec)
+        yield from under("vision", problems=self.vision.problems(size))
         if len(self.vision.levels) > 1:
             yield Problem(("vision", "levels"), "latents are the features of one block", "name the last block alone")
-        cells = self.vision.cells(shape[1])
-        if cells * self.patch != shape[1]:
-            message = f"{cells} × {cells} patches of {self.patch} pixels are no images of a side of {shape[1]}"
+        cells = self.vision.cells(size)
+        if cells * self.patch != size:
+            message = f"{cells} × {cells} patches of {self.patch} pixels are no images of a side of {size}"
             yield Problem(("patch",), message, f"use a side of {cells * self.patch}, or another `vision.image`")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
 
-    def _side(self, spec: Spec) -> int:
+    @property
+    def bottleneck(self) -> Gaussian:
+        """The form of its codes: latents as they are."""
+        return Gaussian(kind="gaussian", channels=self.vision.width, variational=False)
+
+    def _size(self, spec: Spec) -> int:
+        """Side of the images, in pixels."""
         assert spec.data.shape is not None
         return spec.data.shape[1]
 
-    def _latents(self, spec: Spec) -> TensorType:
-        side = self.vision.cells(self._side(spec))
-        return f32(B, self.vision.width, side, side)
-
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        assert spec.data.shape is not None
-        batch, channels, *space = self._latents(spec).shape
-        return (Port("x", f32(B, *spec.data.shape), "state"),), f32(batch, 2 * channels, *space)
+        size = self._size(spec)
+        side = self.vision.cells(size)
+        return (Port("x", f32(B, 3, size, size), "state"),), self.bottleneck.code_type(side, side)
 
     def codes(self, spec: Spec) -> Codes:
-        return Codes(self._latents(spec), None, self.patch)
+        side = self.vision.cells(self._size(spec))
+        return Codes(self.bottleneck.decoded_type(side, side), None, self.patch)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        size, latents = self._side(spec), self._latents(spec)
+        size, latents = self._size(spec), self.codes(spec).type
         static = {
             "size": size,
             **{f"vision_{key}": number for key, number in self.vision.static().items()},
@@ -169,7 +171,7 @@ def _decoder(config: FeatureAutoencoder) -> BlockBody:
 
 @cache
 def _methods(config: FeatureAutoencoder) -> dict[str, BlockBody]:
-    vision = config.vision
+    vision, bottleneck = config.vision, config.bottleneck
 
     def statistics(b: Builder, static: dict[str, Any]) -> tuple[Var, Var]:
         """Mean and standard deviation of the features over the data, f32[C, h, h]."""
@@ -186,10 +188,6 @@ def _methods(config: FeatureAutoencoder) -> dict[str, BlockBody]:
         h = b.sub("vision", vision_transformer(vision), seen, out="h", size=size, **sizes)
         h = b.transpose(b.stop_gradient(h, out="h"), perm=(0, 2, 1), out="h")
         return b.reshape(h, shape=(batch, channels, side, side), out="h")
-
-    def latents(b: Builder, h: Var, static: dict[str, Any]) -> Var:
-        mean, deviation = statistics(b, static)
-        return b.div(b.op("sub", h, mean), deviation, out="z")
 
     def image(b: Builder, h: Var, static: dict[str, Any]) -> Var:
         """Images [B, 3, H, H] in [-1, 1] of features."""
@@ -208,8 +206,9 @@ def _methods(config: FeatureAutoencoder) -> dict[str, BlockBody]:
     @module_class("FeatureAutoencoder", "encode", x=picture)
     def encode(b: Builder, x: Var, **static: Any) -> Var:
         """Latents of images x [B, 3, H, H] as means, and log-variances of no noise: [B, 2 C, h, h]."""
-        z = latents(b, features(b, x, static), static)
-        return b.concat(z, b.broadcast_to(b.scalar(LOW, z), z, shape=z.shape), axis=1, out="codes")
+        mean, deviation = statistics(b, static)
+        z = b.div(b.op("sub", features(b, x, static), mean), deviation, out="z")
+        return bottleneck.codes(b, z, static)
 
     @module_class("FeatureAutoencoder", "decode", z="B vision_width side side")
     def decode(b: Builder, z: Var, **static: Any) -> Var:
@@ -225,6 +224,7 @@ def _methods(config: FeatureAutoencoder) -> dict[str, BlockBody]:
             normal, level = noise
             spread = b.reshape(b.mul(level, config.noise), shape=(h.shape[0], 1, 1, 1), out="spread")
             h = b.add(h, b.mul(normal, spread), out="h")
-        return image(b, h, static), b.broadcast_to(b.scalar(0.0, h), h, shape=(h.shape[0],), out="penalty")
+        h, penalty = bottleneck.regularized(b, h, None, static)
+        return image(b, h, static), penalty
 
     return {body.method: body for body in (forward, encode, decode, regularized)}

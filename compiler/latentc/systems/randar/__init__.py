@@ -1,7 +1,7 @@
 """RandAR: Decoder-only Autoregressive Visual Generation in Random Orders (Pang et al. 2024, arXiv:2412.01827).
 
-LlamaGen's network on tokens in any order, each behind an instruction that says which position is predicted; several
-instructions at once decode in parallel.
+LlamaGen's network on tokens in any order, each preceded by an instruction that says which position is predicted;
+several instructions at once decode in parallel.
 
 Specs: specs/digits/digits_randar.yaml, specs/tokens/randar.yaml.
 Tests: tests/systems/randar, tests/parity/randar.py.

@@ -1,4 +1,4 @@
-"""A causal transformer over tokens in any order, each behind an instruction: RandAR.
+"""A causal transformer over tokens in any order, each preceded by an instruction: RandAR.
 
 Symbols: B batch, T tokens of a sample, n tokens of the group before, m of the one to predict, S tokens in the cache,
 V vocabulary, D width, H heads, H_kv key heads, d channels of a head.
@@ -32,8 +32,8 @@ class InstructedTransformer(TokenBlocks):
     `permuted`: idx i64[B, T - 1], the first tokens of an order, order i64[B, T], the class -> logits f32[B, T, V] in
     that order. `group_0`: positions i64[B, m] to predict, the class -> logits f32[B m, V], and the caches, a pair
     (keys, values) f32[B, H_kv, S, d] per block; `group_1`, …: tokens i64[B, n] of the previous group, their positions
-    i64[B, n], positions to predict i64[B, m], the caches -> the same. Instructions after the first of a group stay in
-    no cache: they come again behind the tokens drawn before them.
+    i64[B, n], positions to predict i64[B, m], the caches -> the same. Of a group's instructions only the first is
+    cached: the next call repeats the others, each before the token that was drawn for it.
     """
 
     kind: Literal["instructed_transformer"]
@@ -198,10 +198,10 @@ def _permuted(config: InstructedTransformer, entries: tuple[Entry, ...]) -> Bloc
         inputs, batch, count = Inputs(config, b, static), idx.shape[0], int(static["grid"]) ** 2
         ((entry, operands),) = with_operands(entries, conditions)
         cond, _ = entry.tokens(b, "cls_embedding", operands, width, static)
-        told, place = inputs.instructions(order), b.op("add", order, 1, out="place")
-        before = b.slice(told, axis=1, start=0, stop=count - 1, out="before")
+        asked, place = inputs.instructions(order), b.op("add", order, 1, out="place")
+        before = b.slice(asked, axis=1, start=0, stop=count - 1, out="before")
         pairs = _alternating(b, before, inputs.dropped(inputs.tokens(idx)))
-        x = b.concat(cond, pairs, b.slice(told, axis=1, start=count - 1, stop=count), axis=1, out="x")
+        x = b.concat(cond, pairs, b.slice(asked, axis=1, start=count - 1, stop=count), axis=1, out="x")
         at = b.slice(place, axis=1, start=0, stop=count - 1, out="at")
         zero = b.full(order, shape=(1,), value=0, dtype="i64", out="zero")
         last = b.slice(place, axis=1, start=count - 1, stop=count)
@@ -274,10 +274,10 @@ def _group(config: InstructedTransformer, entries: tuple[Entry, ...], k: int, gr
     def later(b: Builder, tokens: Var, places: Var, asked: Var, *caches: Var, **static: Any) -> Any:
         """Logits of the next group's tokens, and the caches grown by those of the group before."""
         inputs, known = Inputs(config, b, static), int(tokens.shape[1])
-        told, drawn = inputs.instructions(places), inputs.dropped(inputs.tokens(tokens))
+        instructions, drawn = inputs.instructions(places), inputs.dropped(inputs.tokens(tokens))
         at, then = b.op("add", places, 1, out="place"), b.op("add", asked, 1)
         # Of the group before, the cache holds the first instruction: its tokens follow, between the others.
-        pairs, twice = _alternating(b, told, drawn), _alternating(b, at, at)
+        pairs, twice = _alternating(b, instructions, drawn), _alternating(b, at, at)
         pairs, twice = (b.slice(t, axis=1, start=1, stop=2 * known) for t in (pairs, twice))
         x = b.concat(pairs, inputs.instructions(asked), axis=1, out="x")
         return predicted(b, x, b.concat(twice, then, axis=1, out="at"), asked, caches, inputs, static)

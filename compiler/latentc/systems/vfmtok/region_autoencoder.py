@@ -34,7 +34,7 @@ from latentc.ir.types import B, TensorType
 from latentc.systems.vfmtok.deformable import region_block
 from latentc.systems.vfmtok.feature_decoder import feature_decoder
 from latentc.systems.vfmtok.resizing import resized_image
-from latentc.systems.vfmtok.vision import Vision, vision_transformer
+from latentc.systems.vfmtok.vision import Vision, problem_of_images, vision_transformer
 
 VISION = "vision.*"
 """The weights of the vision model."""
@@ -144,15 +144,15 @@ class RegionAutoencoder(Backbone):
         return 3
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
-        if shape is None or len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-            message = f"a vision model takes square images of 3 channels, but the data has {spec.data.words}"
-            yield Problem((), message)
+        if (problem := problem_of_images(spec)) is not None:
+            yield problem
             return
-        yield from under("vision", problems=self.vision.problems(shape[1]))
-        if shape[1] % self.pixels.factor:
+        assert spec.data.shape is not None
+        size = spec.data.shape[1]
+        yield from under("vision", problems=self.vision.problems(size))
+        if size % self.pixels.factor:
             message = f"{len(self.pixels.multipliers)} levels need a side that is a multiple of {self.pixels.factor}"
-            yield Problem(("pixels", "multipliers"), f"{message}, not {shape[1]}")
+            yield Problem(("pixels", "multipliers"), f"{message}, not {size}")
         if self.side**2 != self.tokens:
             yield Problem(("tokens",), f"{self.tokens} regions are not a square", f"use {self.side**2}")
         if self.width % self.regions.heads:

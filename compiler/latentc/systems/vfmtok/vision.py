@@ -20,7 +20,7 @@ from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.kit.patches import embedded_patches
 from latentc.components.layers import standardised
-from latentc.components.parts import Problem, a_divisor
+from latentc.components.parts import Problem, Spec, a_divisor
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.systems.vfmtok.resizing import resized_positions
 
@@ -93,6 +93,14 @@ class Vision(Closed):
         """The sizes that the emitted class is constructed with."""
         sizes = {"patch": self.patch, "width": self.width, "depth": self.depth, "heads": self.heads}
         return {**sizes, "hidden": self.ratio * self.width}
+
+
+def problem_of_images(spec: Spec) -> Problem | None:
+    """The problem with data that are no square images of 3 channels."""
+    shape = spec.data.shape
+    if shape is not None and len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]:
+        return None
+    return Problem((), f"a vision model takes square images of 3 channels, but the data has {spec.data.words}")
 
 
 @cache
