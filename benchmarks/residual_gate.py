@@ -140,14 +140,14 @@ def onnxruntime_graph(depth: int) -> None:
 
 
 def openvino_layers(depth: int) -> None:
-    import openvino
+    from latentc_runtime.backends.openvino import core
 
     with tempfile.TemporaryDirectory() as name:
         step = _step_file(Path(name), depth, ["target.engine=openvino", "target.precision=bf16"])
-        model = openvino.Core().read_model(str(step))
+        model = core().read_model(str(step))
         model.reshape({port: _fixed(port.partial_shape, 2 * B) for port in model.inputs})
         hints = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
-        runtime = openvino.Core().compile_model(model, "CPU", hints).get_runtime_model()
+        runtime = core().compile_model(model, "CPU", hints).get_runtime_model()
     kinds: collections.Counter[str] = collections.Counter()
     for op in runtime.get_ordered_ops():
         info = op.get_rt_info()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
-import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 def look_at(file: Path, look: Callable[[Any], Awaitable[None]], scheme: str) -> list[str]:
     """Opens a file in a tab, waits for `look(tab)`, and returns the addresses that the page asked for.
 
-    Fails the test if a script of the page fails or writes to the console. Playwright now and then crashes a process
-    that has run thousands of tests, as its driver ends: so it runs in a fork, which may crash twice.
+    Fails the test if a script of the page fails or writes to the console. The tab is Playwright's of `async_api`.
     """
     async_api = pytest.importorskip("playwright.async_api")
     if CHROMIUM is None:
@@ -39,24 +35,6 @@ def look_at(file: Path, look: Callable[[Any], Awaitable[None]], scheme: str) -> 
             await look(tab)
             await chromium.close()
 
-    for _ in range(3):
-        read, write = os.pipe()
-        if (child := os.fork()) == 0:
-            why = ""
-            try:
-                asyncio.run(opened())
-            except BaseException:
-                why = traceback.format_exc()
-            os.write(write, json.dumps([why, faults, asked]).encode())
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read, "rb") as answer:
-            said = answer.read()
-        _, status = os.waitpid(child, 0)
-        if status == 0:
-            break
-    assert status == 0, f"the browser's process ended with status {status}"
-    why, faults, asked = json.loads(said)
-    assert not why, why
+    asyncio.run(opened())
     assert faults == []
     return asked

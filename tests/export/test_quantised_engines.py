@@ -29,6 +29,7 @@ from latentc.spec import resolved_yaml
 from latentc.weights import Array
 from latentc_runtime import load
 from latentc_runtime.backends import open_backend
+from latentc_runtime.backends.openvino import core
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "passes"))
 
@@ -160,11 +161,10 @@ def test_onnx_runtime_runs_them_as_one_operator(scheme: Any, kernel: str, tmp_pa
 
 def test_openvino_multiplies_integers(tmp_path: Path) -> None:
     """Each layer is one of i8, the patch embedding's convolution among them."""
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     given = made("digits_dit", "openvino", "int8")
     model, _ = network(given, tmp_path)
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     operations = compiled.get_runtime_model().get_ops()
     kinds = Counter(
         op.get_rt_info()["layerType"].astype(str)

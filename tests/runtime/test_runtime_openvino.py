@@ -1,6 +1,7 @@
 """Bundles on OpenVINO: the programs that ONNX Runtime runs, references, and refusals that say what to do."""
 
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -229,3 +230,22 @@ def test_other_inputs_than_the_graph_has_are_refused(tmp_path):
     feed = {"x": np.zeros((1, 7, 7, 7)), "y": [0], "w": [0], "a": 1, "noise": np.zeros((1, 7, 7, 7))}
     with pytest.raises(BundleError, match=r"E0607.*step.onnx failed"):
         engine.run({name: np.asarray(value) for name, value in feed.items()}, ["next"])
+
+
+def test_a_signal_after_pipelines_have_gone_is_handled(tmp_path):
+    """OpenVINO's cores, freed in another order than created, leave handlers a stack that is no longer mapped."""
+    code = (
+        "import os, signal, sys\n"
+        "from latentc_runtime import load\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "pipes = [load(sys.argv[1], threads=1, engine='openvino') for _ in range(2)]\n"
+        "for pipe in pipes:\n"
+        "    pipe.sample([3], 0)\n"
+        "del pipe\n"
+        "while pipes:\n"
+        "    del pipes[0]\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    bundle = str(tiny.host_bundle(tmp_path / "bundle"))
+    done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latentc.engines.contract import Engine, Finding, Quantised, Triton, Unrolling, package
+from latentc_runtime.backends.openvino import core
 
 if TYPE_CHECKING:
     from latentc_runtime.backends.cuda import Cuda
@@ -19,9 +19,8 @@ def _doctor(gpu: Cuda | None) -> Iterator[Finding]:
     row = package("openvino", "openvino", ("openvino",), "bundles for the engine openvino", ENGINE.install)
     if row.state == "ok":
         with contextlib.suppress(RuntimeError):  # its plugins are separate files
-            core = sys.modules["openvino"].Core()
-            bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            devices = ", ".join(core.available_devices)
+            bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            devices = ", ".join(core().available_devices)
             where = "computes bf16" if bf16 else "computes bf16 bundles in fp32"
             row = replace(row, detail=f"{row.detail}; devices {devices}; the CPU {where}")
     yield row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -27,6 +28,19 @@ UNHELD = 3
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
+@functools.cache
+def core() -> Any:
+    """The openvino.Core of this process, which is kept until it ends. Raises ImportError without the package.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers (sigaltstack). It frees that stack with
+    the core, but if another core was created meanwhile, or another thread frees it, the thread keeps the address: the
+    next signal that Python handles, such as Ctrl-C or the end of a child, is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVino:
     """The Backend of OpenVINO. `precision` "bf16" runs in float32 where the CPU has no bfloat16 arithmetic."""
 
@@ -40,6 +54,8 @@ class OpenVino:
             )
         try:
             import openvino
+
+            self.core = core()
         except ImportError as error:
             raise BundleError(
                 "E0606",
@@ -49,7 +65,6 @@ class OpenVino:
         self.ov: Any = openvino
         self.device = "cpu"
         self.spent = 0.0
-        self.core = openvino.Core()
         self.settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",

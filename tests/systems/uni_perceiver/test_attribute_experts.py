@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 import torch
 from inline_tensors import InlineTensors
@@ -32,6 +31,7 @@ from latentc.systems.uni_perceiver.attribute_experts import AttributeExperts
 from latentc.systems.uni_perceiver.merged_experts import ExpertRouter, merged_linear
 from latentc.systems.uni_perceiver.routed_attention import RoutedAttention
 from latentc.weights import Array, write_safetensors
+from latentc_runtime.backends.openvino import core
 
 TINY = ["data={kind: digits}", "backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2"]
 TINY += ["sampler.guidance.channels=null"]
@@ -58,8 +58,7 @@ def test_merged_layers_of_the_authors(name: str) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     feeds = dict(zip((i.name for i in session.get_inputs()), given, strict=True))
     assert error(session.run(None, feeds)[0], numbers.outputs["out"]) < 1e-5
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert error(compiled(feeds)[0], numbers.outputs["out"]) < 1e-5
 
 
