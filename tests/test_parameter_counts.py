@@ -111,6 +111,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "kvfrans/shortcut-models, without the unused weights of the loss",
         {("B/2", "main"): 131_091_472, ("XL/2", "main"): 676_440_592},
     ),
+    "imm": (
+        "lumalabs/imm",
+        {
+            ("S/2", "main"): 33_105_424,
+            ("B/2", "main"): 131_091_472,
+            ("L/2", "main"): 459_137_040,
+            ("XL/2", "main"): 676_440_592,
+        },
+    ),
     "soflow": (
         "zlab-princeton/SoFlow",
         {

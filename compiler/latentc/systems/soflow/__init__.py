@@ -8,7 +8,4 @@ Tests: tests/systems/soflow, tests/parity/soflow.py.
 Rows in docs/systems.yaml: soflow.
 """
 
-COMPONENTS = {
-    "objectives": {"solution_flow": "solution_flow"},
-    "samplers": {"renoised_flow_map": "renoised_flow_map"},
-}
+COMPONENTS = {"objectives": {"solution_flow": "solution_flow"}}

@@ -15,8 +15,8 @@ from latentc.components.samplers.table import LINEAR, Table
 
 
 class RenoisedFlowMap(FlowMap):
-    """Goes from each time to the data in one step, x0 = x - t u(x, 0, t), and adds noise up to the next time (Luo et
-    al. 2025, arXiv:2512.15657).
+    """Goes from each time to the data in one step, x0 = x - t u(x, 0, t), and adds noise up to the next time (SoFlow,
+    Luo et al. 2025, arXiv:2512.15657; IMM's restart sampling, Zhou et al. 2025, arXiv:2503.07565).
     """
 
     kind: Literal["renoised_flow_map"]  # type: ignore[assignment]
