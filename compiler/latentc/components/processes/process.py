@@ -119,7 +119,7 @@ class Process(Part):
         return self.first, self.last
 
     def prior_scale(self, t: float) -> float:
-        """Standard deviation of the state that sampling starts with at time t: 1, or sigma(t)."""
+        """Standard deviation of the state that sampling starts with at time t: a constant such as 1, or sigma(t)."""
         return 1.0
 
     def kernel(self, shape: Sequence[int]) -> Kernel | None:

@@ -126,7 +126,9 @@ class Script:
     def start(self) -> None:
         """After the line of the times `t`: the levels there, and the first state's scale."""
         self.line(f"alpha, sigma = {self.alpha_sigma()}(t)")
-        self.prior = "1.0" if self.process.prior_scale(self.process.first) == 1.0 else "sigma[0]"
+        first = self.process.first
+        scale = self.process.prior_scale(first)
+        self.prior = "sigma[0]" if scale not in (1.0, self.process.prior_scale(self.process.last)) else repr(scale)
 
     # ---- the result
 

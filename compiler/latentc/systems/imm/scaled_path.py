@@ -21,7 +21,7 @@ class PathScalings(Closed):
         return 1.0 / (self.sigma_data * m.sqrt((1.0 - t) * (1.0 - t) + t * t, out="deviation"))
 
     def denoiser(self, m: Maths, t: Any) -> tuple[Any, Any]:
-        return 1.0, -self.sigma_data * t
+        return m.affine(t, 0.0, 1.0), -self.sigma_data * t  # as many ones as times
 
     def functional(self, m: Maths, t: Any) -> tuple[Any, Any]:
         return -1.0 / self.sigma_data, 1.0
