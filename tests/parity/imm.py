@@ -35,7 +35,11 @@ def stepped(out: Array, numbers: Numbers, spec: Any) -> Array:
 
 def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     x = numbers.inputs["latents"]
-    given = {"x": x / np.float32(spec.objective.process.sigma_data), "y": labels(numbers), "scale": np.full(2, 1.5, np.float32)}
+    given = {
+        "x": x / np.float32(spec.objective.process.sigma_data),
+        "y": labels(numbers),
+        "scale": np.full(2, 1.5, np.float32),
+    }
     return given | ({"noise": np.stack([*numbers.noise, np.zeros_like(x)])} if numbers.noise else {})
 
 
