@@ -654,6 +654,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "xar": (
+        "OliverRensu/xAR: the sizes of its layers, added up; README: 172 M (B)",
+        {("B", "main"): 172_638_224, ("L", "main"): 608_397_968, ("H", "main"): 1_186_024_096},
+    ),
     "arpg": (
         "hp-l33/ARPG: the sizes of its layers, added up, but for an unused row; README: 320, 719 M, 1.3 B",
         {("L", "main"): 319_844_352, ("XL", "main"): 718_996_480, ("XXL", "main"): 1_302_448_128},

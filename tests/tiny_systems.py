@@ -854,6 +854,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: digits, as: tokens}", "objective.steps=[8, 4]", "sampler.steps=4", "sampler.orders=4"),
         ),
     ),
+    "xar": Tiny(
+        "xar",
+        (
+            *DIGITS,
+            *under("backbone", (*BLOCKS, "depth=1", "decoder_depth=1", "patch=2", "block.mixer.weight_dropout=0")),
+            *("backbone.block.feed_forward.ratio=2", "conditioning.time.frequencies=16", "sampler.solver.steps=3"),
+        ),
+    ),
     "arpg": Tiny(
         "arpg",
         (

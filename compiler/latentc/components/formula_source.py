@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 MATHS = {"exp": "np.exp", "log": "np.log", "sqrt": "np.sqrt", "sin": "np.sin", "cos": "np.cos", "atan": "np.arctan"}
+MATHS |= {"floor": "np.floor"}
 NAMES = {"steps": "timesteps"}
 """Names of constants that differ from the field's: `steps` are the sampler's."""
 

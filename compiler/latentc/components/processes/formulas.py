@@ -32,6 +32,9 @@ class Maths(Protocol):
     def clamp(self, x: Any, low: float, high: float, out: str = "") -> Any:
         """x between two bounds."""
 
+    def floor(self, x: Any, out: str = "") -> Any:
+        """The largest whole number that is at most x."""
+
     def real(self, x: Any, out: str = "") -> Any:
         """A whole number as a float."""
 
@@ -72,6 +75,9 @@ class Numpy:
 
     def clamp(self, x: ArrayLike, low: float, high: float, out: str = "") -> Any:
         return np.clip(x, low, high)
+
+    def floor(self, x: ArrayLike, out: str = "") -> Any:
+        return np.floor(x)
 
     def real(self, x: ArrayLike, out: str = "") -> Any:
         return np.asarray(x, np.float64)
@@ -121,6 +127,9 @@ class Symbolic:
 
     def clamp(self, x: Var, low: float, high: float, out: str = "") -> Any:
         return self.b.clamp(x, low=low, high=high, out=out)
+
+    def floor(self, x: Var, out: str = "") -> Any:
+        return self.b.floor(x, out=out)
 
     def real(self, x: Var, out: str = "") -> Any:
         return self.b.cast(x, to="f32", out=out)

@@ -119,7 +119,8 @@ class Request:
 
     `null(b, operands, names)` gives the operands without conditions `names`; `nullable` are those it can leave out.
     `like` [B, ...] gives the size of the batch; it is the same in all steps, so values of its size are, too.
-    `coupling`: where the sample starts, if not from noise alone.
+    `coupling`: where the sample starts, if not from noise alone. `cache`: keys and values that every evaluation reads,
+    with guidance those of both branches.
     """
 
     operands: Operands
@@ -128,6 +129,7 @@ class Request:
     like: Var
     scales: Mapping[str, Var] = field(default_factory=dict)
     coupling: Coupling | None = None
+    cache: tuple[Var, ...] = ()
 
 
 class Conditioning(Protocol):
@@ -225,7 +227,7 @@ def prediction(
 
     ValueError: a network with memory, and guidance that would need another branch, or another network.
     """
-    contrasts, by_role = how.contrasts, {"state": x, "time": time, "memory": memory or ()}
+    contrasts, by_role = how.contrasts, {"state": x, "time": time, "memory": memory or (), "cache": request.cache}
     changes = [(guide, guide.how) for guide in how.guides if isinstance(guide.how, Change)]
     (alone,) = contrasts if len(contrasts) == 1 else [None]
     left_out = alone[1].left_out(request.nullable) if alone and alone[1].left_out else None

@@ -102,7 +102,9 @@ def loop(
     columns = [b.constant(coefficients[name], out=_coefficient_name(name)) for name in varying]
     used = dict.fromkeys(guide.input for one in evaluations for guide in one.guides)
     invariants = [*(request.operands.values() or [request.like]), *(request.scales[key] for key in used)]
+    invariants += request.cache
     asks = len(invariants)
+    first_cache = asks - len(request.cache)
     invariants += [] if known is None else [known.given, *known.operands]
     drawn = [] if known is None else [known.noise]
     if known is not None and known.same_noise:
@@ -115,8 +117,9 @@ def loop(
         others = rows[len(varying) :]
         kicks = dict(zip(kick, others[len(others) - len(kick) :], strict=True))
         operands = dict(zip(request.operands, kept, strict=False))
-        scales = dict(zip(used, kept[asks - len(used) : asks], strict=True))
-        asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
+        scales = dict(zip(used, kept[first_cache - len(used) : first_cache], strict=True))
+        cache = kept[first_cache:asks]
+        asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling, cache)
         carried, remembered = carried[: len(state)], list(carried[len(state) :])
         row = _Row(inner, evaluations, asked, values, kicks, remembered, table.clip)
         slope = row.slope if any(one.slopes for one in evaluations) else None
