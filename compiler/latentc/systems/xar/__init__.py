@@ -18,8 +18,8 @@ COMPONENTS = {
 
 CAPABILITIES = {
     # `forward`: an array f32[B, C, H, W] and the times of its cells f32[B, K], row by row. The others take a cell
-    # f32[B, C, h, w], its time f32[B], and keys and values of the cells before it: `cell_0`, … predict; `remember_0`, …,
-    # one fewer, return keys and values with those of the cell.
+    # f32[B, C, h, w], its time f32[B], and keys and values of the cells before it: `cell_0`, … predict;
+    # `remember_0`, …, one fewer, return keys and values with those of the cell.
     "denoise_cells": {
         "words": "predicts velocities of cells of an array, each at a time of its own, from those before it",
         "methods": {

@@ -16,7 +16,8 @@ from latentc.ir.builder import Builder, Var
 
 class CellAdaln(StepwiseAdaln):
     """As `adaln_zero`, with a condition s f32[B, K, D] for each of K cells of tokens, which follow each other (xAR, Ren
-    et al. 2025, arXiv:2502.20388). The maps start as other layers do, not at zero; gates are the first of their outputs.
+    et al. 2025, arXiv:2502.20388). The maps start as other layers do, not at zero; gates are the first of their
+    outputs.
     """
 
     kind: Literal["cell_adaln"]  # type: ignore[assignment]

@@ -33,7 +33,7 @@ from latentc.components.samplers.euler_maruyama import EulerMaruyama
 from latentc.components.samplers.guided import Request, first_half
 from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.ir.builder import ModuleBuilder, Var, as_tuple
-from latentc.ir.types import B, f32
+from latentc.ir.types import f32
 from latentc.systems.xar.cells import cell_of, joined
 from latentc_runtime.sources import RandomSource, Source
 
@@ -113,7 +113,7 @@ class CellByCell(Sampler):
             if number < count - 1:
                 method = f"remember_{number}"
                 names = " ".join("cache" for _ in network.methods[method].outputs)
-                by_role = {"state": cells[-1], "time": clean, "cache": caches}
+                by_role: dict[str, Any] = {"state": cells[-1], "time": clean, "cache": caches}
                 caches = list(as_tuple(guided_call(b, network, method, operands, null, scale, out=names, **by_role)))
         b.output(joined(b, cells, grid))
         mb.entries[entry] = b.finish(doc=f"{count} cells, each in {table.steps} steps.")

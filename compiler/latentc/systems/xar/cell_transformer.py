@@ -9,7 +9,7 @@ tokens, N tokens at once, S tokens in the cache, D width, H_kv key heads, d chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from latentc.components.blocks.norms.rms_norm import RmsNorm
 from latentc.components.blocks.positions.rope_2d import Rope2d
 from latentc.components.capabilities import Capability, Role
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
-from latentc.components.contract import Method, Network, Port
+from latentc.components.contract import Network, Port
 from latentc.components.decoding import BEGIN, EXTEND, MASKED, BlockForm
 from latentc.components.kit.patches import patchify, problems_of_square, unpatchify
 from latentc.components.networks._patch_blocks import PatchBlocks
@@ -29,7 +29,7 @@ from latentc.components.parts import Problem, Spec, Weights, a_divisor, dense
 from latentc.components.sums import summed
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
-from latentc.systems.xar.cells import array_of, cells_of
+from latentc.systems.xar.cells import array_of, tokens_of
 
 
 class CellTransformer(PatchBlocks):
@@ -38,7 +38,8 @@ class CellTransformer(PatchBlocks):
     `forward`: x f32[B, C, H, W], a time of each cell f32[B, K], the conditions -> f32[B, C_out, H, W]. `cell_0`, …: a
     cell f32[B, C, h, w], its time f32[B], the conditions, and the caches of the cells before it, a pair (keys, values)
     f32[B, H_kv, S, d] per block -> f32[B, C_out, h, w]. `remember_0`, …, not of the last cell: the same -> the caches
-    with those of the cell. Blocks of an encoder, then of a decoder, have learned positions of their own and rotary ones.
+    with those of the cell. Blocks of an encoder, then of a decoder, have learned positions of their own and rotary
+    ones.
     """
 
     kind: Literal["cell_transformer"]
@@ -65,6 +66,10 @@ class CellTransformer(PatchBlocks):
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     TIME: ClassVar[bool] = True
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("cells", "side", "patch")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from problems_of_square(self.kind, spec.data, self.patch)
         shape = spec.data.shape
@@ -85,9 +90,18 @@ class CellTransformer(PatchBlocks):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, _ = spec.data.shape
-        static, entries, time = self.static_of_square(spec, out_channels), self.entries(spec), spec.time
-        count, side = self.cells**2, size // self.cells
-        kv_heads, head = static.get("kv_heads", static["heads"]), self.width // static["heads"]
+        count, side, entries = self.cells**2, size // self.cells, self.entries(spec)
+        static = {
+            "side": side // self.patch,
+            "patch": self.patch,
+            "channels": channels,
+            **self.block_sizes(),
+            **self.condition_sizes(spec),
+            "out_channels": out_channels,
+        }
+        time = spec.time
+        heads = self.block.heads(static)
+        kv_heads, head = static.get("kv_heads", heads), self.width // heads
         tokens, role = (side // self.patch) ** 2, _CACHE
         ports = (
             Port("x", f32(B, channels, size, size), "state"),
@@ -102,7 +116,7 @@ class CellTransformer(PatchBlocks):
             for method, outputs in self._of_cell(number, caches).items():
                 body = _cell(self, time, entries, method, number, outputs == ("output",))
                 methods[method] = add_method(mb, name, method, body, (*cell, *known), static, outputs)
-        return Network(name, methods, self.PROVIDES, sizes={"side": side // self.patch})
+        return Network(name, methods, self.PROVIDES)
 
     def _of_cell(self, number: int, caches: int) -> dict[str, tuple[Role, ...]]:
         """The methods of a cell, with the roles of their outputs."""
@@ -121,9 +135,9 @@ class _Trunk:
     ) -> None:
         self.config, self.time, self.entries, self.b, self.static = config, time, entries, b, static
         self.width, self.patch, self.cells = static["width"], static["patch"], static["cells"]
-        self.grid = static["size"] // self.patch
-        self.side = self.grid // self.cells  # tokens along a side of a cell
+        self.side = static["side"]  # tokens along a side of a cell
         self.tokens, self.count = self.side**2, self.cells**2
+        self.total = Named(self.count * self.tokens, "T")
 
     def condition(self, t: Var, conditions: Sequence[Var], cells: Any) -> Var:
         """f32[B, K, D]: the embedded time of each cell f32[B K] and the class."""
@@ -139,7 +153,7 @@ class _Trunk:
         b, (cells, side) = self.b, (self.cells, self.side)
         rope = Rope2d(kind="rope_2d", base=self.config.base)
         found = []
-        for table in rope.rotary(b, self.width // self.static["heads"], self.grid, 0):
+        for table in rope.rotary(b, self.width // self.static["heads"], self.cells * self.side, 0):
             pairs, out = table.shape[1], table.value.name.rsplit("_")[-1]
             x = b.reshape(table, shape=(cells, side, cells, side, pairs))
             if number is None:
@@ -148,16 +162,17 @@ class _Trunk:
                 row, column = divmod(number, int(cells))
                 x = b.slice(x, axis=0, start=row, stop=row + 1)
                 x = b.slice(x, axis=2, start=column, stop=column + 1)
-            rows = self.tokens if number is not None else self.count * self.tokens
+            rows = self.total if number is None else self.tokens
             found.append(b.reshape(x, shape=(rows, pairs), out=out))
         return found
 
     def placed(self, x: Var, name: str, number: int | None) -> Var:
         """Tokens [B, N, D] with the learned positions of their cell, or of all cells."""
-        b, total = self.b, self.count * self.tokens
-        table = b.param(name, f32(1, total, self.width), "normal", std=0.02)
+        b = self.b
+        table = b.param(name, f32(1, self.total, self.width), "normal", std=0.02)
         if number is not None:
-            table = b.slice(table, axis=1, start=number * self.tokens, stop=(number + 1) * self.tokens, out="places")
+            start = number * self.tokens if number else 0
+            table = b.slice(table, axis=1, start=start, stop=start + self.tokens, out="places")
         return b.add(x, table, out="x")
 
     def run(
@@ -200,7 +215,7 @@ class _Trunk:
 
     def _mask(self) -> Var:
         """bool[1, 1, T, T]: a token sees those of its cell and of the cells before."""
-        b, total = self.b, Named(int(self.count * self.tokens), "T")
+        b, total = self.b, self.total
         cell = b.div(b.arange(total), self.tokens, out="cell")
         mask = b.less_equal(b.reshape(cell, shape=(1, total)), b.reshape(cell, shape=(total, 1)))
         return b.reshape(mask, shape=(1, 1, total, total), out="mask")
@@ -208,20 +223,14 @@ class _Trunk:
 
 @cache
 def _forward(config: CellTransformer, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
-    @module_class("CellTransformer", x="B channels size size", t="B cells**2")
+    @module_class("CellTransformer", x="B channels cells*side*patch cells*side*patch", t="B cells**2")
     def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
         """Predicts the velocity of every cell at its time, given the conditions and the noisy cells before it."""
-        trunk, batch = _Trunk(config, time, entries, b, static), x.shape[0]
-        count, tokens, size = trunk.count, trunk.tokens, static["size"]
-        s = trunk.condition(b.reshape(t, shape=(batch * count,)), conditions, count)
-        cells = cells_of(b, x, trunk.side * trunk.patch, count)
-        x = patchify(b, cells, trunk.patch, tokens=tokens)
-        x = b.reshape(x, shape=(batch, Named(int(count * tokens), "T"), x.shape[2]), out="x")
-        x, _ = trunk.run(x, s, MASKED)
-        x = b.reshape(x, shape=(batch * count, tokens, x.shape[2]))
-        side, channels = trunk.side * trunk.patch, static["out_channels"]
-        cells = unpatchify(b, x, (channels, side, side), out="cells", patch=trunk.patch)
-        return array_of(b, cells, (channels, size, size), count)
+        trunk = _Trunk(config, time, entries, b, static)
+        cells, sizes = trunk.count, (trunk.cells, trunk.side, trunk.patch)
+        s = trunk.condition(b.reshape(t, shape=(x.shape[0] * cells,)), conditions, cells)
+        x, _ = trunk.run(tokens_of(b, x, *sizes, trunk.total), s, MASKED)
+        return array_of(b, x, static["out_channels"], *sizes)
 
     return forward
 
@@ -232,7 +241,7 @@ def _cell(
 ) -> BlockBody:
     heads = "kv_heads" if "kv_heads" in config.block.parts()[0].static(config.width) else "heads"
     count = len(ports_of(entries))
-    shapes = {"x": "B channels size//cells size//cells"}
+    shapes = {"x": "B channels side*patch side*patch"}
     shapes |= {"caches": f"B {heads} S width//heads"} if number else {}
 
     def cell(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> Any:
@@ -247,9 +256,10 @@ def _cell(
         side = trunk.side * trunk.patch
         return unpatchify(b, made, (static["out_channels"], side, side), patch=trunk.patch)
 
+    given = "the conditions and the caches of those before it" if number else "the conditions"
     cell.__doc__ = (
-        f"Predicts the velocity of cell {number} at its time, given the conditions and the caches of those before it."
+        f"Predicts the velocity of cell {number} at its time, given {given}."
         if predicts
-        else f"The caches with the keys and values of cell {number}."
+        else f"The caches with the keys and values of cell {number}, given {given}."
     )
     return BlockBody(cell, "CellTransformer", method, shapes)

@@ -1,6 +1,7 @@
 """Square cells of arrays, counted row by row.
 
-Symbols: B batch, C channels, H and W sides of an array, h and w those of a cell, G cells along a side, K = G^2 cells.
+Symbols: B batch, C channels, H and W sides of an array, h and w those of a cell, G cells along a side (`grid`), K = G^2
+cells, P side of a patch.
 """
 
 from __future__ import annotations
@@ -8,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from latentc.components.kit.patches import patchify, unpatchify
 from latentc.ir.builder import Builder, Var
 
 
-def cells_of(b: Builder, x: Var, side: Any, count: Any) -> Var:
-    """x f32[B, C, H, W] as f32[B K, C, h, w], with h = w = `side` and K = `count`."""
-    batch, channels, _, _ = x.shape
-    x = patchify(b, x, side, out="cells", tokens=count)
-    return b.reshape(x, shape=(batch * count, channels, side, side), out="cells")
+def tokens_of(b: Builder, x: Var, grid: Any, side: Any, patch: Any, tokens: Any) -> Var:
+    """x f32[B, C, H, W] as tokens f32[B, T, C P P], cell by cell: `tokens` (T) patches, `side` along one of a cell."""
+    batch, channels = x.shape[:2]
+    x = b.reshape(x, shape=(batch, channels, grid, side, patch, grid, side, patch))
+    x = b.transpose(x, perm=(0, 2, 5, 3, 6, 1, 4, 7))
+    return b.reshape(x, shape=(batch, tokens, channels * patch * patch), out="tokens")
 
 
-def array_of(b: Builder, cells: Var, shape: tuple[Any, Any, Any], count: Any) -> Var:
-    """The inverse of `cells_of`: f32[B, C, H, W] of `shape` [C, H, W]."""
-    rows, channels, side, _ = cells.shape
-    cells = b.reshape(cells, shape=(rows // count, count, channels * side * side))
-    return unpatchify(b, cells, shape, patch=side)
+def array_of(b: Builder, tokens: Var, channels: Any, grid: Any, side: Any, patch: Any) -> Var:
+    """The inverse of `tokens_of`: f32[B, C, H, W]."""
+    batch, size = tokens.shape[0], grid * side * patch
+    x = b.reshape(tokens, shape=(batch, grid, grid, side, side, channels, patch, patch))
+    x = b.transpose(x, perm=(0, 5, 1, 3, 6, 2, 4, 7))
+    return b.reshape(x, shape=(batch, channels, size, size), out="x")
 
 
 def cell_of(b: Builder, x: Var, number: int, grid: int, out: str = "cell") -> Var:
