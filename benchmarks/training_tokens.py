@@ -164,14 +164,7 @@ TOKEN_SYSTEMS: dict[str, System] = {
             *("backbone.block.feed_forward.multiple_of=32", "sampler.guidance.scale=1.5"),
         ),
     ),
-    "xar": System(
-        {"four cells": Trained("digits_xar"), "whole": Trained("digits_xar", ("backbone.cells=1",))},
-        {name: Drawn(name) for name in ("four cells", "whole")},
-        (
-            Goal("class accuracy of four cells", lambda f: f["four cells"]["accuracy"], 0.95),
-            Goal("Fréchet distance of four cells", ratio("frechet", "four cells", "whole"), 1.0, False),
-        ),
-    ),
+    "xar": accurate("digits_xar"),
     "arpg": any_order("digits_arpg"),
     "randar": any_order("digits_randar"),
     "rar": System(

@@ -31,9 +31,9 @@ def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     starts = [numbers.noise[3 * cell] for cell in range(4)]
-    noise = [whole([numbers.noise[3 * cell + 1 + step] for cell in range(4)]) for step in range(2)]
-    scale = np.full(2, 3.0, np.float32)
-    return {"x": whole(starts), "y": numbers.inputs["labels"], "scale": scale, "noise": np.stack(noise)}
+    kicks = [np.stack(numbers.noise[3 * cell + 1 : 3 * cell + 3]) for cell in range(4)]
+    noise = {f"noise_{i}": z.reshape(2, 2, 8, 8, 16).transpose(0, 1, 4, 2, 3) for i, z in enumerate(kicks)}
+    return {"x": whole(starts), "y": numbers.inputs["labels"], "scale": np.full(2, 3.0, np.float32), **noise}
 
 
 CASES = [

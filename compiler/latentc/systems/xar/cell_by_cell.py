@@ -78,8 +78,8 @@ class CellByCell(Sampler):
         return self.model_copy(update={"solver": self.solver.with_steps(steps)})
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
-        """Adds entry `sample.STEPS`: x f32[B, C, H, W] of normals, the conditions, scale f32[B] with guidance, noise
-        f32[S, B, C, H, W] if the solver takes any -> x f32[B, C, H, W].
+        """Adds entry `sample.STEPS`: x f32[B, C, H, W] of normals, the conditions, scale f32[B] with guidance, for
+        each cell `noise_0`, … f32[S, B, C, h, w] if the solver takes noise -> x f32[B, C, H, W].
         """
         network, conditions, target = networks["main"], Conditions(spec, networks), parameterization_of(spec.objective)
         assert target is not None
@@ -91,10 +91,9 @@ class CellByCell(Sampler):
         operands = conditions.operands(b, conditions.inputs(b))
         sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
         scale, settings = asked_scale(b, self.guidance, sources)
-        noise, noisy = None, stochastic_rows(table)
-        if noisy:
-            noise = b.input("noise", f32(noisy, *x.shape))
-            sources["noise"] = RandomSource("normal", "step", noisy)
+        noisy, cell = stochastic_rows(table), network.methods["cell_0"].input("state").type
+        noise = [b.input(f"noise_{i}", f32(noisy, *cell.shape)) for i in range(count)] if noisy else []
+        sources |= {z.value.name: RandomSource("normal", f"cell_{i}", noisy) for i, z in enumerate(noise)}
         null = conditions.null(b, operands) if scale is not None else {}
         like = next(iter(operands.values())) if operands else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
         clean = b.full(like, shape=(), value=_clean_time(target), dtype="f32", out="clean")
@@ -107,9 +106,10 @@ class CellByCell(Sampler):
             known = caches if guides or scale is None else [first_half(b, c) for c in caches]
             at = replace(network, methods={"forward": network.methods[f"cell_{number}"]})
             start = cell_of(b, x, number, grid, "start")
-            kicks = None if noise is None else cell_of(b, noise, number, grid, "kicks")
             own = replace(request, cache=tuple(known))
-            cells.append(denoise(b, f"{entry}.cell_{number}", table, at, own, start, kicks, guides))
+            cells.append(
+                denoise(b, f"{entry}.cell_{number}", table, at, own, start, noise[number] if noise else None, guides)
+            )
             if number < count - 1:
                 method = f"remember_{number}"
                 names = " ".join("cache" for _ in network.methods[method].outputs)
