@@ -56,6 +56,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main.forward"): 610_415_632,  # paper: 610 M
         },
     ),
+    "pmf": (
+        "Lyy-iiis/pMF, the branch `torch`; the second method has the head that is for training alone",
+        {
+            ("B/16", "main.forward"): 118_234_240,
+            ("B/16", "main.train_forward"): 175_474_304,
+            ("B/32", "main.forward"): 120_300_928,
+            ("L/16", "main.forward"): 410_320_768,
+            ("L/32", "main.forward"): 412_977_280,
+            ("H/16", "main.forward"): 955_508_992,
+            ("H/32", "main.forward"): 959_050_240,
+        },
+    ),
     "self_vae": (
         "ioangatop/srVAE, its VAE and srVAE with the prior RealNVP",
         {("vae", "main"): 34_276_364, ("downscale", "main"): 39_272_570},

@@ -1204,6 +1204,10 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.context_start=1", "sampler.steps=3"),
         ),
     ),
+    "pmf": Tiny(
+        "digits_pmf",
+        (*under("backbone", (*BLOCKS, "depth=2", "velocity_head=1", "bottleneck=4")), "sampler.steps=2"),
+    ),
     "mdt": Tiny(
         "mdt",
         (

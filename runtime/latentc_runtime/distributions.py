@@ -64,6 +64,7 @@ DRAWS: Mapping[str, Callable[..., Array]] = {
     "truncated_normal": _rare("truncated_normal"),
     "uniform_between": _rare("uniform_between"),
     "log_uniform": _rare("log_uniform"),
+    "power_law": _rare("power_law"),
     "permutation": _rare("permutation"),
     "gumbel": _rare("gumbel"),
     "exponential": _rare("exponential"),
@@ -94,6 +95,13 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
     "log_uniform": Distribution(
         f"{{low}} * ({{high}} / {{low}}) ** {_OPEN}",
         ("low", "high"),
+        bounds=lambda parameters: (parameters["low"], parameters["high"]),
+    ),
+    # Density proportional to x^-power, power > 1, by the inverse of its CDF.
+    "power_law": Distribution(
+        f"({{low}} ** (1 - {{power}}) + ({{high}} ** (1 - {{power}}) - {{low}} ** (1 - {{power}})) * {_OPEN})"
+        " ** (1 / (1 - {power}))",
+        ("low", "high", "power"),
         bounds=lambda parameters: (parameters["low"], parameters["high"]),
     ),
     "integers": Distribution(

@@ -69,6 +69,21 @@ def log_uniform(
     return made
 
 
+def power_law(
+    seeds: Seeds,
+    stream: str,
+    shape: Sequence[int],
+    index: Index,
+    low: ArrayLike,
+    high: ArrayLike,
+    power: ArrayLike,
+) -> Array:
+    exponent = 1.0 - _column(power, shape)
+    first, last = _column(low, shape) ** exponent, _column(high, shape) ** exponent
+    made: Array = (first + (last - first) * noise.uniforms(seeds, stream, shape, index)) ** (1.0 / exponent)
+    return made
+
+
 def permutation(seeds: Seeds, stream: str, shape: Sequence[int], index: Index) -> Array:
     """The last axis holds 0..n-1 in random order, that of its words."""
     return noise.words(seeds, stream, shape, index).argsort(axis=-1, kind="stable").astype(np.int64)

@@ -34,6 +34,7 @@ CASES = {
     "uniform": ({}, lambda x: x),
     "uniform_between": ({"low": -1.0, "high": 3.0}, lambda x: (x + 1.0) / 4.0),
     "log_uniform": ({"low": 1.0, "high": 8.0}, lambda x: np.log(x) / np.log(8.0)),
+    "power_law": ({"low": 1.0, "high": 8.0, "power": 3.0}, lambda x: (1 - x**-2.0) / (1 - 8.0**-2)),
     "integers": ({"high": 6}, np.full(6, 1 / 6)),
     "gumbel": ({}, lambda x: np.exp(-np.exp(-x))),
     "exponential": ({"rate": 2.0}, lambda x: 1 - np.exp(-2.0 * x)),

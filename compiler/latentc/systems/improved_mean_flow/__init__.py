@@ -11,7 +11,6 @@ Rows in docs/systems.yaml: improved_mean_flow.
 BASES = ("mean_flow",)
 
 COMPONENTS = {
-    "conditions": {"setting": "setting"},
     "networks": {"context_transformer": "context_transformer"},
     "objectives": {"improved_mean_flow": "improved_mean_flow"},
 }

@@ -8,7 +8,7 @@ Symbols: B batch, C channels, T tokens (patches), D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -53,6 +53,8 @@ class ContextTransformer(PatchBlocks):
         description="blocks of a second head, used only in training, that predicts the velocity; `depth` counts those "
         "of one head",
     )
+    CLASS: ClassVar[str] = "ContextTransformer"
+    """The name of the emitted class."""
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
     TIME: ClassVar[bool] = True
@@ -94,7 +96,7 @@ class ContextTransformer(PatchBlocks):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, _ = spec.data.shape
-        static = self.static_of_square(spec, out_channels)
+        static = self.sizes(spec, out_channels)
         entries = self.entries(spec)
         ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
         forward, train_forward = _network(self, spec.time, entries)
@@ -104,6 +106,29 @@ class ContextTransformer(PatchBlocks):
             methods["train_forward"] = add_method(mb, name, "train_forward", train_forward, ports, static, outputs)
         return Network(name, methods, self.PROVIDES)
 
+    def sizes(self, spec: Spec, out_channels: int) -> dict[str, Any]:
+        """The static arguments of its methods."""
+        return self.static_of_square(spec, out_channels)
+
+    def embedded(self, b: Builder, x: Var, tokens: Any, static: Mapping[str, Any]) -> Var:
+        """f32[B, T, D]: the patches of x."""
+        return embedded_patches(b, "x_embedder", x, static["width"], static["patch"], "xavier_matrix", tokens)
+
+    def placed(self, b: Builder, prefix: list[Var], x: Var, grid: Any) -> Var:
+        """f32[B, L + T, D]: the tokens of conditions, then those of patches x, with positions."""
+        assert isinstance(self.positions, Positions)
+        x = self.positions.add(b, x, x.shape[2], grid)
+        return b.concat(*prefix, x, axis=1, out="x") if prefix else x
+
+    def rotary(self, b: Builder, channels: Any, grid: Any, context: int) -> tuple[Var, ...]:
+        """Tables of rotary positions of heads of so many channels, `context` tokens being those of conditions."""
+        assert isinstance(self.positions, Positions)
+        return self.positions.rotary(b, channels, grid, context)
+
+    def predicted(self, b: Builder, name: str, made: Var, x: Var, t: Var) -> Var:
+        """What a head returns, f32[B, C_out, H, W], given the image that it made."""
+        return made
+
 
 @cache
 def _network(
@@ -111,8 +136,7 @@ def _network(
 ) -> tuple[BlockBody, BlockBody]:
     """`forward` and `train_forward`."""
     mixer, feed_forward, norm, condition = config.block.parts()
-    assert isinstance(config.positions, Positions)
-    positions, heads = config.positions, config.velocity_head or 0
+    heads = config.velocity_head or 0
     learned = "lecun" if config.weights == "small_lecun" else "normal"
     block = condition.block(mixer, feed_forward, norm, config.weights)
 
@@ -132,7 +156,7 @@ def _network(
     ) -> tuple[Var, ...]:
         grid = size // patch
         patches, sizes = Named(grid**2, "T"), config.block.own(width, static)
-        prefix = []
+        state, prefix = x, []
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "vector":
                 vector = entry.vector(b, entry.prefix, operands, width, static)
@@ -142,11 +166,10 @@ def _network(
         if config.tells_time:
             vector = time.vector(b, "t_embedder", t, width)
             prefix.append(_tokens(b, "time", vector, config.tokens.get("time", 1), width, learned))
-        x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", patches)
-        x = positions.add(b, x, width, grid)
+        x = config.embedded(b, x, patches, {**static, "width": width, "patch": patch})
         context = sum(int(tokens.shape[1]) for tokens in prefix)
-        x = b.concat(*prefix, x, axis=1, out="x") if prefix else x
-        rotary = positions.rotary(b, width // static.get("heads", 1), grid, context)
+        x = config.placed(b, prefix, x, grid)
+        rotary = config.rotary(b, width // static.get("heads", 1), grid, context)
 
         def run(name: str, count: Any, x: Var) -> Var:
             for item in items(name, count):
@@ -156,18 +179,18 @@ def _network(
         def read(name: str, x: Var) -> Var:
             x = norm.apply(b, f"{name}_norm", b.slice(x, axis=1, start=context, stop=patches + context, out="x"))
             x = dense(b, name, x, patch * patch * out_channels, True, "zeros", out="x")
-            return image(b, x, out_channels, grid, patch, size, out=name)
+            return config.predicted(b, name, image(b, x, out_channels, grid, patch, size, out=name), state, t)
 
         x = run("blocks", depth - heads, x)
         average = read("output", run("head", heads, x) if heads else x)
         return (average, read("velocity", run("velocity_head", heads, x))) if velocity else (average,)
 
-    @module_class("ContextTransformer", x="B channels size size")
+    @module_class(config.CLASS, x="B channels size size")
     def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
         """Predicts from noisy x at time t, given the conditions."""
         return network(b, x, t, *conditions, velocity=False, **static)[0]
 
-    @module_class("ContextTransformer", "train_forward", x="B channels size size")
+    @module_class(config.CLASS, "train_forward", x="B channels size size")
     def train_forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
         """The same in training, with the velocity that the second head predicts."""
         return network(b, x, t, *conditions, velocity=True, **static)

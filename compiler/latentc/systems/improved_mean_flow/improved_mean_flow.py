@@ -13,6 +13,7 @@ from pydantic import Field
 from latentc.components import Closed
 from latentc.components.backbone import not_taken
 from latentc.components.capabilities import Role
+from latentc.components.conditions.setting import SettingCondition
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, derivative_along, per_sample_mean
 from latentc.components.objectives._common import chosen, publish
@@ -20,7 +21,6 @@ from latentc.components.parts import Problem, Spec
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.systems.improved_mean_flow.setting import SettingCondition
 from latentc.systems.mean_flow.average_velocity import AverageVelocity
 
 METHOD = "train_forward"
@@ -91,10 +91,20 @@ class ImprovedMeanFlow(AverageVelocity):
             error = b.op("sub", value, target, out="error")
             squares.append(b.op("mul", error, error, out="squared"))
         loss = b.op("add", *(self.weighted(b, squared, "weighted") for squared in squares), out="loss")
-        b.output(loss, *(per_sample_mean(b, s, out=name) for s, name in zip(squares, ("mse", "mse_v"), strict=True)))
-        b.finish("Weighted squared errors of both heads, then their mean squared errors, one value per sample each.")
+        metrics = {n: per_sample_mean(b, s, out=n) for n, s in zip(("mse", "mse_v"), squares, strict=True)}
+        for name, (weight, distance) in self.distances(b, m, networks, x0, x_t, t, u).items():
+            loss = weighted_sum(b, "loss", (1.0, loss), (weight, self.normalised(b, distance, "weighted")))
+            metrics[name] = distance
+        b.output(loss, *metrics.values())
+        b.finish("Weighted errors, then the mean squared errors of both heads, one value per sample each.")
         drawn = (*self.time_draws(), Draw("noise", "normal"), *conditions.drawn(), *conditions.draws())
-        return publish(mb, ("loss", "mse", "mse_v"), ("x", *conditions.fields), drawn, self.trained(spec))
+        return publish(mb, ("loss", *metrics), ("x", *conditions.fields), drawn, self.trained(spec))
+
+    def distances(
+        self, b: Builder, m: Symbolic, networks: Mapping[str, Network], x0: Var, x_t: Var, t: Var, u: Var
+    ) -> dict[str, tuple[float, Var]]:
+        """Further errors f32[B] of the average velocity u, with their weights, by the names of their metrics."""
+        return {}
 
     def _over_all_times(
         self, b: Builder, guidance: GuidanceConditions, given: Mapping[str, Var], matched: Var

@@ -109,6 +109,10 @@ class AverageVelocity(Objective):
     def weighted(self, b: Builder, squared: Var, out: str) -> Var:
         """f32[B]: the weighted sum of squared errors."""
         total = b.sum(squared, axes=tuple(range(1, squared.type.rank)), keepdims=False, out="sum_of_squares")
+        return self.normalised(b, total, out)
+
+    def normalised(self, b: Builder, total: Var, out: str) -> Var:
+        """f32[B]: an error f32[B], weighted."""
         if not self.power:
             return total
         weight = b.pow(total + self.eps, b.scalar(-self.power, total), out="weight")

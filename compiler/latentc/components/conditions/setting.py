@@ -10,7 +10,7 @@ from pydantic import Field
 from latentc.components.condition import Derived, DrawnInput, Form, TimeFeatures
 from latentc.components.conditions.timestep import Timestep
 from latentc.components.contract import Draw, Port
-from latentc.components.parts import Problem, Spec
+from latentc.components.parts import Applies, Problem, Spec
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Setting as Asked
@@ -25,9 +25,12 @@ class SettingCondition(Derived):
     setting: str | None = Field(None, description="name in requests; null: that of the condition")
     range: tuple[float, float] = Field((0.0, 1.0), description="smallest and largest value")
     default: float = Field(0.0, description="default value for requests")
-    distribution: Literal["uniform", "inverse"] = Field(
-        "uniform", description="distribution in training; inverse: density proportional to 1 / value"
+    distribution: Literal["uniform", "inverse", "power"] = Field(
+        "uniform",
+        description="distribution in training; inverse: density proportional to 1 / value; power: to 1 / value^`power`",
     )
+    power: float = Field(2.0, gt=1, le=16, description="power of the density")
+    APPLIES: ClassVar[Applies] = {"power": ("distribution", ("power",))}
     embedded: Literal["value", "one_minus_inverse"] = Field(
         "value", description="quantity that is embedded: the value v, or 1 - 1 / v"
     )
@@ -42,7 +45,7 @@ class SettingCondition(Derived):
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         low, high = self.range
-        positive = self.distribution == "inverse" or self.embedded == "one_minus_inverse"
+        positive = self.distribution != "uniform" or self.embedded == "one_minus_inverse"
         if not low < high or (positive and low <= 0):
             bound = "0 < low < high" if positive else "low < high"
             yield Problem(("range",), f"values from {low:g} to {high:g}", f"give [low, high] with {bound}")
@@ -54,8 +57,9 @@ class SettingCondition(Derived):
 
     def inputs(self, name: str, spec: Spec) -> tuple[DrawnInput, ...]:
         low, high = self.range
-        kind = "log_uniform" if self.distribution == "inverse" else "uniform_between"
-        draw = Draw(name, kind, {"low": low, "high": high})
+        kind = {"uniform": "uniform_between", "inverse": "log_uniform", "power": "power_law"}[self.distribution]
+        power = {"power": self.power} if self.distribution == "power" else {}
+        draw = Draw(name, kind, {"low": low, "high": high, **power})
         return (DrawnInput(name, f32(B), draw, Asked(self.setting or name, self.default, low, high)),)
 
     def vector(
