@@ -53,7 +53,7 @@ class ContextTransformer(PatchBlocks):
         description="blocks of a second head, used only in training, that predicts the velocity; `depth` counts those "
         "of one head",
     )
-    CLASS: ClassVar[str] = "ContextTransformer"
+    EMITTED: ClassVar[str] = "ContextTransformer"
     """The name of the emitted class."""
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
@@ -185,12 +185,12 @@ def _network(
         average = read("output", run("head", heads, x) if heads else x)
         return (average, read("velocity", run("velocity_head", heads, x))) if velocity else (average,)
 
-    @module_class(config.CLASS, x="B channels size size")
+    @module_class(config.EMITTED, x="B channels size size")
     def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
         """Predicts from noisy x at time t, given the conditions."""
         return network(b, x, t, *conditions, velocity=False, **static)[0]
 
-    @module_class(config.CLASS, "train_forward", x="B channels size size")
+    @module_class(config.EMITTED, "train_forward", x="B channels size size")
     def train_forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
         """The same in training, with the velocity that the second head predicts."""
         return network(b, x, t, *conditions, velocity=True, **static)

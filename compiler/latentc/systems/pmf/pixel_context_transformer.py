@@ -30,7 +30,7 @@ class PixelContextTransformer(ContextTransformer):
     positions: Rope2d = Field(
         Rope2d(kind="rope_2d"), description="rotary positions of the patches; condition tokens are not rotated"
     )
-    CLASS: ClassVar[str] = "PixelContextTransformer"
+    EMITTED: ClassVar[str] = "PixelContextTransformer"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         **{name: value for name, value in ContextTransformer.EXAMPLE.items() if name != "positions"},
         "kind": "pixel_context_transformer",
@@ -47,8 +47,8 @@ class PixelContextTransformer(ContextTransformer):
         return dense(b, "x_embedder.proj2", h, static["width"], True, "xavier", out="x")
 
     def placed(self, b: Builder, prefix: list[Var], x: Var, grid: Any) -> Var:
+        length, width = sum(int(part.shape[1]) for part in prefix) + grid * grid, x.shape[2]
         x = b.concat(*prefix, x, axis=1, out="x") if prefix else x
-        _, length, width = x.shape
         return b.add(x, b.param("pos_embed", f32(1, length, width), "normal", std=0.02), out="x")
 
     def rotary(self, b: Builder, channels: Any, grid: Any, context: int) -> tuple[Var, ...]:
