@@ -12,5 +12,5 @@ BASES = ("improved_mean_flow",)
 COMPONENTS = {
     "networks": {"pixel_context_transformer": "pixel_context_transformer"},
     "objectives": {"pixel_mean_flow": "pixel_mean_flow"},
-    "processes": {"scaled_path": "scaled_path"},
+    "processes": {"pixel_path": "pixel_path"},
 }

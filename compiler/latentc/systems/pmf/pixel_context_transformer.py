@@ -15,7 +15,7 @@ from latentc.components.layers import patch_conv
 from latentc.components.parts import Spec, dense
 from latentc.ir.builder import Builder, Var, f32
 from latentc.systems.improved_mean_flow.context_transformer import ContextTransformer
-from latentc.systems.pmf.scaled_path import LEAST
+from latentc.systems.pmf.pixel_path import LEAST
 
 
 class PixelContextTransformer(ContextTransformer):

@@ -21,7 +21,7 @@ from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc.systems.improved_mean_flow.improved_mean_flow import ImprovedMeanFlow
-from latentc.systems.pmf.scaled_path import LEAST, ScaledPath
+from latentc.systems.pmf.pixel_path import LEAST, PixelPath
 
 
 class PerceptualDistance(Closed):
@@ -38,8 +38,8 @@ class PixelMeanFlow(ImprovedMeanFlow):
     """
 
     kind: Literal["pixel_mean_flow"]  # type: ignore[assignment]
-    process: Annotated[ScaledPath, OneOfThese("processes", classes=(ScaledPath,))] = Field(
-        ScaledPath(kind="scaled_path", times="logit_normal", logit_mean=0.8, logit_std=0.8),
+    process: Annotated[PixelPath, OneOfThese("processes", classes=(PixelPath,))] = Field(
+        PixelPath(kind="pixel_path", times="logit_normal", logit_mean=0.8, logit_std=0.8),
         description="the path from noise to data, and the distribution of both times",
     )
     uniform: Fraction = Field(0.0, description="fraction of samples whose times are uniform instead (0.1 of pMF-H)")
