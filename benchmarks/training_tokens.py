@@ -165,6 +165,7 @@ TOKEN_SYSTEMS: dict[str, System] = {
         ),
     ),
     "xar": accurate("digits_xar"),
+    "par": accurate("digits_par"),
     "arpg": any_order("digits_arpg"),
     "randar": any_order("digits_randar"),
     "rar": System(

@@ -670,6 +670,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "OliverRensu/xAR: the sizes of its layers, added up; README: 172 M (B)",
         {("B", "main"): 172_638_224, ("L", "main"): 608_397_968, ("H", "main"): 1_186_024_096},
     ),
+    "par": (
+        "YuqingWang1029/PAR: LlamaGen's layers and the learned vectors, added up; README: 775 M, 1.4 and 3.1 B",
+        {
+            ("XL", "main"): 774_703_360,
+            ("XXL", "main"): 1_410_977_280,
+            ("3B", "main"): 3_096_668_800,
+            ("3B-16x", "main"): 3_096_707_200,
+        },
+    ),
     "arpg": (
         "hp-l33/ARPG: the sizes of its layers, added up, but for an unused row; README: 320, 719 M, 1.3 B",
         {("L", "main"): 319_844_352, ("XL", "main"): 718_996_480, ("XXL", "main"): 1_302_448_128},

@@ -862,6 +862,13 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.block.feed_forward.ratio=2", "conditioning.time.frequencies=16", "sampler.solver.steps=3"),
         ),
     ),
+    "par": Tiny(
+        "par",
+        (
+            *under("backbone", (*BLOCKS, "depth=2", "dropout=0", "block.feed_forward.multiple_of=8")),
+            "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [4, 4]}}",
+        ),
+    ),
     "arpg": Tiny(
         "arpg",
         (
