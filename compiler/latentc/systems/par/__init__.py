@@ -15,10 +15,10 @@ COMPONENTS = {
 }
 
 CAPABILITIES = {
-    # Of m tokens at a place: `forward` takes all tokens but the last as state, in the network's reading. `decode` takes a
-    # token i64[B], and the number of the next; `enter` the last of the first m; `decode_place` those of a place i64[B, m]
-    # and the number of its first. Caches f32[B, H, T, d] are filled as they are read; logits f32[B, V], or of a place
-    # f32[B m, V].
+    # Of m tokens at a place: `forward` takes all tokens but the last as state, in the network's reading. `decode` takes
+    # a token i64[B], and the number of the next; `enter` the last of the first m; `decode_place` those of a place
+    # i64[B, m] and the number of its first. Caches f32[B, H, T, d] are filled as they are read; logits f32[B, V], or of
+    # a place f32[B m, V].
     "next_places": {
         "words": "predicts the tokens at a place of all regions from those at the places before",
         "methods": {

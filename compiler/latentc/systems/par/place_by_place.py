@@ -81,7 +81,7 @@ class PlaceByPlace(TokenSampler):
         carried = [token, *caches]
         outs = b.loop(f"{entry}.first", together - 1, one, invariants=kept, carried=carried, tables=rows)
         first = [b.reshape(token, shape=(B, 1)), b.transpose(outs[-1], perm=(1, 0))]
-        operands = {"token": outs[0], "cache": list(outs[1:-1])}
+        operands: dict[str, Any] = {"token": outs[0], "cache": list(outs[1:-1])}
         own = None if scale is None else _spread(b, scale, together)
         logits, *caches = guided_call(b, network, "enter", {}, {}, own, out=names, **operands)
         tokens = self._place(b, logits, _row(b, u_places, 0, (B, together)), together)

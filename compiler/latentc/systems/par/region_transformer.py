@@ -3,13 +3,13 @@
 A file of its own beside token_transformer, because what it takes at a step are the tokens of a place, which see each
 other, and between the first tokens and the others learned vectors complete a place.
 
-Symbols: B batch, R regions along a side, m = R^2 tokens of a place, T tokens of a sample, N tokens at once, V vocabulary,
-D width, H_kv key heads, d channels of a head, E rotary pairs.
+Symbols: B batch, R regions along a side, m = R^2 tokens of a place, T tokens of a sample, N tokens at once, V
+vocabulary, D width, H_kv key heads, d channels of a head, E rotary pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -155,7 +155,7 @@ class _Inputs:
         return self.b.dropout(x, p=self.config.dropout, out=x.value.name) if self.config.dropout else x
 
     def rotary(self) -> list[Var]:
-        """(cos, sin) f32[T, E] of what the network takes: tokens in its reading; class and learned vectors have zeros."""
+        """(cos, sin) f32[T, E] of what the network takes, tokens in its reading: zeros of class and learned vectors."""
         b, static, together = self.b, self.static, self.together
         regions, side = static["regions"], static["grid"] // static["regions"]
         rope = Rope2d(kind="rope_2d", base=self.config.base)
@@ -271,6 +271,7 @@ def _step(config: RegionTransformer, method: str) -> BlockBody:
         inputs = _Inputs(config, b, static)
         return inputs.step(inputs.dropped(inputs.tokens(tokens)), position, caches)
 
-    body = {"decode": decode, "enter": enter, "decode_place": decode_place}[method]
+    bodies: dict[str, Callable[..., Any]] = {"decode": decode, "enter": enter, "decode_place": decode_place}
+    body = bodies[method]
     body.__doc__ = _DOCS[method]
     return BlockBody(body, "RegionTransformer", method, shapes)
