@@ -130,8 +130,8 @@ class _Inputs:
 
     def __init__(self, config: RegionTransformer, b: Builder, static: Mapping[str, Any]) -> None:
         self.config, self.b, self.static, self.width = config, b, static, static["width"]
-        self.together = static["regions"] ** 2  # m
-        self.length = Named(static["grid"] ** 2, "T")
+        self.together, self.total = static["regions"] ** 2, static["grid"] ** 2  # m, T
+        self.length = Named(self.total, "T")
         self.sizes = {"dim": self.width, **config.block.own(self.width, static)}
 
     def condition(self, entries: tuple[Entry, ...], operands: Sequence[Var]) -> Var:
@@ -154,24 +154,10 @@ class _Inputs:
         """Embeddings after the dropout of the network."""
         return self.b.dropout(x, p=self.config.dropout, out=x.value.name) if self.config.dropout else x
 
-    def rotary(self) -> list[Var]:
-        """(cos, sin) f32[T, E] of what the network takes, tokens in its reading: zeros of class and learned vectors."""
-        b, static, together = self.b, self.static, self.together
-        regions, side = static["regions"], static["grid"] // static["regions"]
-        rope = Rope2d(kind="rope_2d", base=self.config.base)
-        found = []
-        for table in rope.rotary(b, self.width // static["heads"], static["grid"], 1):
-            pairs, out = table.shape[1], table.value.name.rsplit("_")[-1]
-            zeros = b.slice(table, axis=0, start=0, stop=1)
-            rows = b.slice(table, axis=0, start=1, stop=self.length + 1)
-            rows = b.reshape(rows, shape=(regions, side, regions, side, pairs))
-            rows = b.reshape(b.transpose(rows, perm=(1, 3, 0, 2, 4)), shape=(self.length, pairs), out="rows")
-            first = b.slice(rows, axis=0, start=0, stop=together)
-            rest = b.slice(rows, axis=0, start=together, stop=self.length - together)
-            none = b.broadcast_to(zeros, zeros, shape=(together - 1, pairs))
-            joined = b.concat(zeros, first, none, rest, axis=0, out=out)
-            found.append(b.reshape(joined, shape=(self.length, pairs), out=out))
-        return found
+    def rotary(self) -> tuple[Var, Var]:
+        """(cos, sin) f32[T, E] of what the network takes."""
+        sizes = {"head_dim": self.width // self.static["heads"], **{k: self.static[k] for k in ("grid", "regions")}}
+        return self.b.sub("rotary", _rotary(self.config.base), out="cos sin", **sizes)
 
     def block(self, form: BlockForm) -> BlockBody:
         mixer, feed_forward, norm, condition = self.config.block.parts()
@@ -201,20 +187,43 @@ class _Inputs:
 
 
 @cache
+def _rotary(base: float) -> BlockBody:
+    @module_class("RegionRotary")
+    def rotary(b: Builder, *, head_dim: int, grid: int, regions: int) -> tuple[Var, ...]:
+        """Rotary tables of what the network takes, tokens in its reading: zeros of the class and of learned vectors."""
+        side, total, together = grid // regions, grid**2, regions**2
+        found = []
+        for table, out in zip(
+            Rope2d(kind="rope_2d", base=base).rotary(b, head_dim, grid, 1), ("cos", "sin"), strict=True
+        ):
+            pairs, zeros = table.shape[1], b.slice(table, axis=0, start=0, stop=1, out="zeros")
+            rows = b.slice(table, axis=0, start=1, stop=total + 1)
+            rows = b.transpose(b.reshape(rows, shape=(regions, side, regions, side, pairs)), perm=(1, 3, 0, 2, 4))
+            rows = b.reshape(rows, shape=(total, pairs), out="rows")
+            first = b.slice(rows, axis=0, start=0, stop=together)
+            rest = b.slice(rows, axis=0, start=together, stop=total - together)
+            none = b.broadcast_to(zeros, zeros, shape=(together - 1, pairs))
+            found.append(b.reshape(b.concat(zeros, first, none, rest, axis=0), shape=(total, pairs), out=out))
+        return tuple(found)
+
+    return rotary
+
+
+@cache
 def _forward(config: RegionTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("RegionTransformer", idx="B grid**2-1")
     def forward(b: Builder, idx: Var, *conditions: Var, **static: Any) -> Var:
         """Logits of every token given the class and the tokens at the places before."""
         inputs = _Inputs(config, b, static)
-        together, length = inputs.together, inputs.length
-        tokens = inputs.tokens(b.slice(idx, axis=1, start=0, stop=length - together, out="seen"))
+        together, total, length = inputs.together, inputs.total, inputs.length
+        tokens = inputs.tokens(b.slice(idx, axis=1, start=0, stop=total - together, out="seen"))
         first = b.slice(tokens, axis=1, start=0, stop=together, out="first")
-        rest = b.slice(tokens, axis=1, start=together, stop=length - together, out="rest")
+        rest = b.slice(tokens, axis=1, start=together, stop=total - together, out="rest")
         cond = inputs.condition(entries, conditions)
         x = b.concat(cond, first, inputs.special(idx), rest, axis=1, out="x")
         x = inputs.dropped(b.reshape(x, shape=(idx.shape[0], length, inputs.width), out="x"))
         # The class and the first tokens but the last are seen in turn, then m inputs at a time.
-        row = b.arange(length)
+        row = b.arange(length, out="row")
         place = b.add(b.div(row, together) * together, together - 1, out="place")
         last = b.where(b.less(row, together), row, place, out="last")
         mask = b.less_equal(b.reshape(row, shape=(1, length)), b.reshape(last, shape=(length, 1)))
