@@ -32,6 +32,7 @@ OTHERS = {
     "retrieval_transformer",
     "permuted_transformer",
     "instructed_transformer",
+    "region_transformer",
     "query_autoencoder",
     "masked_llama",
     "sequence_dit",
