@@ -1,6 +1,6 @@
 """Two stages on digits: a tokenizer that gives codes, a model of these, and an engine that ends in pixels.
 
-    python benchmarks/codes_digits.py [--out out/codes_digits] [--only var|nvg|larp|vfmtok …]
+    python benchmarks/codes_digits.py [--out out/codes_digits] [--only var|nvg|larp|vfmtok|titok …]
 
 Trains a small tokenizer and a model of its codes if their weights are not in the folder; the classifier of
 examples/digits judges 1000 samples of the engine, and of what the tokenizer makes of digits, how much of their variance
@@ -14,6 +14,7 @@ larp    video of 8 frames, a digit that moves down by a pixel per frame, as 16 c
         are judged, and how much of their variance the others, moved back, differ by
 vfmtok  digits of 16 by 16 pixels in three channels; the frozen vision model is at random weights, the discriminator
         starts at half of the training, samples are drawn without guidance
+titok   8 codes without a place in the digit, drawn in 4 evaluations
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ SYSTEMS = {
         digit=reduced,
         accuracy=0.4,
     ),
+    "titok": System(*("digits_titok_tokenizer", (), "digits_titok", ()), "vocabulary: 64, grid: [8]"),
 }
 
 

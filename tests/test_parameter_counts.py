@@ -679,6 +679,19 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B-16x", "main"): 3_096_707_200,
         },
     ),
+    "titok_tokenizer": (
+        "bytedance/1d-tokenizer: the sizes of its layers, added up, without the pixel decoder",
+        {
+            ("stage1", "main"): 610_314_252,
+            ("BL-64-vq", "main"): 390_016_148,
+            ("SL-256-vq", "main"): 330_260_884,
+            ("LL-32-vae", "main"): 606_879_604,
+        },
+    ),
+    "titok": (
+        "bytedance/1d-tokenizer: the sizes of its layers, added up",
+        {("L-32", "main"): 177_202_432, ("B-64", "main"): 177_227_008, ("S-128", "main"): 294_990_848},
+    ),
     "arpg": (
         "hp-l33/ARPG: the sizes of its layers, added up, but for an unused row; README: 320, 719 M, 1.3 B",
         {("L", "main"): 319_844_352, ("XL", "main"): 718_996_480, ("XXL", "main"): 1_302_448_128},

@@ -86,6 +86,10 @@ CLOUD = (
 )
 CLOUD = under("backbone", CLOUD)
 
+TITOK = ("data={kind: npz, path: train.npz, shape: [3, 8, 8]}", "networks.main.pretrained=null")
+TITOK += under("networks.main", ("tokens=3", "width=16", "depth=1", "patch=4", "block.mixer.heads=2", "proxies=8"))
+TITOK += ("networks.main.bottleneck={kind: codebook, size: 16, channels: 4, normalize: true}",)
+TITOK_PIXELS = "{channels: 4, width: 8, multipliers: [1, 1, 1], blocks: 1, groups: 4}"
 STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
 SMALL = ("width=16", "depth=1", "block.mixer.heads=2")
@@ -723,6 +727,24 @@ SYSTEMS: dict[str, Tiny] = {
             "networks.main.bottleneck={kind: stochastic_codebook, size: 7, channels: 4, temperature: 0.5}",
             *under("networks.prior", ("width=16", "depth=1", "length=5", "channels=4", "dropout=0")),
             *under("networks.prior.block", ("mixer.heads=2", "mixer.dropout=0", "feed_forward.dropout=0")),
+        ),
+    ),
+    "titok_tokenizer": Tiny("titok_tokenizer", (*TITOK, f"networks.main.pixels={TITOK_PIXELS}")),
+    "titok_tokenizer-stage1": Tiny(
+        "titok_tokenizer",
+        (
+            *(*TITOK, "networks.proxy.pretrained=null"),
+            *under("networks.proxy", ("width=8", "multipliers=[1, 1, 1]", "blocks=1", "decoder_blocks=1", "groups=4")),
+            "networks.proxy.bottleneck={kind: codebook, size: 8, channels: 4}",
+        ),
+        "stage1",
+    ),
+    "titok": Tiny(
+        "titok",
+        (
+            *("data={kind: npz, path: train.npz, classes: 10, tokens: {vocabulary: 16, grid: [6]}}",),
+            *(*under("backbone", (*BLOCKS, "block.mixer.weight_dropout=0", "depth=1", "dropout=0")),),
+            *("backbone.embedding.labels=11", "sampler.steps=3"),
         ),
     ),
     "vfmtok_tokenizer": Tiny(

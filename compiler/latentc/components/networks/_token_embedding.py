@@ -90,6 +90,10 @@ class Embedding(Closed):
         """The tokens f32[B, T, D] of the data, and the positions f32[1, n + T, D] of all."""
         return x, b.param("pos_embed", f32(1, total, x.shape[2]), "normal", std=0.02)
 
+    def normed(self, b: Builder, norm: Norm, x: Var) -> Var:
+        """The embedded tokens x f32[B, n, D] as the first block takes them."""
+        return norm.apply(b, "embedding_norm", x)
+
     def problems_of_data(self, vocabulary: int, length: int, entries: Sequence[Entry]) -> Iterator[Problem]:
         """Problems with data of so many tokens, in sequences of `length` with those of the conditions."""
         yield from ()
@@ -135,6 +139,12 @@ class Readout(Closed):
     norm: Annotated[Component | None, OneOf("blocks/norms", base=TokenNorm)] = Field(
         None, description="norm of the head; null: that of the blocks"
     )
+
+    def head(self, b: Builder, norm: Norm, init: str, x: Var, width: Any) -> Var:
+        """Features f32[B, T, D] that logits are a linear map of."""
+        own = self.norm if isinstance(self.norm, Norm) else norm
+        h = b.gelu(dense(b, "head", x, width, True, init, out="h"), approximate=self.approximate, out="h")
+        return own.apply(b, "head_norm", h)
 
 
 def embedded(
@@ -203,7 +213,7 @@ def embedded(
     if at is not None:
         positions = placed(b, table, at, before, tokens, start, before + tokens if late else total)
     x = joined(x) if cond and not late else x
-    x = norm.apply(b, "embedding_norm", x + positions)
+    x = config.normed(b, norm, x + positions)
     return joined(x) if late else x, before, total, tables
 
 
@@ -239,9 +249,7 @@ def logits(
 ) -> Var:
     """f32[B, T, V or more]: the logits of every digit, from features x f32[B, T / m, D of the last block]."""
     batch, splits, vocabulary = x.shape[0], static.get("splits", 1), static["vocabulary"]
-    own = config.norm if isinstance(config.norm, Norm) else norm
-    h = b.gelu(dense(b, "head", x, width, True, init, out="h"), approximate=config.approximate, out="h")
-    h = own.apply(b, "head_norm", h)
+    h = config.head(b, norm, init, x, width)
     if config.kind == "linear":
         y = dense(b, "output", h, splits * vocabulary, True, init, out="logits")
         return b.reshape(y, shape=(batch, tokens, vocabulary), out="logits") if int(splits) > 1 else y

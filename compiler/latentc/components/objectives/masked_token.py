@@ -24,7 +24,7 @@ from latentc.components.objectives._common import (
     token_losses,
 )
 from latentc.components.parts import Fraction, Problem, Spec
-from latentc.ir.builder import ModuleBuilder, f32, i64
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 
 MaskSchedule = Literal[ShareSchedule, "truncated_normal", "beta"]
@@ -77,6 +77,16 @@ class MaskedToken(Objective):
             message = "if each token is masked independently, all may stay visible, which leaves nothing to predict"
             yield Problem(("independent",), message, "set `visible: true`")
 
+    def most(self, b: Builder, count: Var) -> Var:
+        """f32[B]: the bound of the ranks of masked tokens, from a fraction of their number."""
+        return b.floor(count + 0.5, out="most") if self.schedule == "beta" else count
+
+    def reduced(self, b: Builder, losses: Var, masked: Var) -> Var:
+        """f32[B]: the loss from those of all tokens f32[B, T], of which `masked` bool[B, T] were."""
+        if self.visible:
+            return b.mean(losses, axes=(1,), keepdims=False, out="loss")
+        return mean_of_counted(b, losses, b.cast(masked, to="f32", out="weight"))
+
     def _most_known(self, tokens: int) -> int:
         """How many of a sample's `tokens` are visible at most."""
         if self.schedule != "truncated_normal" or self.independent:
@@ -101,8 +111,7 @@ class MaskedToken(Objective):
             masked = b.less(rank, b.reshape(fraction, shape=(B, 1)), out="masked")
         else:
             most = b.mul(fraction, float(length), out="most")
-            most = b.floor(most + 0.5, out="most") if self.schedule == "beta" else most
-            most = b.maximum(most, 1.0, out="count")
+            most = b.maximum(self.most(b, most), 1.0, out="count")
             masked = b.less(b.cast(rank, to="f32"), b.reshape(most, shape=(B, 1)), out="masked")
         seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")
         if "forward_kept" in network.methods:
@@ -115,10 +124,7 @@ class MaskedToken(Objective):
         losses = token_losses(b, logits, tokens)
         if self.smoothing:
             losses = smoothed(b, losses, logits, self.smoothing)
-        if self.visible:
-            b.output(b.mean(losses, axes=(1,), keepdims=False, out="loss"))
-        else:
-            b.output(mean_of_counted(b, losses, b.cast(masked, to="f32", out="weight")))
+        b.output(self.reduced(b, losses, masked))
         tokens_of_loss = "all" if self.visible else "masked"
         b.finish(f"The cross-entropy of {tokens_of_loss} tokens in nats per token, one value per sample.")
         draws = (

@@ -89,6 +89,10 @@ class MaskedSampler(Sampler):
         row of each table, `fixed` and, as `kept` bool[B, T], the tokens given by a request, if it gives any.
         """
 
+    def drawn(self, b: Builder, logits: Var, at: Values) -> Var:
+        """i64[B, T]: values drawn from logits f32[B, T, V] in a step."""
+        return draw(b, logits, at["u"], out="drawn")
+
     def columns(self, length: int, keeps: bool = False) -> dict[str, np.ndarray]:
         """Further tables of numbers, one per step, for `choose`; `keeps`: of the program that keeps given tokens."""
         return {}
@@ -202,7 +206,7 @@ class MaskedSampler(Sampler):
         predicted = drawable(b, run.network, run.evaluated(b, "forward", at, state=tokens)[0])
         logits = b.mul(predicted, at["sharpness"], out="logits") if "sharpness" in at else predicted
         logits = filtered(b, logits, self.top_k, 1.0)
-        drawn = draw(b, logits, at["u"], out="drawn")
+        drawn = self.drawn(b, logits, at)
         chosen = self.choose(b, mask_of(run.network), tokens, drawn, logits, predicted, at)
         return b.where(chosen, drawn, tokens, out="tokens")
 
