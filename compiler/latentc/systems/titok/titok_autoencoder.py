@@ -23,7 +23,7 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.contract import Network, Port
 from latentc.components.fields import Codes
 from latentc.components.kit.patches import problems_of_square
-from latentc.components.parts import Problem, Spec, a_divisor
+from latentc.components.parts import Problem, Spec, Weights, a_divisor
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
 from latentc.systems.titok.halves import token_decoder, token_encoder
@@ -91,6 +91,7 @@ class TitokAutoencoder(Backbone):
         description="read the numbers of the queries [N, D] as [D, N] without transposing them, as the authors' first "
         "checkpoints",
     )
+    weights: Weights = Field("normal", description="initialisation of linear layers")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode", "proxy_tokens"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "titok_autoencoder",
@@ -222,7 +223,7 @@ def _methods(config: TitokAutoencoder) -> dict[str, BlockBody]:
         outputs, tokens = bottleneck.encoded * static["latent"], static["tokens"]
         sizes = {key: static[key] for key in ("channels", "size", "patch", "tokens", "width", "depth")}
         own = {key: static[key] for key in config.block.static(config.width)}
-        body = token_encoder(config.block, config.misordered)
+        body = token_encoder(config.block, config.weights, config.misordered)
         h = b.sub("encoder", body, x, out="h", outputs=outputs, **sizes, **own)
         return b.reshape(h, shape=(x.shape[0], outputs, tokens, 1), out="h")
 
@@ -233,7 +234,7 @@ def _methods(config: TitokAutoencoder) -> dict[str, BlockBody]:
         own |= {key: static[f"decoder_{key}"] for key in config.outward_block.static(config.outward_width)}
         own |= {key: static[key] for key in ("latent", "size", "tokens")}
         outputs = static["channels"] if config.proxies is None else static["proxies"]
-        body = token_decoder(config.outward_block, config.proxies is not None)
+        body = token_decoder(config.outward_block, config.weights, config.proxies is not None)
         return b.sub("decoder", body, z, out="x" if config.proxies is None else "logits", outputs=outputs, **own)
 
     def decoded(b: Builder, z: Var, static: dict[str, Any]) -> Var:
