@@ -188,7 +188,9 @@ class MaskedSampler(Sampler):
         columns |= self.columns(length, bool(kept))
         tables = {key: b.constant(column, out=key) for key, column in columns.items()} | rows
         tokens = self.run(b, Run(entry, network, conditions, operands, fixed, tables), start)
-        if network.methods["forward"].output("logits").values is None:  # the mask is a value, which no sample has
+        values = network.methods["forward"].output("logits").values
+        if values is None or values <= mask:
+            # No sample has the mask, but a bundle's first run stops after a step, and a first stage has no row for it.
             tokens = b.minimum(tokens, mask - 1, out="tokens")
         b.output(joined_digits(b, tokens, mask, digits))
         what = f"Draws {count} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
