@@ -916,6 +916,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("uniform", "main"): 169_625_681,
         },
     ),
+    "discrete_fm": (
+        "sums of the layers of the text example of facebookresearch/flow_matching",
+        {
+            ("uniform", "main"): 169_625_681,
+            ("uniform_kl", "main"): 169_625_681,
+            ("mask", "main"): 169_627_218,
+            ("mask_kl", "main"): 169_627_218,
+        },
+    ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "class_prefix_gpt2": (
         "transformers.GPT2LMHeadModel",

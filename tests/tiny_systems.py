@@ -342,6 +342,24 @@ SYSTEMS: dict[str, Tiny] = {
         ),
         "uniform",
     ),
+    "discrete_fm": Tiny(
+        "discrete_fm",
+        (
+            *("data={kind: digits, as: tokens}", "conditioning.class={kind: label, dropout: 0.1}"),
+            *under("backbone", (*BLOCKS, "depth=1", "condition_width=8")),
+            *("conditioning.time.frequencies=16", "sampler={kind: token_jumps, steps: 3, corrector: {scale: 2}}"),
+            "sampler.guidance={scale: 1.5}",
+        ),
+    ),
+    "discrete_fm-mask_kl": Tiny(
+        "discrete_fm",
+        (
+            *("data={kind: digits, as: tokens}", "objective.exponent=2", "sampler.steps=3"),
+            *under("backbone", (*BLOCKS, "depth=1", "condition_width=8")),
+            "conditioning.time.frequencies=16",
+        ),
+        "mask_kl",
+    ),
     "cdcd": Tiny(
         "cdcd",
         (

@@ -247,6 +247,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "adm_sdg": ("patch_bias=true",),
     "bd3lm": ("learned_positions=true",),
     "diffmoe": ("interleaved=null",),
+    "discrete_fm": ("learned_positions=true",),
     "givt_dense": ("class_token=true",),
     "givt_dense_vae": (*(f'latent_norm="{kind}"' for kind in ("layer", "layer_whole", "batch", "batch_whole")),),
     "givt_vae": (

@@ -161,7 +161,7 @@ def _network(config: SequenceDit, time: TimeEmbedding, entries: tuple[Entry, ...
         condition_width: int,
         **static: Any,
     ) -> Var:
-        """Logits of every token from those that are not masked."""
+        """Logits of every token of the data, given a noisy sequence."""
         sigma, operands = (others[0], others[1:]) if config.time == "noise" else (None, others)
         c = conditioned(b, time, sigma, entries, operands, idx, condition_width, static)
         x = embedded(b, config, idx, states, length, width)
