@@ -1063,6 +1063,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "shiml20/FlowTurbo; its refiner is the predictor's class with one block and twice the channels",
         {(None, "main"): 675_129_632 - 256 * 1152, (None, "refiner"): 29_414_048},
     ),
+    "infinity": (
+        "sums of the layers of FoundationVision/Infinity, with keys' biases of 0 in cross-attention",
+        {
+            ("2B", "main"): 2_204_631_616,
+            ("2B-512", "main"): 2_204_631_616,
+            ("125M", "main"): 125_195_680,
+            ("1B", "main"): 940_983_232,
+        },
+    ),
     "var": (
         "FoundationVision/VAR; the quantiser's are weights of the tokenizer",
         {
@@ -1136,6 +1145,13 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "pix2nerf": ("primecai/Pix2NeRF: the sizes of its layers, added up", {(None, "main"): 1_976_324}),
     "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
+    "infinity_vae": (
+        "sums of the layers of FoundationVision/Infinity",
+        {
+            **{(f"d32{size}", "main"): 110_118_051 for size in ("", "-512", "-256")},
+            **{("d16", "main"): 109_970_579, ("d24", "main"): 110_044_315, ("d64", "main"): 110_412_995},
+        },
+    ),
     "vq_multi_scale": ("FoundationVision/VAR", {("256", "main"): 108_948_355, ("512", "main"): 108_948_355}),
 }
 

@@ -958,6 +958,24 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.top_k=8",
         ),
     ),
+    "infinity": Tiny(
+        "infinity",
+        (
+            "data={kind: npz, path: train.npz, shape: [4, 3, 3], fields: {caption: {shape: [5, 8]}, caption_mask: "
+            "{shape: [5], dtype: bool}}}",
+            *under("networks.main", ("width=16", "depth=2", "scales=[1, 2, 3]", "latent=4", "block.mixer.heads=2")),
+            *(
+                "networks.main.levels=null",
+                "networks.main.grid=4",
+                "networks.main.chunks=2",
+                "conditioning.caption.head_width=4",
+            ),
+        ),
+    ),
+    "infinity_vae": Tiny(
+        "infinity_vae",
+        (*STAGE, "backbone.bottleneck={kind: multi_scale_bits, channels: 4, scales: [1, 3, 4], entropy: 0.1}"),
+    ),
     "vq_multi_scale": Tiny(
         "vq_multi_scale",
         (

@@ -343,11 +343,11 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
         bundle = tmp_path / "bundle"
         bundle_from_lowered(optimised(lowered, aimed), aimed, weights, bundle, form=target.form, **how)
         pipe = latentc_runtime.load(bundle, device="cpu")
-        told = {
-            source.condition: given[name]
-            for name, source in program.sources.items()
-            if isinstance(source, ConditionSource) and source.part == "value"
-        }
+        told: dict[str, Any] = {}
+        for name, source in program.sources.items():
+            if isinstance(source, ConditionSource):
+                told.setdefault(source.condition, {})[source.part] = given[name]
+        told = {name: parts if "mask" in parts else parts["value"] for name, parts in told.items()}
         noise = {name: given[name] for name, source in program.sources.items() if isinstance(source, RandomSource)}
         out = pipe.sample(conditions=told, noise=noise, program=case.program)
     check(one, out, case.wanted(numbers), run if backend == "oracle" else None)

@@ -71,26 +71,39 @@ class ScaleTransformer(TokenBlocks):
         """Tokens of each scale."""
         return tuple(side**2 for side in self.scales)
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
+    def parts(
+        self, entries: tuple[Entry, ...], b: Builder, width: int, static: Any, conditions: Sequence[Var]
+    ) -> ScaleParts:
+        """What its methods share, given the operands of the conditions."""
+        return ScaleParts(self, entries, b, width, static, conditions)
+
+    def logits_per_token(self, spec: Spec) -> int:
+        """Number of logits of a token."""
+        assert spec.data.tokens is not None
+        return spec.data.tokens.vocabulary
+
+    def problems_of_data(self, spec: Spec) -> Iterator[Problem]:
+        """Samples that do not have the tokens of these scales."""
         tokens = spec.data.tokens
         if tokens is None:
-            yield Problem((), f"a scale_transformer takes tokens, but the data has {spec.data.words}")
+            yield Problem((), f"a {self.kind} takes tokens, but the data has {spec.data.words}")
         elif tokens.length != sum(self.lengths):
             message = f"these scales have {sum(self.lengths)} tokens, but samples have {tokens.length}"
             yield Problem(("scales",), message, f"set `data.tokens.grid: [{sum(self.lengths)}]`")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from self.problems_of_data(spec)
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_chunks(self.kind)
         yield from self.block.problems_of_condition(self.kind, "a vector", tokens=True)
         if not self.takes(spec):
-            message = "a scale_transformer begins with a condition, but takes none"
+            message = f"a {self.kind} begins with a condition, but takes none"
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        tokens = spec.data.tokens
-        assert tokens is not None
         static: dict[str, Any] = {
-            "vocabulary": tokens.vocabulary,
+            "vocabulary": self.logits_per_token(spec),
             "latent": self.latent,
             **self.block_sizes(),
             **self.condition_sizes(spec),
@@ -114,20 +127,32 @@ class ScaleTransformer(TokenBlocks):
         return Network(name, methods, self.PROVIDES, sizes={"tokens": len(scale_of), "scale_of": scale_of})
 
 
-class _Parts:
-    """Shared by the methods: c [B, D] is the sum of the embedded conditions, `shared` the part that blocks take."""
+class ScaleParts:
+    """Shared by the methods: c [B, D] is the embedded conditions, `context` their tokens, to which blocks attend."""
 
     def __init__(
-        self, config: ScaleTransformer, entries: tuple[Entry, ...], b: Builder, width: int, static: Any
+        self,
+        config: ScaleTransformer,
+        entries: tuple[Entry, ...],
+        b: Builder,
+        width: int,
+        static: Any,
+        conditions: Sequence[Var],
     ) -> None:
         self.config, self.entries, self.b, self.width, self.static = config, entries, b, width, static
+        self.c, self.context = self.conditioned(conditions)
 
-    def condition(self, conditions: Sequence[Var]) -> Var:
-        return embedded_sum(self.b, self.entries, conditions, self.width, self.static)
+    def conditioned(self, conditions: Sequence[Var]) -> tuple[Var, tuple[Var, ...]]:
+        """c, the sum of the embedded conditions, and the context: f32[B, L, E], perhaps a mask bool[B, L], or none."""
+        return embedded_sum(self.b, self.entries, conditions, self.width, self.static), ()
 
-    def start(self, c: Var) -> Var:
+    def rotary(self, first: int, last: int) -> tuple[Var, ...]:
+        """Rotary tables of the tokens of the scales `first` to `last`."""
+        return ()
+
+    def start(self) -> Var:
         """Tokens of the first scale [B, n n, D]: the condition."""
-        b, count = self.b, self.config.lengths[0]
+        b, c, count = self.b, self.c, self.config.lengths[0]
         start = b.param("start", f32(1, count, self.width), "normal", std=0.02)
         return b.add(b.reshape(c, shape=(c.shape[0], 1, self.width)), start, out="x")
 
@@ -149,9 +174,9 @@ class _Parts:
             of_scale = b.embedding(rows, b.constant(scale, out="scale"), out="of_scale")
         return b.add(x, b.add(places, of_scale, out="places"), out="x")
 
-    def logits(self, x: Var, c: Var, vocabulary: int) -> Var:
+    def logits(self, x: Var, vocabulary: int) -> Var:
         b, norm = self.b, self.config.block.parts()[2]
-        x = b.sub("head_norm", _modulated(norm), x, c, dim=self.width)
+        x = b.sub("head_norm", _modulated(norm), x, self.c, dim=self.width)
         return dense(b, "head", x, vocabulary, True, "zeros", out="logits")
 
 
@@ -180,18 +205,18 @@ def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
         b: Builder, inputs: Var, *conditions: Var, vocabulary: int, latent: int, width: int, depth: int, **static: Any
     ) -> Var:
         """Logits of the tokens of every scale from the conditions and the latents before each scale."""
-        parts = _Parts(config, entries, b, width, static)
-        c = parts.condition(conditions)
-        x = b.concat(parts.start(c), parts.embedded(inputs), axis=1, out="x")
+        parts = config.parts(entries, b, width, static, conditions)
+        x = b.concat(parts.start(), parts.embedded(inputs), axis=1, out="x")
         x = parts.placed(x, 0, len(config.scales) - 1)
         of = b.constant(scale, out="scale")
         length = len(scale)
         seen = b.less_equal(b.reshape(of, shape=(1, length)), b.reshape(of, shape=(length, 1)))
         mask = b.reshape(seen, shape=(1, 1, length, length), out="mask")
-        shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
+        shared, others = condition.shared(b, parts.c, width), (*parts.context, *parts.rotary(0, len(config.scales) - 1))
+        sizes = {**config.block.own(width, static), **({"context": len(parts.context)} if parts.context else {})}
         for name, rate in zip(items("blocks", depth), growing_rates(b, config.drop_path, depth), strict=True):
-            x = b.sub(name, block, x, *rate, shared, mask, dim=width, **sizes)
-        return parts.logits(x, c, vocabulary)
+            x = b.sub(name, block, x, *rate, shared, mask, *others, dim=width, **sizes)
+        return parts.logits(x, vocabulary)
 
     return forward
 
@@ -206,13 +231,12 @@ def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> Bloc
     def scale(
         b: Builder, x: Var | None, others: Sequence[Var], vocabulary: int, width: int, depth: int, static: Any
     ) -> tuple[Var, ...]:
-        parts = _Parts(config, entries, b, width, static)
-        conditions, caches = others[:cond], others[cond:]
-        c = parts.condition(conditions)
-        x = parts.placed(parts.start(c) if x is None else parts.embedded(x), k, k)
-        shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
-        x, grown = cached_blocks(b, "blocks", block, int(depth), x, caches, (shared,), dim=width, **sizes)
-        return parts.logits(x, c, vocabulary), *(grown if k < len(config.scales) - 1 else ())
+        parts, caches = config.parts(entries, b, width, static, others[:cond]), others[cond:]
+        x = parts.placed(parts.start() if x is None else parts.embedded(x), k, k)
+        shared, more = condition.shared(b, parts.c, width), (*parts.context, *parts.rotary(k, k))
+        sizes = {**config.block.own(width, static), **({"context": len(parts.context)} if parts.context else {})}
+        x, grown = cached_blocks(b, "blocks", block, int(depth), x, caches, (shared,), more, dim=width, **sizes)
+        return parts.logits(x, vocabulary), *(grown if k < len(config.scales) - 1 else ())
 
     if k == 0:
 

@@ -52,8 +52,11 @@ class AdalnSingle(BlockCondition):
         shift, scale, gate, shift2, scale2, gate2 = b.split(modulation, axis=1, sizes=(1,) * 6, out=names)
         h = mix(norm.apply(b, "norm1", x) * (scale + 1.0) + shift)
         x = x + dropped(b, gate * h, static)
-        if given.context:
-            h = b.sub("cross_attn", cross_attention, x, *given.context, dim=dim, heads=static.get("heads", 1))
-            x = x + dropped(b, h, static)
+        x = self.crossed(b, x, given, parts, dim, static) if given.context else x
         h = norm.apply(b, "norm2", x) * (scale2 + 1.0) + shift2
         return x + dropped(b, gate2 * parts.fed(b, h, dim, static), static)
+
+    def crossed(self, b: Builder, x: Var, given: Given, parts: BlockParts, dim: int, static: Mapping[str, Any]) -> Var:
+        """Tokens x [B, T, D] with the branch of attention to those of conditions added."""
+        h = b.sub("cross_attn", cross_attention, x, *given.context, dim=dim, heads=static.get("heads", 1))
+        return x + dropped(b, h, static)
