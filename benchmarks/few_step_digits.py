@@ -20,7 +20,7 @@ from on_digits import Figures, figures, spread, trained
 SHARED = ("train.steps=1000",)
 FLOW = ("objective.process={kind: interpolant}", "sampler={kind: euler, steps: 1, guidance: null}")
 EVALUATIONS = (1, 4)
-SYSTEMS = {"shortcut": "digits_shortcut", "soflow": "digits_soflow", "imm": "digits_imm"}
+SYSTEMS = {"shortcut": "digits_shortcut", "soflow": "digits_soflow", "imm": "digits_imm", "tim": "digits_tim"}
 
 
 def main() -> int:

@@ -123,6 +123,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "kvfrans/shortcut-models, without the unused weights of the loss",
         {("B/2", "main"): 131_091_472, ("XL/2", "main"): 676_440_592},
     ),
+    "tim": (
+        "WZDTHU/TiM, projections included; README without them: XL 664 M",
+        {("B/4", "main"): 136_173_120, ("XL/2", "main"): 672_259_344, ("XL/1-512", "main"): 672_296_224},
+    ),
     "imm": (
         "lumalabs/imm",
         {

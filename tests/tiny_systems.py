@@ -1294,6 +1294,9 @@ SYSTEMS: dict[str, Tiny] = {
     "shortcut": Tiny("shortcut", (*DIT, "conditioning.step_size.finest=8", "sampler.steps=2")),
     "soflow": Tiny("soflow", (*DIT, "sampler.steps=2")),
     "imm": Tiny("imm", (*DIT, "sampler.steps=2")),
+    "tim": Tiny(
+        "digits_tim", (*under("backbone", (*BLOCKS[:2], "depth=1", "block.condition.hidden=8")), "sampler.steps=2")
+    ),
     "mean_flow": Tiny("mean_flow", (*DIT, "sampler.steps=2")),
     "improved_mean_flow": Tiny(
         "digits_improved_mean_flow", (*under("backbone", (*BLOCKS, "depth=2", "velocity_head=1")), "sampler.steps=2")

@@ -153,7 +153,7 @@ IMPOSSIBLE = {
     and (kind != "predictor_corrector" or limit(OBJECTIVES[objective].parameterization().process) is None)
 }
 # Neither is taught by these, nor are these samples video.
-UNTAUGHT = ("flow_map", "renoised_flow_map", "consistency", "flow_ddim", "tiled_ddim")
+UNTAUGHT = ("flow_map", "renoised_flow_map", "stochastic_flow_map", "consistency", "flow_ddim", "tiled_ddim")
 IMPOSSIBLE |= {(kind, objective) for kind in UNTAUGHT for objective in OBJECTIVES}
 # It has levels before those of whole timesteps.
 IMPOSSIBLE |= {("shifted_ddim", objective) for objective in OBJECTIVES if not objective.startswith("diffusion")}

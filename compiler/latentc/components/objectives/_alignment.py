@@ -1,4 +1,4 @@
-"""Alignment of a network's features with those of a frozen encoder, which are data fields (REPA).
+"""Alignment of a network's features with those of a frozen encoder, which are data fields (REPA), and of predictions.
 
 Symbols: B batch, T tokens, C channels.
 """
@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from latentc.components.backbone import Backbone
+from latentc.components.kit import per_sample_mean
 from latentc.components.parts import Problem, Spec
 from latentc.ir.builder import Builder, Var
+
+LEAST = 1e-8
+"""Least length that vectors of a prediction are divided by."""
 
 
 def feature_problems(spec: Spec, names: tuple[str, ...]) -> Iterator[Problem]:
@@ -37,3 +41,15 @@ def mean_cosine(b: Builder, theirs: Var, ours: Var) -> Var:
 
     product = b.op("mul", unit(theirs, "theirs"), unit(ours, "ours"), out="product")
     return b.mean(b.sum(product, axes=(2,), keepdims=False), axes=(1,), keepdims=False, out="cosine")
+
+
+def misdirection(b: Builder, x: Var, y: Var) -> Var:
+    """f32[B]: 1 - cosine of the channel vectors [C] of x and y f32[B, C, ...], its mean over the positions."""
+
+    def length(x: Var, out: str) -> Var:
+        # Bounded inside the root, which has no derivative at 0, where networks predict when training starts.
+        return b.sqrt(b.maximum(b.sum(x * x, axes=(1,), keepdims=True), LEAST**2), out=out)
+
+    lengths = length(x, "length") * length(y, "target_length")
+    cosine = b.div(b.sum(x * y, axes=(1,), keepdims=True), lengths, out="cosine")
+    return per_sample_mean(b, 1.0 - cosine, out="direction")
