@@ -902,6 +902,16 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.block.feed_forward.ratio=2", "conditioning.time.frequencies=16", "sampler.solver.steps=3"),
         ),
     ),
+    "d_ar_tokenizer": Tiny(
+        "d_ar_tokenizer",
+        (
+            *(*DIGITS, "sampler.steps=2"),
+            *under(
+                "backbone", ("width=16", "depth=1", "condition_depth=1", "pixel_depth=1", "patch=4", "pixel_patch=2")
+            ),
+            *under("backbone", ("queries=4", "group=2", "codebook=16", "channels=4", "rows=8", "block.mixer.heads=2")),
+        ),
+    ),
     "par": Tiny(
         "par",
         (

@@ -66,6 +66,7 @@ FURTHER = {
     # with the prefix of a whole checkpoint, by the first alternative of the map
     "dp3.pointnet": ["extractor.*"],
     "taming.patchgan": ["loss.discriminator.*"],
+    "d_ar.encode": ["diff_decoder.net.repa_out.*"],  # of its alignment with DINOv2
     "umd.vit_ae": ["*Scan*"],
     "umd.vit_ae_nomask": ["*Scan*"],
 }
