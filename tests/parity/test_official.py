@@ -35,6 +35,7 @@ from latentc_runtime.sources import ConditionSource, RandomSource
 
 # Recorded tensors that an export lacks.
 LACKING = {
+    "d_ar.encode": ["diff_decoder.net.repa_out.*"],  # of its alignment with DINOv2
     "mage": ["vqgan.*"],  # the tokenizer, which is the spec vq_maskgit
     "mage:vq_maskgit.main": [],
     "himar.stages": ["cond_diffloss.net.*pos_embed"],  # of the head
@@ -66,7 +67,6 @@ FURTHER = {
     # with the prefix of a whole checkpoint, by the first alternative of the map
     "dp3.pointnet": ["extractor.*"],
     "taming.patchgan": ["loss.discriminator.*"],
-    "d_ar.encode": ["diff_decoder.net.repa_out.*"],  # of its alignment with DINOv2
     "umd.vit_ae": ["*Scan*"],
     "umd.vit_ae_nomask": ["*Scan*"],
 }

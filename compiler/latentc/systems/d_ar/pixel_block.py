@@ -46,7 +46,7 @@ def pixel_block(block: Block, norm: Norm | None, frequencies: int, init: str) ->
     @module_class("PixelBlock", x="B T dim", cond="B N dim")
     def body(b: Builder, x: Var, cond: Var, t: Var, cos: Var, sin: Var, *, dim: int, **static: Any) -> Var:
         """Tokens [B, T, D] modulated by time and by the conditions [B, N, D] that each attends to."""
-        heads = static["heads"]
+        heads = block.heads(static)
         time = b.reshape(embedding.vector(b, "t_embedder", t, dim), shape=(t.shape[0], 1, dim), out="time")
         cond = dense(b, "cond_fc2", b.silu(dense(b, "cond_fc1", cond, dim, True, init)), dim, True, init)
         cond = PLAIN.apply(b, "cond_norm", cond)

@@ -179,7 +179,7 @@ class _Parts:
         return dense(b, "quant_in", tokens, static["latent"], False, config.weights, out="latents")
 
     def rotary(self, grid: Any, name: str) -> tuple[Var, ...]:
-        return Rope2d(kind="rope_2d").rotary(self.b, self.width // self.static["heads"], grid, 0, name)
+        return Rope2d(kind="rope_2d").rotary(self.b, self.width // self.config.block.heads(self.static), grid, 0, name)
 
     def unturned(self, grid: Any, count: Any) -> tuple[Var, ...]:
         """(cos, sin) f32[T + Q, E] of patches, and of queries, which are not rotated."""
