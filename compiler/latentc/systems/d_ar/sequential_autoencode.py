@@ -41,7 +41,8 @@ class SequentialAutoencode(Sampler):
         image = network.methods["encode"].input("state")
         code, noisy = network.methods["conditions"].input("token"), RandomSource("normal", "x")
         of_image = (Condition("x", "array", field.shape, "f32", field.axes),)
-        of_codes = (Condition("codes", "array", (int(code.type.shape[1]),), "i64"),)  # type: ignore[arg-type]
+        queries = int(code.type.shape[1])  # type: ignore[arg-type]
+        of_codes = (Condition("codes", "tokens", (queries,), vocabulary=code.values),)
 
         entry = f"reconstruct.{self.steps}"
         b = mb.function(entry)
