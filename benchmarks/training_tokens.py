@@ -156,6 +156,7 @@ TOKEN_SYSTEMS: dict[str, System] = {
     "lpd": accurate("digits_lpd"),
     "ibq": accurate("digits_ibq"),
     "tokenbridge": accurate("digits_tokenbridge"),
+    "fractalgen": accurate("digits_fractalgen"),
     "open_magvit2": accurate(  # two parts of two bits
         "open_magvit2",
         (

@@ -687,6 +687,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B-16x", "main"): 3_096_707_200,
         },
     ),
+    "fractalgen": (
+        "LTH14/fractalgen: the sizes of its layers, added up; README: 432 M",
+        {("MAR-64", "main"): 431_995_648, ("AR-64", "main"): 442_068_224},
+    ),
     "titok_tokenizer": (
         "bytedance/1d-tokenizer: the sizes of its layers, added up, without the pixel decoder",
         {
