@@ -91,7 +91,7 @@ FRACTAL += (
     "backbone.levels=[{side: 2, width: 16, depth: 1, heads: 2}, {side: 1, width: 8, depth: 1, heads: 2}]",
     "backbone.colours={width: 8, depth: 1, heads: 2}",
     *under("backbone.block", ("mixer.dropout=0", "mixer.weight_dropout=0", "feed_forward.dropout=0")),
-    "sampler.steps=[2, 2]",
+    "sampler={kind: fractal, steps: 2, inner_steps: [2], guidance: {scale: 2, schedule: linear}}",
 )
 TITOK = ("data={kind: npz, path: train.npz, shape: [3, 8, 8]}", "networks.main.pretrained=null")
 TITOK += under("networks.main", ("tokens=3", "width=16", "depth=1", "patch=4", "block.mixer.heads=2", "proxies=8"))
@@ -755,7 +755,7 @@ SYSTEMS: dict[str, Tiny] = {
         ),
     ),
     "fractalgen": Tiny("fractalgen", FRACTAL),
-    "fractalgen-causal": Tiny("fractalgen", (*FRACTAL[:-1], "sampler.guidance.scale=2"), "AR-64"),
+    "fractalgen-causal": Tiny("fractalgen", (*FRACTAL[:-1], "sampler={kind: fractal, guidance: {scale: 2}}"), "AR-64"),
     "titok_tokenizer": Tiny("titok_tokenizer", (*TITOK, f"networks.main.pixels={TITOK_PIXELS}")),
     "titok_tokenizer-stage1": Tiny(
         "titok_tokenizer",

@@ -136,12 +136,12 @@ AR: dict[str, Any] = {"spec": "fractalgen", "variant": "AR-64"}
 GUIDED = "guidance: {scale: 1.5}"
 CASES = [
     Loss("fractalgen.ar_loss", **AR, sizes=sizes(16, GUIDED), inputs=loss),
-    Loss("fractalgen.mar_loss", "fractalgen", sizes(16, f"steps: [2, 2], {GUIDED}"), loss),
+    Loss("fractalgen.mar_loss", "fractalgen", sizes(16, f"steps: 2, inner_steps: [2], {GUIDED}"), loss),
     Sampler("fractalgen.ar_sampler", **AR, sizes=sizes(8, f"least: 0, {GUIDED}"), inputs=in_order, wanted=drawn),
     Sampler(
         "fractalgen.mar_sampler",
         "fractalgen",
-        sizes(8, "steps: [2, 2], guidance: {scale: 2, schedule: linear}"),
+        sizes(8, "steps: 2, inner_steps: [2], guidance: {scale: 2, schedule: linear}"),
         masked,
         wanted=drawn,
     ),

@@ -54,7 +54,7 @@ def test_numbers_in_the_shares_of_an_image_draw_it_again() -> None:
 
 def test_only_pixels_that_every_level_hides_count() -> None:
     """Without hidden pixels but one patch's half: the loss is the mean over those, whatever the others' values are."""
-    lowered = lower(load_spec("digits_fractalgen", None, [*TINY, "sampler.steps=[2, 2]"]))
+    lowered = lower(load_spec("digits_fractalgen", None, [*TINY, "sampler.steps=2", "sampler.inner_steps=[2]"]))
     weights, rng = weights_of(lowered, 0.5, 3), np.random.default_rng(4)
     x = rng.integers(0, 5, (1, 1, 4, 4)) / 2 - 1.0
     order = np.array([[[3.0, 0.0, 1.0, 2.0]]])  # argsort: 1, 2, 3, 0: of one hidden patch the last
@@ -89,8 +89,8 @@ def test_only_pixels_that_every_level_hides_count() -> None:
         (["backbone.levels=[{side: 2, width: 8, depth: 1, heads: 2}]"], "patches have a side of 2"),
         (["backbone.levels=[{side: 1, width: 9, depth: 1, heads: 2}]"], "2 heads do not divide the width of 9"),
         (["backbone.colour_block.mixer.causal=false"], "must be causal"),
-        (["backbone.block.mixer.causal=true", "sampler.steps=[2, 2]"], "take one step per patch"),
-        (["sampler.steps=[2]"], "1 numbers of steps, but the network has 2 levels"),
+        (["backbone.block.mixer.causal=true"], "take one step per patch"),
+        (["sampler.inner_steps=[2, 2]"], "2 numbers of steps, but 1 levels follow the first"),
         (["conditioning={}", "sampler.guidance=null"], "needs a condition"),
     ],
 )

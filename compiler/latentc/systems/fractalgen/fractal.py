@@ -41,26 +41,33 @@ class Fractal(Sampler):
     """
 
     kind: Literal["fractal"]
-    steps: tuple[Count, ...] | None = Field(
+    steps: int | None = Field(
         None,
-        max_length=8,
-        description="steps of each masked level, at most as many as its patches; null: one per patch. "
+        gt=0,
+        le=65_536,
+        description="steps of the first level, if it is masked, at most as many as its patches; null: one per patch. "
         "Autoregressive levels always take one per patch",
+    )
+    inner_steps: tuple[Count, ...] | None = Field(
+        None, max_length=7, description="steps of the other masked levels; null: one per patch"
     )
     sharpness: float = Field(1.0, gt=0, le=100, description="factor of the logits (the authors' `temperature`)")
     least: float = Field(1e-4, ge=0, lt=1, description="with guidance: the least likely colours of a class")
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     NEEDS = "fractal"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "fractal", "steps": [2, 2], "guidance": {"scale": 2.0}}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "fractal", "steps": 2, "guidance": {"scale": 2.0}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         main = spec.networks.get("main")
-        if isinstance(main, FractalTransformer) and self.steps is not None:
-            if main.causal:
-                yield Problem(("steps",), "autoregressive levels take one step per patch", "leave `steps` out")
-            elif len(self.steps) != len(main.levels):
-                message = f"{len(self.steps)} numbers of steps, but the network has {len(main.levels)} levels"
-                yield Problem(("steps",), message, "give one for each")
+        if isinstance(main, FractalTransformer):
+            if main.causal and (self.steps is not None or self.inner_steps is not None):
+                name = "inner_steps" if self.steps is None else "steps"
+                yield Problem((name,), "autoregressive levels take one step per patch", f"leave `{name}` out")
+            elif self.inner_steps is not None and len(self.inner_steps) != len(main.levels) - 1:
+                message = (
+                    f"{len(self.inner_steps)} numbers of steps, but {len(main.levels) - 1} levels follow the first"
+                )
+                yield Problem(("inner_steps",), message, "give one for each")
         yield from under("guidance", problems=token_guidance_problems(self.guidance, spec))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
@@ -69,9 +76,12 @@ class Fractal(Sampler):
         assert spec.data.shape is not None
         grids, sides = levels_of(main)
         causal = not main.methods["level_0"].inputs_of("mask")
-        steps = self.steps or tuple(grid**2 for grid in grids)
+        counts = tuple(grid**2 for grid in grids)
+        inner = counts[1:] if causal or self.inner_steps is None else self.inner_steps
+        steps = (counts[0] if causal or self.steps is None else min(self.steps, counts[0]), *inner)
         left = [
-            None if causal else hidden_counts("cosine", min(n, g**2), g**2) for n, g in zip(steps, grids, strict=True)
+            None if causal else hidden_counts("cosine", min(n, count), count)
+            for n, count in zip(steps, counts, strict=True)
         ]
         entry = f"sample.{steps[0]}"
         b = mb.function(entry)

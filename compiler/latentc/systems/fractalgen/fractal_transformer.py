@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ class FractalTransformer(Backbone):
         """Patches of each level along a side."""
         assert spec.data.shape is not None
         sides = [spec.data.shape[1], *(level.side for level in self.levels)]
-        return [above // side for above, side in zip(sides, sides[1:], strict=False)]
+        return [above // side for above, side in pairwise(sides)]
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
