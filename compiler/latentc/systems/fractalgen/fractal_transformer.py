@@ -90,6 +90,10 @@ class FractalTransformer(Backbone):
     }
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("vectors", *(_of(i, "grid") for i in range(len(self.levels))))
+
+    @property
     def causal(self) -> bool:
         """Whether patches are generated one after the other."""
         return self.block.parts()[0].ordered
@@ -207,9 +211,19 @@ def _own(config: FractalTransformer, i: int, static: dict[str, Any]) -> dict[str
     return own | {"channels": static["channels"], "vectors": static["vectors"], "above": above}
 
 
+def _of(i: int, size: str) -> str:
+    """The name of a size of level i among the network's."""
+    return f"level_{i}_{size}"
+
+
+def _values(i: int) -> str:
+    """Values of a patch of level i, by the network's sizes."""
+    return f"channels*{_of(i, 'patch')}**2"
+
+
 @cache
 def _level(config: FractalTransformer, i: int) -> BlockBody:
-    @module_class("FractalTransformer", f"level_{i}", x=f"B T=level_{i}_grid**2 channels*level_{i}_patch**2")
+    @module_class("FractalTransformer", f"level_{i}", x=f"B T={_of(i, 'grid')}**2 {_values(i)}")
     def level(b: Builder, x: Var, *given: Var, **static: Any) -> Var:
         """Vectors [B, T, n, D] that condition each patch of this level."""
         body = _causal_level(config, i) if config.causal else _masked_level(config, i)
@@ -220,7 +234,10 @@ def _level(config: FractalTransformer, i: int) -> BlockBody:
 
 @cache
 def _next(config: FractalTransformer, i: int) -> BlockBody:
-    @module_class("FractalTransformer", f"next_{i}")
+    heads, width = _of(i, "heads"), _of(i, "width")
+    rows = f"B {heads} T={_of(i, 'grid')}**2 {width}//{heads}"
+
+    @module_class("FractalTransformer", f"next_{i}", x=f"B {_values(i)}", caches=rows)
     def following(b: Builder, x: Var, position: Var, z: Var, *caches: Var, **static: Any) -> tuple[Var, ...]:
         """The vector [B, 1, n, D] that conditions the patch at a position, after the patch x before it."""
         names = " ".join(["z", *("cache" for _ in caches)])
