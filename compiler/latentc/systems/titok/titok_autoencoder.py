@@ -243,7 +243,7 @@ def _methods(config: TitokAutoencoder) -> dict[str, BlockBody]:
         if pixels is None:
             return x
         channels, grid = static["proxy_channels"], static["size"] // static["decoder_patch"]
-        table = b.param("pixel_codebook.weight", f32(static["proxies"], channels), "normal", std=0.02)
+        table = b.param("pixel_codebook.weight", f32(static["proxies"], channels), "normal", std=1.0)
         x = b.matmul(b.softmax(x, axis=2, out="p"), table, out="x")
         x = b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(x.shape[0], channels, grid, grid), out="x")
         sizes = {"latent": channels, "channels": static["pixel_width"], "outputs": static["channels"]}
