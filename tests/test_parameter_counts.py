@@ -68,6 +68,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H/32", "main.forward"): 959_050_240,
         },
     ),
+    "drifting": (
+        "lambertae/drifting, models/generator.py: the sizes of its layers, added up",
+        {("B", "main"): 132_708_880, ("L", "main"): 462_909_456},
+    ),
+    "drifting_features": (
+        "lambertae/drifting, models/mae_model.py: the sizes of its layers, added up",
+        {("640", "main"): 2_687_866_604, ("256", "main"): 431_354_348},
+    ),
     "self_vae": (
         "ioangatop/srVAE, its VAE and srVAE with the prior RealNVP",
         {("vae", "main"): 34_276_364, ("downscale", "main"): 39_272_570},

@@ -1292,6 +1292,20 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_pmf",
         (*under("backbone", (*BLOCKS, "depth=2", "velocity_head=1", "bottleneck=4")), "sampler.steps=2"),
     ),
+    "drifting": Tiny(
+        "digits_drifting",
+        (
+            *under("networks.main", ("width=16", "depth=1", "block.mixer.heads=2", "class_tokens=1", "code_count=2")),
+            *(
+                "networks.features.width=4",
+                "networks.features.groups=2",
+                "networks.bank.of_class=3",
+                "networks.bank.of_all=5",
+            ),
+            *("objective.samples=2", "objective.positives=2", "objective.negatives=2"),
+        ),
+    ),
+    "drifting_features": Tiny("digits_drifting_features", ("networks.main.width=4", "networks.main.groups=2")),
     "mdt": Tiny(
         "mdt",
         (

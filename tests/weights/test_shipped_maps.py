@@ -258,6 +258,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
         'downsampling="conv"',
     ),
     "improved_mean_flow": ("tells_time=true",),
+    "pmf": ("tells_time=true",),
     "larp_tokenizer": ("encoder_norm=true",),
     "ldm": ('resampling="block"',),
     "mage_classifier": ('pooling="first"',),

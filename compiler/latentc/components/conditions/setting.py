@@ -29,7 +29,7 @@ class SettingCondition(Derived):
         "uniform",
         description="distribution in training; inverse: density proportional to 1 / value; power: to 1 / value^`power`",
     )
-    power: float = Field(2.0, gt=1, le=16, description="power of the density")
+    power: float = Field(3.0, gt=1, le=16, description="power of the density")
     APPLIES: ClassVar[Applies] = {"power": ("distribution", ("power",))}
     embedded: Literal["value", "one_minus_inverse"] = Field(
         "value", description="quantity that is embedded: the value v, or 1 - 1 / v"
