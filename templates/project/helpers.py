@@ -379,6 +379,43 @@ def fake_quantize_weight_e4m3(weight: Tensor) -> Tensor:
     return fake_quantize_e4m3(weight, channel_scale(weight, 448))
 
 
+def rounded_e2m1(x: Tensor) -> Tensor:
+    """x rounded to float4 e2m1 (0, 0.5, 1, 1.5, 2, 3, 4 or 6, of either sign), ties to the even mantissa."""
+    x = x.clamp(-6, 6)
+    step = 2 ** x.abs().clamp(1, 4).log2().floor() / 2
+    return (x / step).round() * step
+
+
+def fake_quantize_nvfp4(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """x [..., K] rounded to NVFP4: float4 in blocks of 16, whose scales are float8 e4m3 times `scale`, the tensor's.
+
+    The scale of a block is its largest magnitude / 6; that of the tensor, by default, its own / (6 * 448). Gradients
+    pass straight through.
+    """
+    blocks = x.unflatten(-1, (-1, 16))
+    exact = blocks.detach()
+    largest = exact.abs().amax(-1, keepdim=True)
+    if scale is None:
+        scale = (largest.amax() / (6 * 448)).float()
+        scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale).to(x.dtype)
+    ratio = (largest / (6 * scale)).clamp(2.0**-9, 448)
+    steps = (ratio.to(torch.float8_e4m3fn).float() * scale.float()).to(x.dtype)
+    return (rounded_e2m1(exact / steps) * steps + (blocks - exact)).flatten(-2)
+
+
+def fake_quantize_mxfp4(x: Tensor) -> Tensor:
+    """x [..., K] rounded to MXFP4: float4 in blocks of 32, whose scales are powers of two; gradients pass through.
+
+    The scale of a block is the power of two below its largest magnitude, over 4; magnitudes above 6 scales become 6.
+    """
+    blocks = x.unflatten(-1, (-1, 32))
+    exact = blocks.detach()
+    largest = exact.abs().amax(-1, keepdim=True)
+    power = torch.where(largest > 0, torch.frexp(largest)[1] - 3, 0).clamp(-24)
+    steps = torch.ldexp(torch.ones_like(largest), power)
+    return (rounded_e2m1(exact / steps) * steps + (blocks - exact)).flatten(-2)
+
+
 def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12) -> Tensor:
     """weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out].
 

@@ -290,6 +290,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     + [((X, f32(4)), lambda b, x, s: b.cast(b.quantize(x, s, to="i8", axis=1), to="f32"), 0.1, 3)],
     "dequantize": [((X, f32()), lambda b, x, s, to=to: _through(b, x, s, to), 0.1, 3) for to in ("i8", "u8", "f8e4m3")]
     + [((f32(B, 4, 32), f32(4)), lambda b, x, s: _through(b, x, s, "i8", axis=1), 0.1, 3)],
+    "block_scales": [((f32(4, 6), f32()), lambda b, x, s: b.block_scales(b.quantize(x, s, to="f8e4m3"), s), 0.1, 3)],
     "linear_int8": [((X, f32(6, 5), f32(), f32(5), f32(5))[: 4 + biased], _int8_product, 0.1, 3) for biased in (0, 1)],
     "linear_int8_dynamic": [
         ((X, f32(6, 5), f32(5), f32(5))[: 3 + biased], _dynamic_product, 0.1, 3) for biased in (0, 1)
@@ -321,7 +322,9 @@ def test_older_opsets_get_the_decomposition(name: str, opset: int) -> None:
 
 def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     training = {"dropout", "drop_path", "training_noise", "auxiliary_loss", "fake_quantize", "fake_quantize_weight"}
-    assert set(CASES) == set(OPS) - training
+    of_tensorrt = {"fake_quantize_nvfp4"}
+    training |= {"fake_quantize_blocks"}
+    assert set(CASES) == set(OPS) - training - of_tensorrt
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
         *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from op_draws import Case, Draw, Lead, Operand, case
@@ -14,8 +16,9 @@ from latentc.ir.ops.quantize import RANGES
 
 def _numbers(d: Draw, *shape: Any, dtype: str) -> Operand:
     low, high, _ = RANGES[dtype]
-    if dtype == "f8e4m3":
-        return d.operand(shape, lambda s: d.rng.choice([-448.0, -1.5, 0.0, 0.125, 20.0, 448.0], s), dtype)
+    floats = {"f8e4m3": [-448.0, -1.5, 0.0, 0.125, 20.0, 448.0], "f4e2m1": [-6.0, -1.5, 0.0, 0.5, 4.0, 6.0]}
+    if dtype in floats:
+        return d.operand(shape, lambda s: d.rng.choice(floats[dtype], s), dtype)
     return d.operand(shape, lambda s: d.rng.integers(low, high + 1, s), dtype)
 
 
@@ -44,6 +47,8 @@ def quantize(d: Draw) -> Case:
         ratio = (x / spread(s)).detach()
         if to == "f8e4m3":
             return ratio.clamp(low, high).float().to(torch.float8_e4m3fn).double()
+        if to == "f4e2m1":
+            return _e2m1(ratio)
         return (torch.round(ratio) + zero).clamp(low, high).long()
 
     return Case([d.floats(*shape, low=-9, high=9), scale], reference, {"to": to, **attrs})
@@ -56,6 +61,60 @@ def dequantize(d: Draw) -> Case:
     return Case(
         [_numbers(d, *shape, dtype=dtype), scale], lambda q, s: (q - RANGES[dtype][2]).double() * spread(s), attrs
     )
+
+
+def _e2m1(x: Any) -> Any:
+    """The nearest of all 15 numbers; of two, that with the even mantissa, which comes first in `order`."""
+    magnitudes = [0.0, 1.0, 2.0, 4.0, 0.5, 1.5, 3.0, 6.0]
+    order = torch.tensor([sign * m for m in magnitudes for sign in (1, -1)], dtype=torch.float64)
+    return order[(x.detach()[..., None] - order).abs().argmin(-1)]
+
+
+def _blocks_of(x: Any, format: str, scale: Any) -> Any:
+    """x in NVFP4 or MXFP4, block by block."""
+    size = 16 if format == "nvfp4" else 32
+    out = torch.empty_like(x.detach())
+    for index in np.ndindex(*x.shape[:-1], x.shape[-1] // size):
+        part = (*index[:-1], slice(index[-1] * size, (index[-1] + 1) * size))
+        block = x.detach()[part]
+        most = float(block.abs().max())
+        if format == "nvfp4":
+            ratio = torch.tensor(min(max(most / (6 * scale), 2**-9), 448))
+            step = float(np.float32(float(ratio.to(torch.float8_e4m3fn)) * scale))
+        else:
+            step = 2.0 ** (math.floor(math.log2(most)) - 2) if most else 1.0
+        out[part] = _e2m1(block / step) * step
+    return out
+
+
+@case("block_scales")
+def block_scales(d: Draw) -> Case:
+    numbers = d.operand(d.shape(1), lambda s: d.rng.choice([2.0**-9, 0.125, 20.0, 448.0], s), "f8e4m3")
+    # The product is rounded to float32; this scale has few digits, so that none is lost.
+    return Case([numbers, d.operand((), lambda s: 0.375, "f32")], lambda q, s: q * s)
+
+
+@case("fake_quantize_nvfp4")
+def fake_quantize_nvfp4(d: Draw) -> Case:
+    x = d.floats(*d.shape(0, 2), d.int(1, 3) * 16, low=-9, high=9)
+    scale = d.operand((), lambda s: 0.0078125, "f32")  # few digits, so that no product with it is rounded
+
+    def reference(x: Any, s: Any) -> Any:
+        return x + (_blocks_of(x, "nvfp4", float(s.detach())) - x.detach())
+
+    return Case([x, scale], reference)
+
+
+@case("fake_quantize_blocks")
+def fake_quantize_blocks(d: Draw) -> Case:
+    format = d.choose(["nvfp4", "mxfp4"])
+    weight = d.floats(d.int(1, 3), d.int(1, 3) * (16 if format == "nvfp4" else 32))
+
+    def reference(w: Any) -> Any:
+        scale = float((w.detach().abs().max() / (6 * 448)).float()) if format == "nvfp4" else None
+        return w + (_blocks_of(w, format, scale) - w.detach())
+
+    return Case([weight], reference, {"format": format})
 
 
 def _straight(x: Any, to: str) -> Any:

@@ -14,7 +14,8 @@ from latentc.ir.types import Sym, TensorType
 
 TORCH = {"f64": torch.float64, "f32": torch.float64, "i64": torch.int64, "bool": torch.bool}
 # Quantised numbers are compared as the numbers they are.
-TORCH |= {"i8": torch.int64, "u8": torch.int64, "i4": torch.int64, "f8e4m3": torch.float64}
+TORCH |= {"i8": torch.int64, "u8": torch.int64, "i4": torch.int64}
+TORCH |= {"f8e4m3": torch.float64, "f4e2m1": torch.float64, "f8e8m0": torch.float64}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ CASES = {
     "int8_weights": ("{scheme: int8_weights}", ("target.engine=openvino",)),
     "int4_weights": ("{scheme: int4_weights}", ()),
     "fp8": ("{scheme: fp8}", ("target={engine: tensorrt-rtx, precision: fp16, capabilities: [sm89]}",)),
+    "nvfp4": ("{scheme: nvfp4}", ("target={engine: tensorrt-rtx, precision: fp16, capabilities: [sm120]}",)),
+    "mxfp4_weights": ("{scheme: mxfp4_weights}", ()),
 }
 
 

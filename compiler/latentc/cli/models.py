@@ -243,7 +243,7 @@ def train(
     overrides: Sets = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Number of processes, run by torchrun.")] = 1,
     quantize: Annotated[
-        Literal["int8", "int8_weights", "int4_weights", "fp8"] | None,
+        Literal["int8", "int8_weights", "int4_weights", "fp8", "nvfp4", "nvfp4_weights", "mxfp4_weights"] | None,
         typer.Option("--quantize", help="Fit --weights to an engine quantised like this, by distillation."),
     ] = None,
     weights: Weights = None,

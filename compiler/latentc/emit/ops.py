@@ -276,6 +276,11 @@ def _fake_quantize(p: Printer, n: Node) -> Text:
     return call(p.helper("fake_quantize"), args, bits=None if to == "i8" else 4)
 
 
+def _fake_quantize_blocks(p: Printer, n: Node) -> Text:
+    p.helper("rounded_e2m1")
+    return call(p.helper(f"fake_quantize_{n.attrs.get('format', 'nvfp4')}"), [p.arg(v) for v in n.inputs])
+
+
 def _fake_quantize_weight(p: Printer, n: Node) -> Text:
     to, most, args = n.attrs["to"], n.attrs["most"], [p.arg(n.inputs[0])]
     p.helper("channel_scale")
@@ -347,6 +352,8 @@ TORCH: dict[str, Row] = {
     "group_norm": _group_norm,
     "batch_norm": lambda p, n: call("F.batch_norm", [p.arg(v) for v in n.inputs], eps=n.attrs["eps"]),
     "fake_quantize": _fake_quantize,
+    "fake_quantize_blocks": _fake_quantize_blocks,
+    "fake_quantize_nvfp4": _fake_quantize_blocks,
     "fake_quantize_weight": _fake_quantize_weight,
     "spectral_norm": _helper("spectral_norm", "eps", training="keyword"),
     "mp_silu": _helper("mp_silu"),

@@ -48,7 +48,8 @@ class Quantised:
     `convolutions`: it gains from quantised convolutions. `single_rows`: quantising the weights of layers that see one
     row per sample pays. `moves_rounding`: it moves the rounding of a convolution's input to another place, and there
     rounds wrongly. `gemm_unpacks`: it expands a packed Gemm weight, so that one-token products must be a MatMul.
-    `split_heads_late`: heads are split after quantising.
+    `powers_as_scales`: it reads scales that are powers of two (e8m0). `split_heads_late`: heads are split after
+    quantising.
     """
 
     schemes: Mapping[str, tuple[str, ...]]
@@ -57,6 +58,7 @@ class Quantised:
     single_rows: bool = False
     moves_rounding: bool = False
     gemm_unpacks: bool = False
+    powers_as_scales: bool = False
     split_heads_late: bool = False
 
 
@@ -66,8 +68,8 @@ class Plans:
 
     `package`: the module that builds them. `ahead_of_time`: builds for any listed capability without a GPU; otherwise
     for the GPU of the machine. `timing_cache`: keeps kernel timings between builds. `refused` {option of `target`: why
-    the engine does not take it}. `largest_top_k`: it cannot select more elements. `least_fp8`: the first compute
-    capability with fp8 products.
+    the engine does not take it}. `largest_top_k`: it cannot select more elements. `least_fp8`, `least_fp4`: the first
+    compute capability with such floats.
     """
 
     package: str
@@ -76,6 +78,7 @@ class Plans:
     refused: Mapping[str, str] = field(default_factory=dict)
     largest_top_k: int = 3840
     least_fp8: int = 89
+    least_fp4: int = 100
 
 
 @dataclass(frozen=True)

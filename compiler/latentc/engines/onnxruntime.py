@@ -63,7 +63,9 @@ ENGINE = Engine(
     precisions=("fp32", "fp16"),
     typed=True,
     quantised=Quantised(
-        schemes=dict.fromkeys(("int8", "int8_dynamic", "int8_weights", "int4_weights"), ("fp32",)),
+        schemes=dict.fromkeys(
+            ("int8", "int8_dynamic", "int8_weights", "int4_weights", "nvfp4_weights", "mxfp4_weights"), ("fp32",)
+        ),
         # x86 multiplies u8 by i8, and ONNX Runtime finds no such product in Q/DQ around a Gemm.
         operators=True,
         convolutions=False,

@@ -36,7 +36,10 @@ ENGINE = Engine(
     # Its bf16 is a hint: the graph stays float32, except for the caches that a loop carries.
     typed=False,
     quantised=Quantised(
-        schemes=dict.fromkeys(("int8", "int8_weights", "int4_weights"), ("fp32", "bf16")),
+        schemes=dict.fromkeys(
+            ("int8", "int8_weights", "int4_weights", "nvfp4_weights", "mxfp4_weights"), ("fp32", "bf16")
+        ),
+        powers_as_scales=True,
         # On x86 CPUs without AMX it moves the quantisation of a convolution's input from after a concatenation (as in
         # batched guidance or skip connections) to before it, past matmuls and ReLU, and then rounds to integers instead
         # of multiples of the scale: samples of a small DiT dropped from 56 to 28 dB. It does not move it past a

@@ -13,7 +13,10 @@ COMMON: dict[str, Any] = {
     # Its networks are strongly typed: casts and Q/DQ must be in the graph.
     "typed": True,
     "quantised": Quantised(
-        schemes=dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
+        # Its parser refuses e8m0 as the type of stored scales.
+        schemes=dict.fromkeys(
+            ("int8", "fp8", "int4_weights", "nvfp4", "nvfp4_weights", "mxfp4_weights"), ("fp16", "bf16")
+        ),
         split_heads_late=True,
     ),
     "unrolling": Unrolling(4, False, "unrolled, every evaluation makes a plan slower to build"),

@@ -23,7 +23,7 @@ OPSET = 23
 
 # Legal only at stage train, or operands in their place after it.
 _UNUSED: tuple[str, ...] = ("dropout", "drop_path", "training_noise", "auxiliary_loss")
-_UNUSED += ("fake_quantize", "fake_quantize_weight")
+_UNUSED += ("fake_quantize", "fake_quantize_weight", "fake_quantize_blocks")
 _BOOL = i64().with_dtype("bool")
 
 

@@ -194,7 +194,11 @@ def _plan(
 
 
 # Names in plans of the dtypes in which quantised layers multiply.
-_MULTIPLIES = {TensorProto.INT8: "int8", TensorProto.FLOAT8E4M3FN: "fp8_e4m3"}
+_MULTIPLIES = {
+    TensorProto.INT8: "int8",
+    TensorProto.FLOAT8E4M3FN: "fp8_e4m3",
+    TensorProto.FLOAT4E2M1: "fp4_e2m1",
+}
 
 
 def quantised_dtypes(model: ModelProto) -> set[str]:

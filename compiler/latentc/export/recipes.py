@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from latentc.ir.core import Param, Recipe
 from latentc.ir.recipes import RECIPES, Attrs, recipe_type
@@ -24,9 +24,7 @@ def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> E
         return reshape(slice_axis(parts[0], 0, index, index + 1), parts[0].shape[1:])
     if made.op == "slice":  # so is a slice of such a range
         return slice_axis(parts[0], made.attrs["axis"], made.attrs["start"], made.attrs["stop"])
-    type = recipe_type(made)
-    row, attrs = RECIPES[made.op], made.attrs
-    return Computed(tuple(parts), lambda xs: row.evaluate(xs, attrs), dtype_from_name(type.dtype), _shape(type))
+    return _computed(made, parts)
 
 
 def folded_values(params: Mapping[str, Param], weight: Callable[[str, Param], Expr]) -> dict[str, Expr]:
@@ -96,7 +94,19 @@ def recovered(
 def _known(prefix: str, found: Mapping[str, Expr], made: Mapping[str, Expr], arg: Recipe | Param) -> Expr | None:
     if isinstance(arg, Param) and arg.recipe is None:
         return found.get(prefix + arg.name)
-    return made.get(prefix + recipe_text(_recipe(arg)))
+    recipe = _recipe(arg)
+    value = made.get(prefix + recipe_text(recipe))
+    if value is None and all(isinstance(own, Recipe) or own.recipe for own in recipe.args):
+        parts = [_known(prefix, found, made, own) for own in recipe.args]  # computed from values that are held
+        given = [part for part in parts if part is not None]
+        return _computed(recipe, given) if given and len(given) == len(parts) else None
+    return value
+
+
+def _computed(recipe: Recipe, parts: Sequence[Expr]) -> Expr:
+    """The value of a recipe from those of its operands."""
+    type, row = recipe_type(recipe), RECIPES[recipe.op]
+    return Computed(tuple(parts), lambda xs: row.evaluate(xs, recipe.attrs), dtype_from_name(type.dtype), _shape(type))
 
 
 def _undone(

@@ -22,7 +22,7 @@ from latentc.export.graph import stored
 from latentc.export.recipes import expr_from_recipe, folded_values
 from latentc.ir.core import Param
 from latentc.ir.inits import DETERMINISTIC, INITS
-from latentc.weights import Array, Computed, Expr, Stored, cast, packed, write_safetensors
+from latentc.weights import FOUR_BITS, Array, Computed, Expr, Stored, cast, packed, write_safetensors
 from latentc.weights.checksums import compare
 
 INLINE_BYTES = 1 << 10
@@ -81,7 +81,7 @@ class FileTensors:
     def weight(self, proto: TensorProto, path: str, param: Param) -> None:
         if path not in self._sources:
             made = expression(self._weights, path, param)
-            if param.type.dtype == "i4":  # safetensors has no 4-bit dtype
+            if param.type.dtype in FOUR_BITS:  # safetensors has no such dtypes
                 made = Computed((made,), lambda xs: packed(xs[0]), np.dtype(np.uint8), ((param.type.count() + 1) // 2,))
             self._sources[path] = made
         self._put(proto, path)

@@ -330,6 +330,14 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """linear with W as packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias."""
+    def block_scales(self, numbers: Operand, scale: Operand, /, *, out: str = ...) -> Var:
+        """scales of NVFP4's blocks as f32: e4m3 numbers times the scale of their tensor."""
+    def fake_quantize_nvfp4(self, x: Operand, scale: Operand, /, *, out: str = ...) -> Var:
+        """x rounded to NVFP4 along its last axis, under a given scale of the tensor, and dequantised; gradients pass as
+        if it were not."""
+    def fake_quantize_blocks(self, weight: Operand, /, *, format: str, out: str = ...) -> Var:
+        """a weight rounded to NVFP4 or MXFP4 (`nvfp4`, `mxfp4`) along its last axis and dequantised; gradients pass as
+        if it were not."""
     def experts(
         self,
         x: Operand,

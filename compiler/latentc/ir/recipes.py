@@ -13,6 +13,16 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.core import Init, Param, Recipe
+from latentc.ir.ops.float4 import (
+    FORMATS,
+    block_scales,
+    block_scales_type,
+    numbers_of,
+    of_tensor_type,
+    scales_of,
+    scales_type,
+    tensor_scale,
+)
 from latentc.ir.ops.norm import row_scales, singular_value
 from latentc.ir.ops.quantize import (
     RANGES,
@@ -26,7 +36,7 @@ from latentc.ir.ops.quantize import (
     weight_of_blocks,
 )
 from latentc.ir.ops.row import OpError
-from latentc.ir.types import TensorType
+from latentc.ir.types import NUMPY, TensorType
 
 Array = np.ndarray[Any, Any]
 Attrs = Mapping[str, Any]
@@ -120,6 +130,58 @@ def _pack(xs: Sequence[Array], attrs: Attrs) -> Array:
     return packed_blocks(np.clip(np.rint(blocks) + zero, 0, 2 * zero - 1).astype(np.uint8), attrs["bits"])
 
 
+def _float4_scales_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    found = scales_type(types[0], attrs)
+    if len(types[1:]) != FORMATS[attrs["format"]].of_tensor:
+        raise OpError(f"{attrs['format']} takes {FORMATS[attrs['format']].of_tensor:d} scales of the tensor")
+    of_tensor_type(attrs["format"], types[1:])
+    return found
+
+
+def _float4_scales(xs: Sequence[Array], attrs: Attrs) -> Array:
+    weight, *of_tensor = xs
+    if of_tensor:
+        _need_positive(of_tensor[0])
+    # In float64, so that a weight has the same numbers in the oracle and in every engine.
+    return scales_of(weight.astype(np.float64), of_tensor[0].astype(np.float64) if of_tensor else None, attrs)
+
+
+def _float4_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    weight, scale = types
+    if scale.shape != scales_type(weight, attrs).shape:
+        raise OpError(f"the scales of {weight} in {attrs['format']} are not {scale}")
+    return weight.with_dtype("f4e2m1")
+
+
+def _float4(xs: Sequence[Array], attrs: Attrs) -> Array:
+    weight, scale = xs
+    _need_positive(scale)
+    return numbers_of(weight.astype(np.float64), scale.astype(np.float64)).astype(NUMPY["f4e2m1"])
+
+
+def _along(attrs: Attrs) -> Attrs:
+    return {"axis": 1, "block": FORMATS[attrs["format"]].block}
+
+
+def _pack_float4_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    _float4_type(types, attrs)
+    return blocks_type(types[0], {"bits": 8, "block": FORMATS[attrs["format"]].block})
+
+
+def _pack_float4(xs: Sequence[Array], attrs: Attrs) -> Array:
+    weight, half = xs
+    _need_positive(half)
+    twice = 2 * numbers_of(weight.astype(np.float64), 2 * half.astype(np.float64)) + 128
+    return twice.astype(np.uint8).reshape(*half.shape, FORMATS[attrs["format"]].block)
+
+
+def _dequantize_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    numbers, scale = types
+    if numbers.dtype not in RANGES or scale.shape != scale_shape(numbers, attrs):
+        raise OpError(f"{numbers} does not dequantise by {scale}")
+    return numbers.with_dtype(scale.dtype)
+
+
 def _pick_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     (stack,) = types
     if stack.rank < 1 or not 0 <= attrs["index"] < _size(stack, 0):
@@ -197,6 +259,17 @@ RECIPES: dict[str, RecipeRow] = {
     "quantize": RecipeRow(_quantize_type, _quantize, {0: lambda y, xs, a: dequantised(y, xs[0], a)}),
     # A weight [N, K] and its scales [N, G] as u8 blocks of `bits` bits for `linear_blocks`.
     "pack_blocks": RecipeRow(_pack_type, _pack, {0: lambda y, xs, a: weight_of_blocks(y, xs[0], a)}),
+    "dequantize": RecipeRow(_dequantize_type, lambda xs, a: dequantised(xs[0], xs[1], a)),
+    # The scale of a weight in NVFP4; the scales of its blocks in a format of 4-bit floats, and those as f32.
+    "tensor_scale": RecipeRow(lambda types, a: types[0].with_shape(()), lambda xs, a: tensor_scale(xs[0])),
+    "float4_scales": RecipeRow(_float4_scales_type, _float4_scales),
+    "block_scales": RecipeRow(lambda types, a: block_scales_type(types[0], types[1:]), lambda xs, a: block_scales(*xs)),
+    # A weight [N, K] as 4-bit floats, and the f32 scales of its blocks [N, G].
+    "float4": RecipeRow(_float4_type, _float4, {0: lambda y, xs, a: dequantised(y, xs[0], _along(a))}),
+    # The same as u8 blocks of 8 bits for `linear_blocks`: twice the numbers, by half the scales, which loses nothing.
+    "pack_float4": RecipeRow(
+        _pack_float4_type, _pack_float4, {0: lambda y, xs, a: weight_of_blocks(y, xs[0], {"bits": 8})}
+    ),
 }
 
 

@@ -19,7 +19,7 @@ _ATTRIBUTES = {
     "Sequence[int]": "axes perm",
     "Sequence[Dim]": "shape sizes",
     "bool": "causal endpoint interleaved keepdims",
-    "str": "dtype mode outside to",
+    "str": "dtype format mode outside to",
     "float | None": "scale",
     'Literal["none", "tanh"]': "approximate",
 }

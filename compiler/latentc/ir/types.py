@@ -18,8 +18,13 @@ import numpy as np
 
 FLOATS = {"f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 INTEGERS = {"i64": np.int64, "i32": np.int32, "i8": np.int8, "u8": np.uint8}
-# Only used with a scale, as i8 and u8 can be.
-QUANTISED = {"f8e4m3": ml_dtypes.float8_e4m3fn, "i4": ml_dtypes.int4}
+# Only used with a scale, as i8 and u8 can be; f8e8m0 (powers of two) only as a scale.
+QUANTISED = {
+    "f8e4m3": ml_dtypes.float8_e4m3fn,
+    "i4": ml_dtypes.int4,
+    "f4e2m1": ml_dtypes.float4_e2m1fn,
+    "f8e8m0": ml_dtypes.float8_e8m0fnu,
+}
 NUMPY: dict[str, Any] = {**FLOATS, **INTEGERS, **QUANTISED, "bool": np.bool_}
 
 

@@ -19,6 +19,7 @@ from latentc.export.store import FileTensors
 from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
+from latentc.passes.float4 import without_float4
 from latentc.weights import Expr
 from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.sources import default_given, input_array
@@ -43,7 +44,8 @@ def executable(
     own = {path.removeprefix(network): expr for path, expr in weights.items() if path.startswith(network)} or weights
     if backend is None and importlib.util.find_spec("onnxruntime") is None:
         return _interpreted(module, entry, own)
-    backend = backend or open_backend("cpu")
+    if backend is None:
+        backend, module = open_backend("cpu"), without_float4(module)
     flat = verify(flat_module(only_entry(module, entry), entry, opset=opset), "inlined")
     names = [f"out.{i}" for i in range(len(flat.entry(entry).outputs))]
     tensors = FileTensors(own)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,8 +29,8 @@ from latentc.measure.execute import Runner, runner
 from latentc.passes.quantize.plan import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
+from latentc.weights import FOUR_BITS, Computed, Expr, Stored, dtype_name, materialise, read_safetensors, unpacked
 from latentc.weights import Array as InMemory
-from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, read_safetensors, unpacked
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
@@ -241,14 +241,14 @@ def _initialisers(pipeline: Pipeline) -> dict[str, Expr]:
             where = {entry.key: entry.value for entry in proto.external_data}
             file = places.get(where["location"], bundle.folder / where["location"])
             shape = tuple(proto.dims)
-            if proto.data_type == onnx.TensorProto.INT4:
-                found[proto.name] = _unpacked(file, int(where["offset"]), int(where["length"]), shape)
-                continue
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
+            if dtype_name(dtype) in FOUR_BITS:
+                found[proto.name] = _unpacked(file, int(where["offset"]), int(where["length"]), shape, dtype)
+                continue
             found[proto.name] = Stored(file, int(where["offset"]), int(where["length"]), dtype, shape)
     return found
 
 
-def _unpacked(file: Path, offset: int, nbytes: int, shape: tuple[int, ...]) -> Expr:
+def _unpacked(file: Path, offset: int, nbytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Expr:
     stored = Stored(file, offset, nbytes, np.dtype(np.uint8), (nbytes,))
-    return Computed((stored,), lambda xs: unpacked(xs[0], shape), dtype_from_name("i4"), shape)
+    return Computed((stored,), lambda xs: unpacked(xs[0], shape, dtype), dtype, shape)

@@ -28,6 +28,7 @@ TOLERANCES: dict[str, Tolerance] = {
 # matmuls with packed weights also round their input to 8 bits, which the graph does not say.
 ROUNDED: dict[str, Tolerance] = {
     **dict.fromkeys(("int8", "int8_dynamic", "int8_weights", "int4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
+    **dict.fromkeys(("nvfp4_weights", "mxfp4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
     "fp8": Tolerance(forward=1e-1, sampler=2e-1),
 }
 
@@ -36,7 +37,9 @@ ROUNDED: dict[str, Tolerance] = {
 # whether an engine is right.
 UNROUNDED: dict[str, Tolerance] = {
     **dict.fromkeys(("int8", "int8_dynamic"), Tolerance(forward=4e-1, sampler=2e-1)),
-    **dict.fromkeys(("int8_weights", "int4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
+    **dict.fromkeys(
+        ("int8_weights", "int4_weights", "nvfp4_weights", "mxfp4_weights"), Tolerance(forward=5e-2, sampler=1e-1)
+    ),
     "fp8": Tolerance(forward=8e-1, sampler=2e-1),
 }
 

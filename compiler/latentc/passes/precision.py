@@ -33,7 +33,7 @@ _HALVES = frozenset(HALF.values())
 _COMPUTES = frozenset((
     "linear", "matmul", "conv", "conv_transpose", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
     "mish", "elu", "leaky_relu",
-    "tanh", "sigmoid", "quantize", "dequantize", "avg_pool",
+    "tanh", "sigmoid", "quantize", "dequantize", "fake_quantize_nvfp4", "avg_pool",
 ))
 # These return values that they are given (or their negatives), so they are exact in any dtype.
 _MOVES = frozenset((
@@ -42,6 +42,7 @@ _MOVES = frozenset((
     "clamp", "upsample_nearest", "max_pool",
 ))
 # fmt: on
+_WIDE_OPERAND = {"fake_quantize_nvfp4": 1}  # {op that computes in half: number of an operand that stays in float32}
 _LITERALS = frozenset(("constant", "full"))  # can be created directly in the dtype that is needed
 _Flags = frozenset[str]  # the kinds of ops that a value reaches: "half", "wide"
 _NONE: _Flags = frozenset()
@@ -127,8 +128,8 @@ class _Narrowing:
                     add(value, reached)
             elif node.op != "full":  # it reads only the size of its operand
                 kind = "half" if inside and self.narrows(node) else "wide"
-                for value in node.inputs:
-                    add(value, frozenset([kind]))
+                for i, value in enumerate(node.inputs):
+                    add(value, frozenset(["wide" if i == _WIDE_OPERAND.get(node.op) else kind]))
         return flags
 
     def narrows(self, node: Node) -> bool:
@@ -267,7 +268,7 @@ class _Body:
         dtype = self.work.dtype if self.inside and node.op == "quantize" else "f32"  # of comparisons too
         for o in outs:
             dtype = o.type.dtype if o.type.is_float else dtype
-        return [dtype] * len(own)
+        return ["f32" if i == _WIDE_OPERAND.get(node.op) else dtype for i in range(len(own))]
 
     def _create(self, node: Node, out: Value) -> None:
         """Appends a literal in the dtype of `out`, clipped to its finite range."""

@@ -14,7 +14,9 @@ from latentc.passes.rewrite import rewrite
 
 # Ops that are the identity when no gradient is computed, and the rounding of weights in training, in whose place the
 # pass `quantize` puts that of the engine.
-_IDENTITIES = frozenset({"stop_gradient", "fake_quantize", "fake_quantize_weight"})
+_IDENTITIES = frozenset(
+    {"stop_gradient", "fake_quantize", "fake_quantize_weight", "fake_quantize_nvfp4", "fake_quantize_blocks"}
+)
 
 
 def to_inference(module: Module) -> Module:

@@ -31,7 +31,7 @@ from latentc.spec import Spec
 SECONDS = 300.0
 """Time limit of the search: half for sensitivities, half for judging plans. A run that has begun is finished."""
 
-SMOOTHED = ("int8", "int8_dynamic", "fp8")
+SMOOTHED = ("int8", "int8_dynamic", "fp8", "nvfp4")
 """Schemes that round activations, whose outliers SmoothQuant can move to the weights."""
 
 NARROWED = ("int8", "int8_dynamic")

@@ -1,6 +1,6 @@
 """Scales from calibration: where the range of a layer's input is cut off, and the measured tensors of a plan.
 
-x is stored as round(x / scale), clipped to ±`LARGEST`.
+x is stored as round(x / scale), clipped to ±`LARGEST`; in NVFP4 the scale is that of the scales of its blocks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
+from latentc.ir.ops.float4 import in_blocks
 from latentc.measure.execute import Array
-from latentc.passes.quantize.plan import LARGEST, Layer, LayerQuant
+from latentc.passes.quantize.plan import FLOAT4, LARGEST, Layer, LayerQuant
 from latentc.quantize.observe import BINS, Observed
 
 Range = Literal["max", "percentile", "mse"]
@@ -23,7 +24,7 @@ CANDIDATES = 100
 
 def reach(seen: Observed, scheme: str, range: Range) -> float:
     """The largest magnitude of an input (after smoothing) that a scale represents; larger ones saturate."""
-    if range == "max":
+    if range == "max" or scheme in FLOAT4:  # blocks have scales of their own: cutting off gains nothing
         return seen.limit
     edges = np.arange(1, BINS + 1) * (seen.limit / BINS)
     if range == "percentile":
@@ -46,6 +47,8 @@ def rounded(x: Array, reach: float, scheme: str) -> Array:
 def rounded_rows(seen: Observed, quant: LayerQuant, range: Range) -> Array:
     """The kept rows of an input after quantising and dequantising it as a layer does."""
     smooth = seen.smooth.reshape(-1, *[1] * (seen.rows.ndim - 2))
+    if quant.scheme == "nvfp4":
+        return _rounded_blocks(seen.rows / smooth, seen.limit) * smooth
     if quant.scheme in LARGEST:
         return np.asarray(
             rounded(seen.rows / smooth, reach(seen, quant.scheme, range), quant.scheme) * smooth, np.float32
@@ -56,6 +59,12 @@ def rounded_rows(seen: Observed, quant: LayerQuant, range: Range) -> Array:
     x = seen.rows / smooth
     scale = (max(float(x.max()), 0.0) - min(float(x.min()), 0.0)) / 255 or 1.0
     return np.asarray(np.rint(x / scale) * scale * smooth, np.float32)
+
+
+def _rounded_blocks(x: Array, limit: float) -> Array:
+    """Rows f32[N, K] in NVFP4, under the scale of values up to `limit`."""
+    scale = np.asarray(limit / LARGEST["nvfp4"], np.float32)
+    return np.asarray(in_blocks(x, scale, {"format": FLOAT4["nvfp4"]}), np.float32)
 
 
 def saturated(seen: Observed, reach: float) -> float:

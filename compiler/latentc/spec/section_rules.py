@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from latentc.components.sampler import Sampler
-from latentc.engines import ENGINES
+from latentc.engines import ENGINES, Engine
 from latentc.spec.schema import Spec
 from latentc.spec.yaml import PathKey
 
@@ -120,17 +120,38 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
         where: tuple[tuple[PathKey, str], ...] = ((("target",), f"{target.precision} here"),)
         yield Problem("E0310", path, message, labels=where if spec.span("target") else (), help=mend)
     for i, capability in enumerate(target.capabilities):
-        if scheme == "fp8" and engine.plans and int(capability.removeprefix("sm")) < engine.plans.least_fp8:
-            message = f"{capability} does not support fp8"
-            mend = f"use `scheme: int8`, or GPUs from sm{engine.plans.least_fp8} on"
+        least = _least_capability(scheme, engine)
+        if int(capability.removeprefix("sm")) < least:
+            message = f"{capability} does not support {scheme}"
+            mend = (
+                f"use `scheme: {'int4_weights' if scheme.endswith('_weights') else 'int8'}`, or GPUs from sm{least} on"
+            )
             yield Problem("E0310", ("target", "capabilities", i), message, help=mend)
-    if scheme == "int4_weights" and not engine.quantised.operators and target.opset < 21:
-        yield Problem(
-            "E0310", ("target", "opset"), f"opset {target.opset} has no 4-bit integers", help="use 21 or more"
-        )
+    what, first = _OPSETS.get(scheme, ("", 0))
+    if scheme == "mxfp4_weights" and not engine.quantised.powers_as_scales:
+        what, first = _OPSETS["nvfp4_weights"]
+    if not engine.quantised.operators and target.opset < first:
+        message = f"opset {target.opset} has no {what}"
+        yield Problem("E0310", ("target", "opset"), message, help=f"use {first} or more")
     if spec.optimize.quantize.smooth is not None and scheme.endswith("_weights"):
         message = f"{scheme} does not quantise activations, so there is nothing to smooth"
         yield Problem("E0310", ("optimize", "quantize", "smooth"), message, help="leave `smooth` out")
+
+
+# {scheme: what it stores, and the first opset that has it}
+_OPSETS = {
+    "int4_weights": ("4-bit integers", 21),
+    "nvfp4": ("4-bit floats", 23),
+    "nvfp4_weights": ("4-bit floats", 23),
+    "mxfp4_weights": ("scales that are powers of two (float8 e8m0)", 24),
+}
+
+
+def _least_capability(scheme: str, engine: Engine) -> int:
+    """The first compute capability that has the scheme's numbers; 0 if all do."""
+    if engine.plans is None or "fp" not in scheme:
+        return 0
+    return engine.plans.least_fp8 if scheme == "fp8" else engine.plans.least_fp4
 
 
 def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from latentc_runtime.manifest import EngineName
 
     PrecisionName = Literal["fp32", "fp16", "bf16"]
-    SchemeName = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
+    SchemeName = Literal[
+        "int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8", "nvfp4", "nvfp4_weights", "mxfp4_weights"
+    ]
 else:  # schemes that some engine supports, so that adding an engine is adding a file
     EngineName, PrecisionName, SchemeName = (Literal[tuple(names)] for names in (ENGINES, PRECISIONS, SCHEMES))
 
@@ -264,7 +266,9 @@ class Budget(Closed):
 class Quantize(Closed):
     """Linear layers in 8 or 4 bits."""
 
-    scheme: SchemeName = Field(description="static or dynamic int8, int8 or int4 weights only, or fp8")
+    scheme: SchemeName = Field(
+        description="static or dynamic int8, int8 or int4 weights only, fp8, or 4-bit floats in blocks"
+    )
     smooth: float | None = Field(
         None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved into the weights; null: none"
     )

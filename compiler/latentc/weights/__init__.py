@@ -16,13 +16,14 @@ from latentc.weights.expr import (
     transpose,
 )
 from latentc.weights.files import open_weights
-from latentc.weights.int4 import packed, unpacked
 from latentc.weights.names import can_import, check_inverse, export_weights, ignored_names, import_weights
+from latentc.weights.nibbles import FOUR_BITS, packed, unpacked
 from latentc.weights.read import blocks, materialise
 from latentc.weights.rules import parse_map
 from latentc.weights.safetensors import read_safetensors, write_safetensors
 
 __all__ = [
+    "FOUR_BITS",
     "Array",
     "Computed",
     "Expr",

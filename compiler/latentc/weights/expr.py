@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from latentc.weights.nibbles import FOUR_BITS
+
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -35,12 +37,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "f64": np.float64,
         "f8e4m3": ml_dtypes.float8_e4m3fn,
         "i4": ml_dtypes.int4,
+        "f4e2m1": ml_dtypes.float4_e2m1fn,
         "f8e5m2": ml_dtypes.float8_e5m2,
         "f8e8m0": ml_dtypes.float8_e8m0fnu,
         "c64": np.complex64,
     }.items()
 }
-DTYPE_OF_TORCH = {dtype.name: name for name, dtype in DTYPES.items() if name != "i4"}
+DTYPE_OF_TORCH = {dtype.name: name for name, dtype in DTYPES.items() if name not in FOUR_BITS}
 """torch's names of dtypes, which are numpy's, to latentc's."""
 
 _EXACT = {("f16", "f32"), ("bf16", "f32"), ("f16", "f64"), ("bf16", "f64"), ("f32", "f64")}  # lossless casts

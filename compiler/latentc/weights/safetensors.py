@@ -25,9 +25,10 @@ import safetensors
 from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.weights.checksums import remember
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
+from latentc.weights.nibbles import FOUR_BITS
 from latentc.weights.read import stream
 
-NAMES = {name.upper().replace("F8E", "F8_E"): name for name in DTYPES if name != "i4"}
+NAMES = {name.upper().replace("F8E", "F8_E"): name for name in DTYPES if name not in FOUR_BITS}
 """The format's dtype names to latentc's."""
 
 ALIGNMENT = 64  # bytes; the data begins at a multiple of it, so that mapped numbers are aligned

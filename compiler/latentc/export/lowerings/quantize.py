@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from latentc.export.graph import ELEMENT
 from latentc.export.lowerings.table import Context, lower
+from latentc.ir.ops.float4 import FORMATS
 from latentc.ir.ops.quantize import RANGES
 from latentc.ir.types import TensorType
 
@@ -16,6 +18,9 @@ RUNTIME = "com.microsoft"
 
 ACCURACY = 4
 """Activations of a block are rounded to 8 bits as well, the form in which ONNX Runtime is fastest."""
+
+TENSORRT = "trt"
+"""The domain of TensorRT's own operators."""
 
 
 def _zero(c: Context, dtype: str, scale: TensorType) -> str:
@@ -32,6 +37,25 @@ def quantize(c: Context) -> None:
 def dequantize(c: Context) -> None:
     zero = [_zero(c, "u8", c.type(1))] if c.type().dtype == "u8" else []
     c.final("DequantizeLinear", [*c.ins, *zero], axis=c.attrs.get("axis"), block_size=c.attrs.get("block"))
+
+
+@lower("block_scales")
+def block_scales(c: Context) -> None:
+    c.final("DequantizeLinear", c.ins)
+
+
+@lower("fake_quantize_nvfp4")
+def fake_quantize_nvfp4(c: Context) -> None:
+    """Only TensorRT has this operator; it multiplies the 4-bit floats instead of dequantising them."""
+    x, scale = c.node.inputs
+    of_all = c.g.name(scale)
+    names = [c.g.fresh(f"{c.node.outputs[0].name}/{part}") for part in ("numbers", "scales")]
+    last = {"axis": -1, "block_size": FORMATS["nvfp4"].block}
+    c.g.add("TRT_FP4DynamicQuantize", [c.g.rows(x), of_all], names, TENSORRT, **last, scale_type=ELEMENT["f8e4m3"])
+    steps = c.tmp("DequantizeLinear", [names[1], of_all])
+    if x.type.dtype != "f32":
+        steps = c.tmp("Cast", [steps], to=ELEMENT[x.type.dtype])
+    c.final_rows(c.tmp("DequantizeLinear", [names[0], steps], **last))
 
 
 @lower("linear_int8")

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
@@ -24,6 +23,7 @@ RANGES: dict[str, tuple[float, float, int]] = {
     "u8": (0, 255, 128),
     "i4": (-8, 7, 0),
     "f8e4m3": (-448.0, 448.0, 0),
+    "f4e2m1": (-6.0, 6.0, 0),
 }
 
 
@@ -44,8 +44,8 @@ def quantised(x: Array, scale: Array, attrs: Attrs) -> Array:
     """x / scale rounded to dtype `to` (ties to even) and clipped to its range."""
     low, high, zero = RANGES[attrs["to"]]
     ratio = x / spread(scale, x.ndim, attrs)
-    if attrs["to"] == "f8e4m3":
-        return np.asarray(np.clip(ratio, low, high).astype(ml_dtypes.float8_e4m3fn))
+    if attrs["to"].startswith("f"):
+        return np.asarray(np.clip(ratio, low, high).astype(NUMPY[attrs["to"]]))
     numbers = np.clip(np.rint(ratio) + zero, low, high)
     # Via i8, because floats do not convert to 4-bit integers.
     return np.asarray(numbers.astype(np.int8 if attrs["to"] == "i4" else np.float64).astype(NUMPY[attrs["to"]]))

@@ -13,8 +13,9 @@ from typing import Any
 from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Node, Param, Recipe, Value
+from latentc.ir.ops.float4 import FORMATS
 from latentc.ir.types import f32
-from latentc.passes.quantize.plan import LARGEST, Layer, Scheme, stem
+from latentc.passes.quantize.plan import FLOAT4, LARGEST, Layer, Scheme, stem
 
 _BLOCKS = (128, 64, 32, 16)
 _TO = {"int8": "i8", "fp8": "f8e4m3"}
@@ -52,11 +53,13 @@ def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
     """
     how = ENGINES[engine].quantised
     if layer.op != "linear":
-        return scheme in LARGEST and how.convolutions
+        return scheme in LARGEST and scheme not in FLOAT4 and how.convolutions
     rows = all(site.value.type.rank > 2 for site in layer.sites)
     weights = scheme.endswith("_weights")
     if not rows and not (weights and how.single_rows):
         return False
+    if scheme in FLOAT4:
+        return layer.shape[1] % FORMATS[FLOAT4[scheme]].block == 0
     return not weights or (scheme == "int8_weights" and not how.operators) or block_of(layer.shape[1]) > 0
 
 
@@ -75,9 +78,12 @@ def form_of(op: str, scheme: Scheme, engine: str) -> Form:
             return partial(_quantised, scheme=scheme, held=how.moves_rounding and op != "linear")
         case "int8_dynamic":
             return _dynamic
-        case "int8_weights" | "int4_weights" if not how.operators:
-            to = "i8" if scheme == "int8_weights" else "i4"
-            return partial(_few_bits, to=to, gemm_unpacks=how.gemm_unpacks)
+        case "int8_weights" | "int4_weights" | "nvfp4_weights" | "mxfp4_weights" if not how.operators:
+            return partial(_few_bits, scheme=scheme, engine=engine)
+        case "nvfp4":
+            return partial(_nvfp4, engine=engine)
+        case "nvfp4_weights" | "mxfp4_weights":
+            return partial(_float4_in_bytes, format=FLOAT4[scheme])
     return partial(_in_blocks, bits=8 if scheme == "int8_weights" else 4)
 
 
@@ -91,6 +97,8 @@ def form_in_training(op: str, scheme: Scheme, engine: str) -> Form:
             return partial(_fake, to="i8", blocks=how.operators, rounds=False)
         case "int4_weights":
             return partial(_fake, to="i4", blocks=True, rounds=False)
+        case "nvfp4" | "nvfp4_weights" | "mxfp4_weights":
+            return partial(_fake_blocks, format=FLOAT4[scheme], rounds=scheme in LARGEST)
     raise ValueError(f"training does not round as {scheme}")
 
 
@@ -104,6 +112,15 @@ def _fake(b: Builder, o: Operands, to: str, blocks: bool, rounds: bool) -> Var:
     block = {"block": block_of(int(o.weight.type.shape[1]))} if blocks else {}  # type: ignore[arg-type]
     weight = b.op("fake_quantize_weight", o.kept, to=to, most=most, out="w", **block)
     y: Var = b.op(o.node.op, x, weight, *o.bias, **o.node.attrs)
+    return y
+
+
+def _fake_blocks(b: Builder, o: Operands, format: str, rounds: bool) -> Var:
+    x = o.x
+    if rounds:
+        scale = b.param(f"{stem(o.weight.name)}.input_scale", f32(), "ones", kind="state")
+        x = b.fake_quantize_nvfp4(x, scale, out="rounded")
+    y: Var = b.op(o.node.op, x, b.fake_quantize_blocks(o.kept, format=format, out="w"), *o.bias, **o.node.attrs)
     return y
 
 
@@ -164,13 +181,15 @@ def _dynamic(b: Builder, o: Operands) -> Var:
     return b.linear_int8_dynamic(o.x, *_transposed(b, o), *o.bias)
 
 
-def _few_bits(b: Builder, o: Operands, to: str, gemm_unpacks: bool) -> Var:
+def _few_bits(b: Builder, o: Operands, scheme: Scheme, engine: str) -> Var:
     """Weights dequantised from 8 or 4 bits; a MatMul for one token per run if the engine would unpack a Gemm."""
-    if to == "i8":
-        weight = _weight(b, o, to, LARGEST["int8"])
+    if scheme in FLOAT4:
+        weight = _float4(b, o, FLOAT4[scheme], engine)
+    elif scheme == "int8_weights":
+        weight = _weight(b, o, "i8", LARGEST["int8"])
     else:
-        weight = _weight(b, o, to, 7.0, block_of(int(o.weight.type.shape[1])))  # type: ignore[arg-type]
-    if gemm_unpacks and o.x.type.rank == 3 and o.x.shape[1] == 1:
+        weight = _weight(b, o, "i4", 7.0, block_of(int(o.weight.type.shape[1])))  # type: ignore[arg-type]
+    if ENGINES[engine].quantised.gemm_unpacks and o.x.type.rank == 3 and o.x.shape[1] == 1:
         y = b.matmul(o.x, b.transpose(weight, perm=(1, 0)))
         return b.add(y, *o.bias) if o.bias else y
     return b.linear(o.x, weight, *o.bias)
@@ -184,3 +203,43 @@ def _in_blocks(b: Builder, o: Operands, bits: int) -> Var:
     name = f"{o.weight.name}.u{bits}"
     weight, scales = b.derived(name, numbers), b.derived(f"{name}.scale", scale)
     return b.linear_blocks(o.x, weight, scales, *o.bias, bits=bits, block=block)
+
+
+def _float4_scales(o: Operands, format: str) -> tuple[Recipe, Recipe | None, Recipe]:
+    """The scales of the weight's blocks in their dtype, the scale of the weight if it has one, and both as f32."""
+    of_tensor = Recipe("tensor_scale", (o.value,)) if FORMATS[format].of_tensor else None
+    own = () if of_tensor is None else (of_tensor,)
+    scales = Recipe("float4_scales", (o.value, *own), {"format": format})
+    return scales, of_tensor, Recipe("block_scales", (scales, *own))
+
+
+def _float4(b: Builder, o: Operands, format: str, engine: str) -> Var:
+    """The weight, dequantised from 4-bit floats; their scales as the format has them, or f32 if the engine cannot."""
+    scales, of_tensor, wide = _float4_scales(o, format)
+    name = f"{o.weight.name}.{format}"
+    numbers = b.derived(name, Recipe("float4", (o.value, wide), {"format": format}))
+    if of_tensor is not None:
+        steps = b.block_scales(b.derived(f"{name}.scale", scales), b.derived(f"{name}.tensor_scale", of_tensor))
+    elif ENGINES[engine].quantised.powers_as_scales:
+        steps = b.cast(b.derived(f"{name}.scale", scales), to="f32")
+    else:
+        steps = b.derived(f"{name}.scale", wide)
+    return b.dequantize(numbers, steps, axis=1, block=FORMATS[format].block)
+
+
+def _float4_in_bytes(b: Builder, o: Operands, format: str) -> Var:
+    """Weights in blocks of 8 bits, for an engine without 4-bit floats: twice the numbers are integers."""
+    half = Recipe("affine", (_float4_scales(o, format)[2],), {"mul": 0.5, "add": 0.0})
+    name = f"{o.weight.name}.{format}.u8"
+    weight = b.derived(name, Recipe("pack_float4", (o.value, half), {"format": format}))
+    scales, block = b.derived(f"{name}.scale", half), FORMATS[format].block
+    return b.linear_blocks(o.x, weight, scales, *o.bias, bits=8, block=block)
+
+
+def _nvfp4(b: Builder, o: Operands, engine: str) -> Var:
+    """Both operands in 4-bit floats; the input's blocks get their scales at run time, under a measured one of all."""
+    key = (o.x.value, "nvfp4", False)
+    if key not in o.rounded:
+        scale = b.param(f"{o.group}.input_scale", f32(), "ones", kind="calibrated")
+        o.rounded[key] = b.fake_quantize_nvfp4(o.x, scale), scale
+    return b.linear(o.rounded[key][0], _float4(b, o, "nvfp4", engine), *o.bias)

@@ -16,10 +16,15 @@ import numpy as np
 
 from latentc.ir.core import Function, Module, Node, Param, Value, callees, join
 
-Scheme = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
+Scheme = Literal[
+    "int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8", "nvfp4", "nvfp4_weights", "mxfp4_weights"
+]
 
-LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}
+LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0, "nvfp4": 6.0 * 448.0}
 """{scheme with measured activation scales: largest quantised magnitude}; scale = max|x| / that."""
+
+FLOAT4: dict[str, str] = {"nvfp4": "nvfp4", "nvfp4_weights": "nvfp4", "mxfp4_weights": "mxfp4"}
+"""{scheme: format of its 4-bit floats}, see `latentc.ir.ops.float4`"""
 
 _LAYERS = ("linear", "conv")
 _NORMS = ("spectral_norm", "forced_norm", "weight_norm")
