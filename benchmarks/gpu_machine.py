@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentc.engines import ENGINES
 from latentc.engines.contract import installed
 from latentc_runtime.errors import BundleError
 
@@ -69,7 +70,10 @@ class Machine:
                     self.missing[title] = f"{title} {library.__version__} does not support {capability}"
                     continue
                 overrides = (*overrides, f"target.capabilities=[{capability}]")
-            found[title] = Engine("tensorrt", overrides, ("int8", "fp8"))
+            plans = ENGINES[name].plans
+            assert plans is not None
+            float4 = ("nvfp4", "nvfp4_weights") if int(capability.removeprefix("sm")) >= plans.least_fp4 else ()
+            found[title] = Engine("tensorrt", overrides, ("int8", "fp8", *float4))
         for provider, device in (("CUDA", "cuda"), ("Tensorrt", "tensorrt")):
             if fault := provider_fault(provider):
                 self.missing[f"ONNX Runtime {provider}"] = fault

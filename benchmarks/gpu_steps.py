@@ -473,13 +473,13 @@ def _latentc(*arguments: object) -> None:
 def plans(machine: Machine, folder: Path) -> Figures:
     """Builds the plans of the other steps' samplers by TensorRT-RTX, ahead of time and so without a GPU, for sm89.
 
-    Shows that the GPU's time will not go into graphs that do not build. `seconds` is the whole compilation.
+    Those of nvfp4 are for sm120. Shows that the GPU's time will not go into graphs that do not build. `seconds` is the whole compilation.
     """
     if importlib.util.find_spec("tensorrt_rtx") is None:
         machine.missing["plans"] = "tensorrt_rtx: see docs/install.md"
         return {}
     target = ("target.engine=tensorrt-rtx", "target.capabilities=[sm89]", "target.precision=bf16", "target.max_batch=8")
-    cases = [("DiT-XL/2", DIT, form, scheme) for form in ("loop", "host") for scheme in (None, "int8", "fp8")]
+    cases = [("DiT-XL/2", DIT, form, scheme) for form in ("loop", "host") for scheme in (None, "int8", "fp8", "nvfp4")]
     cases += [(name, system, "auto", None) for name, system in {"LlamaGen-L": LLAMAGEN, **SYSTEMS}.items()]
     found: dict[str, Figures] = {}
     for name, system, form, scheme in cases:
@@ -487,6 +487,7 @@ def plans(machine: Machine, folder: Path) -> Figures:
         print(f"  {title}", flush=True)
         overrides = [*system.sized(machine), *target, f"target.form={form}"]
         overrides += [f"optimize.quantize={{scheme: {scheme}}}"] if scheme else []
+        overrides += ["target.capabilities=[sm120]"] if scheme == "nvfp4" else []  # sm89 has no such floats
         place = folder / "bundle"
         try:
             begin = time.perf_counter()
@@ -496,7 +497,7 @@ def plans(machine: Machine, folder: Path) -> Figures:
         except DiagnosticError as error:
             found[title] = {"failed": " ".join(str(error).split())[:400]}
         shutil.rmtree(place, ignore_errors=True)
-    return {"plans for sm89": found}
+    return {"plans for sm89, nvfp4 for sm120": found}
 
 
 STEPS: dict[str, Callable[[Machine, Path], Figures]] = {

@@ -251,7 +251,8 @@ def test_control_scales_of_the_wrong_axis_err() -> None:
 @pytest.mark.parametrize(("engine", "scheme"), CASES)
 def test_weights_come_back_as_they_dequantise(engine: str, scheme: Any) -> None:
     """From what a bundle holds: what was quantised within its rounding, all else as it was."""
-    smooth = not scheme.endswith("weights")
+    # In blocks of 4-bit floats smoothing mixes columns of any size, so the bound below is for blocks without it.
+    smooth = not scheme.endswith("weights") and scheme != "nvfp4"
     made = system("digits_dit", engine, scheme, smooth)
     params = parameters(made.after, made.after.entries[ENTRY], "main")
     given = {path: Array(np.asarray(v, np.float32)) for path, v in made.weights.items()}
@@ -262,7 +263,7 @@ def test_weights_come_back_as_they_dequantise(engine: str, scheme: Any) -> None:
         # Of a smoothed weight small columns were rounded as if they were large.
         rounding = {"int4_weights": 0.09, "int8_weights": 0.01}
         # From 4 to 6 scales half a step is 1/6 of a block's largest magnitude; MXFP4 makes 8 scales 6.
-        rounding |= {"nvfp4_weights": 0.18, "nvfp4": 0.3, "mxfp4_weights": 0.25}
+        rounding |= {"nvfp4_weights": 0.18, "nvfp4": 0.18, "mxfp4_weights": 0.25}
         assert error < (rounding.get(scheme, 0.08) if "weight" in path else 1e-6), path
     # Without its scale a quantised weight is lost, and says so by its absence.
     lost = {path: v for path, v in held.items() if not (".fc1.weight." in path and path.endswith(".scale"))}

@@ -86,7 +86,7 @@ def _blocks(x: Array, block: int) -> Array:
 def in_blocks(x: Array, of_tensor: Array | None, attrs: Attrs) -> Array:
     """x [..., K] rounded to a format and dequantised; `of_tensor` is the tensor's scale in NVFP4."""
     steps = block_scales(scales_of(x, of_tensor, attrs), of_tensor).astype(x.dtype)
-    return numbers_of(x, steps) * np.repeat(steps, FORMATS[attrs["format"]].block, -1)
+    return np.asarray(numbers_of(x, steps) * np.repeat(steps, FORMATS[attrs["format"]].block, -1))
 
 
 def _weight_in_blocks(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -142,14 +142,15 @@ def _nvfp4_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     block = FORMATS["nvfp4"].block
     blocks = b.reshape(x, shape=(*lead, size // block, block))
     largest = b.max(b.abs(blocks), axes=(-1,), keepdims=True)
-    ratio = b.clamp(b.div(largest, b.mul(scale, LARGEST)), low=SMALLEST_SCALE, high=LARGEST_SCALE)
+    # Not a clamp: ONNX Runtime 1.32 looks at each before a rounding, and fails at one to 8-bit floats.
+    ratio = b.minimum(b.maximum(b.div(largest, b.mul(scale, LARGEST)), SMALLEST_SCALE), LARGEST_SCALE)
 
     def whole(values: Any, step: float, to: str) -> Any:
         unit = b.constant(np.float32(step), dtype="f32")
         return b.dequantize(b.quantize(values, unit, to=to), unit)
 
     steps = b.mul(whole(ratio, 1.0, "f8e4m3"), scale)
-    ratios = b.clamp(b.div(blocks, steps), low=-LARGEST, high=LARGEST)
+    ratios = b.minimum(b.maximum(b.div(blocks, steps), -LARGEST), LARGEST)
     magnitude = b.abs(ratios)
     coarse = b.where(b.less(magnitude, 4.0), whole(ratios, 1.0, "i8"), whole(ratios, 2.0, "i8"))
     numbers = b.where(b.less(magnitude, 2.0), whole(ratios, 0.5, "i8"), coarse)
