@@ -473,7 +473,8 @@ def _latentc(*arguments: object) -> None:
 def plans(machine: Machine, folder: Path) -> Figures:
     """Builds the plans of the other steps' samplers by TensorRT-RTX, ahead of time and so without a GPU, for sm89.
 
-    Those of nvfp4 are for sm120. Shows that the GPU's time will not go into graphs that do not build. `seconds` is the whole compilation.
+    Those of nvfp4 are for sm120. Shows that the GPU's time will not go into graphs that do not build.
+    `seconds` is the whole compilation.
     """
     if importlib.util.find_spec("tensorrt_rtx") is None:
         machine.missing["plans"] = "tensorrt_rtx: see docs/install.md"
