@@ -30,6 +30,8 @@ ROUNDED: dict[str, Tolerance] = {
     **dict.fromkeys(("int8", "int8_dynamic", "int8_weights", "int4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
     **dict.fromkeys(("nvfp4_weights", "mxfp4_weights"), Tolerance(forward=5e-2, sampler=1e-1)),
     "fp8": Tolerance(forward=1e-1, sampler=2e-1),
+    # Neighbours are further apart: the digits DiT in float32 differs from itself in float64 by up to 0.14 (fp8: 0.036).
+    "nvfp4": Tolerance(forward=3e-1, sampler=4e-1),
 }
 
 # The same against PyTorch, which has the dequantised weights and unrounded activations: the last steps of a diffusion,
@@ -41,6 +43,7 @@ UNROUNDED: dict[str, Tolerance] = {
         ("int8_weights", "int4_weights", "nvfp4_weights", "mxfp4_weights"), Tolerance(forward=5e-2, sampler=1e-1)
     ),
     "fp8": Tolerance(forward=8e-1, sampler=2e-1),
+    "nvfp4": Tolerance(forward=1.0, sampler=4e-1),
 }
 
 
