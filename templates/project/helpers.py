@@ -396,10 +396,10 @@ def fake_quantize_nvfp4(x: Tensor, scale: Tensor | None = None) -> Tensor:
     exact = blocks.detach()
     largest = exact.abs().amax(-1, keepdim=True)
     if scale is None:
-        scale = (largest.amax() / (6 * 448)).float()
+        scale = (largest.amax() / (6 * 448)).to(torch.float)  # as engines hold it, whatever the dtype of x
         scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale).to(x.dtype)
     ratio = (largest / (6 * scale)).clamp(2.0**-9, 448)
-    steps = (ratio.to(torch.float8_e4m3fn).float() * scale.float()).to(x.dtype)
+    steps = (ratio.to(torch.float8_e4m3fn).to(torch.float) * scale.to(torch.float)).to(x.dtype)
     return (rounded_e2m1(exact / steps) * steps + (blocks - exact)).flatten(-2)
 
 

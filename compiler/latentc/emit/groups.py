@@ -94,10 +94,12 @@ class Groups:
         first, *rest = sorted(own)
         for name in rest:
             self._parent[self._root(name)] = self._root(first)
+        below: dict[str, dict[str, frozenset[str]]] = {path: {} for path in children}
         for path, found in children.items():
-            inside = {q: fs for q, fs in children.items() if q.startswith(f"{path}.")}
-            below = {q[len(path) + 1 :]: frozenset(fs) for q, fs in inside.items()}
-            self._visit(frozenset(found), below)
+            for at in (i for i, letter in enumerate(path) if letter == "." and path[:i] in below):
+                below[path[:at]][path[at + 1 :]] = frozenset(found)
+        for path, found in children.items():
+            self._visit(frozenset(found), below[path])
 
     def _merge(self) -> None:
         """Components of one origin become one class if the methods they have in common are equal."""

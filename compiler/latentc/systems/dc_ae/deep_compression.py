@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Index, Size, layers
+from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.bottlenecks.gaussian import Gaussian
 from latentc.components.capabilities import Capability
@@ -23,6 +23,7 @@ from latentc.ir.types import B, TensorType
 from latentc.systems.dc_ae import parts
 from latentc.systems.dc_ae.parts import INIT, Resampling
 
+Blocks = Annotated[int, Field(ge=0, le=64)]
 Kernel = Annotated[int, Field(gt=0, le=63)]
 
 
@@ -39,10 +40,10 @@ class DeepCompression(Backbone):
     widths: tuple[Size, ...] = Field(
         min_length=2, max_length=16, description="channels of each level, from the highest resolution to the lowest"
     )
-    blocks: tuple[Index, ...] = Field(
+    blocks: tuple[Blocks, ...] = Field(
         min_length=2, max_length=16, description="blocks of each level of the encoder; 0 only for the first"
     )
-    decoder_blocks: tuple[Index, ...] = Field(
+    decoder_blocks: tuple[Blocks, ...] = Field(
         min_length=2, max_length=16, description="blocks of each level of the decoder; 0 where `blocks` is"
     )
     attention: int = Field(ge=0, le=16, description="first level whose blocks have attention, counted from 0")

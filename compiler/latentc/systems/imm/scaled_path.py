@@ -63,4 +63,5 @@ class ScaledPath(Interpolant):
         return self.sigma_data
 
     def time_range(self, predicts: Prediction) -> tuple[float, float]:
-        return (0.0 if self.train_eps is None else self.train_eps), self.start
+        # What is preconditioned is a velocity, which is singular nowhere.
+        return super().time_range("flow_velocity" if predicts == "preconditioned" else predicts)[0], self.start
