@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,23 +34,28 @@ def tiny_bundle(
     std: float = 0.05,
     max_batch: int | None = 4,
     variant: str | None = None,
+    weights: Mapping[str, float] = MappingProxyType({}),
     **options: Any,
 ) -> Path:
-    """`folder` as a bundle of a shipped spec; every weight is its initial value plus noise of `std`."""
+    """`folder` as a bundle of a shipped spec; every weight is its initial value plus noise of `std`.
+
+    `weights` {path: value}: those whose elements are all one number.
+    """
     spec = load_spec(spec_name, variant, list(overrides))
     lowered = lower(spec, steps)
     rng = np.random.default_rng(0)
-    weights: dict[str, dict[str, Expr]] = {}
+    files: dict[str, dict[str, Expr]] = {}
     for name, network in lowered.networks.items():
         arrays = {}
         for path, param in network_params(lowered, network).items():
             shape = tuple(int(d) for d in param.type.shape)
             if param.kind in ("weight", "state"):
                 value = INITS[param.init.kind](rng, shape, **param.init.args) + std * rng.standard_normal(shape)
+                value = np.full(shape, weights.get(f"{name}.{path}", value))
                 arrays[path] = Array(value.astype(np.float32))
         file = folder.with_suffix(f".{name}.safetensors")
         write_safetensors(file, arrays)
-        weights[name] = dict(read_safetensors(file))
+        files[name] = dict(read_safetensors(file))
     lowered = optimised(lowered, spec)
-    bundle_from_lowered(lowered, spec, weights, folder, spec_text=resolved_yaml(spec), max_batch=max_batch, **options)
+    bundle_from_lowered(lowered, spec, files, folder, spec_text=resolved_yaml(spec), max_batch=max_batch, **options)
     return folder

@@ -35,6 +35,7 @@ from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize.plan import Quantization
 from latentc.passes.quantize.rewrite import quantize
 from latentc.passes.shared_weights import separate_shared_weights
+from latentc.passes.sigmoid import exact_sigmoid
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -83,6 +84,12 @@ _ORDER = (
         "gelu",
         lambda module, spec, _: gelu_by_error_function(module, spec.target.precision),
         when=lambda e: e.gelu == "erf",
+    ),
+    # After fusing, which looks for the operator; only float32 can tell the two forms apart.
+    Pass(
+        "sigmoid",
+        lambda module, spec, _: exact_sigmoid(module, spec.target.precision),
+        when=lambda e: e.sigmoid == "written_out",
     ),
     # After quantising, which looks for the layers around a norm; before ops are decomposed, which would flatten groups.
     Pass(

@@ -117,6 +117,7 @@ class Engine:
     attention: "operator" (one ONNX operator), "written_out" (products and a softmax, unless causal without a mask) or
         "kernel" (an operator if the engine has a kernel for it, otherwise written out).
     gelu: which form of GELU runs in half precision: "as_given", or "erf" in place of the tanh form.
+    sigmoid: how sigmoids that are no gates run in float32: "operator", or "written_out" by an exponential.
     group_norm: how group norms of feature maps run in float32: "operator", or "by_channels" (moments per channel).
     kv_tiling: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
     mixes_heads_and_queries: its attention is wrong if there are as many queries as heads; heads then join the batch.
@@ -148,6 +149,7 @@ class Engine:
     fusions_after_quantising: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attention: Literal["operator", "written_out", "kernel"] = "operator"
     gelu: Literal["as_given", "erf"] = "as_given"
+    sigmoid: Literal["operator", "written_out"] = "operator"
     group_norm: Literal["operator", "by_channels"] = "operator"
     kv_tiling: bool = False
     mixes_heads_and_queries: bool = False
