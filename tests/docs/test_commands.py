@@ -34,6 +34,7 @@ def test_the_commands_of_a_page_run(
 
 
 TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "templates/explain").glob("*.md")]
+COMMANDS = typer.main.get_command(app)
 TRAINING = {"--steps"}  # of train.py, to which `latentc train` hands what it does not know
 
 
@@ -42,7 +43,7 @@ def test_commands_inside_sentences_exist(page: Path) -> None:
     """Their verbs and options; what stands in capitals is a place to fill in."""
     faults = []
     for mention in re.findall(r"`latentc ([^`]+)`", page.read_text(encoding="utf-8")):
-        command: Any = typer.main.get_command(app)
+        command: Any = COMMANDS
         words = mention.split()
         while words and words[0] in (below := getattr(command, "commands", {})):
             command = below[words.pop(0)]
