@@ -18,6 +18,7 @@ import torch
 import yaml
 from forked import python
 from PIL import Image
+from safetensors.numpy import load_file
 from torch_module import REPOSITORY
 
 from latentc.api import forward
@@ -208,6 +209,18 @@ def test_latents_are_cached_once(
     assert project["dataset"].open_dataset(project.config["data"]).size == 11
     project.config["data"]["horizontal_flip"] = False
     assert project["dataset"].open_dataset(project.config["data"]).codes.shape[1] == 1
+    # Another project's copy of the first stage finds the cache; other weights do not.
+    caches = {*images.parent.glob("*.npy")}
+    weights = images.parent / "project" / "first_stage.safetensors"
+    moved = weights.with_name("copy.safetensors")
+    shutil.copy(weights, moved)
+    project.config["data"]["first_stage"]["weights"] = moved.name
+    project["dataset"].open_dataset(project.config["data"])
+    assert {*images.parent.glob("*.npy")} == caches
+    write_safetensors(moved, {n: Held(np.asarray(a) + 1) for n, a in load_file(weights).items()})
+    project["first_stage"]._loaded.cache_clear()
+    project["dataset"].open_dataset(project.config["data"])
+    assert len({*images.parent.glob("*.npy")}) == len(caches) + 1
 
 
 def test_a_first_stage_skips_damaged_images(

@@ -2,6 +2,7 @@
 
 Fields that are `resized` hold codes of the same views at a lower resolution, each in its own cache. The name
 of a cache depends on the images, the crops and the first stage: if one changes, images are encoded again.
+Projects with the same data and first stage share it.
 With `views`, images change whenever they are read, so each batch is encoded, without a cache.
 """
 
@@ -146,10 +147,10 @@ def open_dataset(settings: dict[str, Any]) -> Any:
         return Fresh(images, settings)
     # endregion
     flip, crops = settings["horizontal_flip"], settings["crops"]
-    weights = first_stage.file_of(stage)
-    status = weights.stat()
     identity = [str(flip), crops, *(["skip"] if images.skips else []), *images.identity()]
-    made_of = [f"{weights} {status.st_size} {status.st_mtime_ns}", *identity]
+    # Contents, not paths: every project has its own copy of the first stage, and they share the caches.
+    encoder = [first_stage.file_of(stage), Path(__file__).with_name("autoencoder.py")]
+    made_of = [*(hashlib.sha256(file.read_bytes()).hexdigest() for file in encoder), *identity]
 
     picture = np.arange(images.size) if images.picture is None else images.picture
     first = np.unique(picture, return_index=True)[1]  # a sample of each image
