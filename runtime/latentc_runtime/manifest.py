@@ -118,12 +118,38 @@ class ProgramOutput:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A regular grid over a cube around the origin, whose points may be asked for by their number per axis.
+
+    `axes`: their names, one per coordinate of a point. `extent`: side of the cube. `middles`: points are in the middles
+    of equal cells; otherwise the first and the last of an axis lie on the sides of the cube.
+    """
+
+    axes: tuple[str, ...]
+    extent: float = 2.0
+    middles: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A program whose samples have any number of rows, such as points or rays: an engine call takes `size` of them.
+
+    Rows are the first axis of the values of `conditions`, and of every output. `grid`: one that the first of the
+    conditions may be.
+    """
+
+    size: int
+    conditions: tuple[str, ...]
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
 class ProgramEntry:
     """A program of the bundle: `sample`, `encode`, …. Its statements start with the inputs as variables.
 
     Programs of the same name differ in `steps`; the first is the default. `max_batch` is the largest batch of one run,
     null for no limit. `why`: the reason for the form. `branches`: of `exit_step`, the numbers of the predictions that
-    each step takes under guidance (see `exits`).
+    each step takes under guidance (see `exits`). `chunk`: of a program of any number of rows.
     """
 
     name: str
@@ -136,6 +162,7 @@ class ProgramEntry:
     outputs: tuple[ProgramOutput, ...]
     program: tuple[EngineCall | Loop, ...]
     branches: tuple[tuple[int, ...], ...] = ()
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True)

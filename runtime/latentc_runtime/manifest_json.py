@@ -253,6 +253,8 @@ def _entry_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> It
         if entry.rows is not None and not 1 <= entry.rows <= MOST_ROWS:
             yield f"{where}.source.rows", f"expected 1 to {MOST_ROWS}"
         yield from _source_contradictions(entry, where, manifest)
+    if s.chunk is not None:
+        yield from _chunk_contradictions(s, f"{place}.chunk", manifest)
     known = set(inputs)
     yield from _program_contradictions(s.program, f"{place}.program", known, inputs, (), manifest)
     if not s.outputs or len({o.name for o in s.outputs}) < len(s.outputs):
@@ -263,6 +265,28 @@ def _entry_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> It
         yield from _output_contradictions(made.output, f"{place}.outputs[{i}].output")
         if made.output.tokenizer is not None and made.output.tokenizer not in manifest.files:
             yield f"{place}.outputs[{i}].output.tokenizer", f"`{made.output.tokenizer}` is not in `files`"
+
+
+def _chunk_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    chunk, conditions = s.chunk, {c.name: c for c in manifest.conditions_of(s)}
+    assert chunk is not None
+    own = [conditions[name] for name in chunk.conditions if name in conditions]
+    if not own or len(own) < len(chunk.conditions):
+        yield f"{place}.conditions", f"expected conditions of the program: {', '.join(conditions)}"
+        return
+    if any(c.shape[:1] != (chunk.size,) or c.form != "array" or c.mask for c in own):
+        yield f"{place}.size", f"expected arrays of {chunk.size} rows without a mask: {', '.join(chunk.conditions)}"
+    if any(made.output.shape[:1] != (chunk.size,) for made in s.outputs):
+        yield f"{place}.size", f"expected outputs of {chunk.size} rows"
+    if any(c.default is not None and np.ndim(c.default) == len(c.shape) for c in own):
+        yield f"{place}.conditions", "expected the same default for every row"
+    if chunk.grid is not None:
+        if not chunk.grid.axes or own[0].shape[1:] != (len(chunk.grid.axes),):
+            yield f"{place}.grid.axes", f"expected one per coordinate of `{own[0].name}`"
+        if any(len(made.output.shape) != 2 for made in s.outputs):
+            yield f"{place}.grid", "expected outputs [rows, channels]"
+        if not chunk.grid.extent > 0:
+            yield f"{place}.grid.extent", "expected more than 0"
 
 
 def _source_contradictions(entry: Input, where: str, manifest: Manifest) -> Iterator[tuple[str, str]]:

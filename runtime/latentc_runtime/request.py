@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from latentc_runtime import chunks
 from latentc_runtime.backends import Array
 from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.errors import BundleError
-from latentc_runtime.manifest import Manifest, ProgramEntry
+from latentc_runtime.manifest import Manifest, ProgramEntry, ProgramOutput
 from latentc_runtime.program import Variables, variables_read
 from latentc_runtime.request_checks import MOST_SAMPLES
 from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, Retriever, input_array, joined
@@ -26,11 +27,17 @@ AHEAD = 1 << 18
 
 @dataclass(frozen=True)
 class Request:
-    """A checked request to a program; `noise` {input: array} replaces the noise from the seeds."""
+    """A checked request to a program; `noise` {input: array} replaces the noise from the seeds.
+
+    `rows`: of a program of any number of rows, those of each sample; None: those of one chunk. `sides`: of the grid that
+    they are.
+    """
 
     entry: ProgramEntry
     given: Given
     noise: dict[str, Array] = field(default_factory=dict)
+    rows: int | None = None
+    sides: tuple[int, ...] | None = None
     _ahead: dict[str, tuple[int, Array]] = field(default_factory=dict, init=False)  # drawn rows and the first's index
 
     def __len__(self) -> int:
@@ -41,7 +48,14 @@ class Request:
         rows = slice(start, stop)
         per_step = {entry.name for entry in self.entry.inputs if entry.rows is not None}
         noise = {name: a[:, rows] if name in per_step else a[rows] for name, a in self.noise.items()}
-        return Request(self.entry, self.given.part(start, stop), noise)
+        return replace(self, given=self.given.part(start, stop), noise=noise)
+
+    @property
+    def outputs(self) -> tuple[ProgramOutput, ...]:
+        """The program's outputs, with the shape of a sample of this request."""
+        if self.entry.chunk is None or self.rows is None:
+            return self.entry.outputs
+        return chunks.outputs_with_rows(self.entry.chunk, self.entry.outputs, self.rows, self.sides)
 
     def variables(self) -> Variables:
         """Inputs by name at the start of the program, without those that loops only read row by row (see `row`)."""
@@ -70,13 +84,13 @@ class Request:
 
 
 def joined_requests(requests: Sequence[Request]) -> Request:
-    """Requests to one program in one; all of them must give noise for the same inputs."""
+    """Requests to one program in one; all must give noise for the same inputs, and as many rows, if there are any."""
     entry = requests[0].entry
     noise = {}
     for name in requests[0].noise:
         axis = next(0 if one.rows is None else 1 for one in entry.inputs if one.name == name)
         noise[name] = np.concatenate([request.noise[name] for request in requests], axis)
-    return Request(entry, joined([request.given for request in requests]), noise)
+    return replace(requests[0], given=joined([request.given for request in requests]), noise=noise)
 
 
 def program_entry(manifest: Manifest, name: str | None = None, steps: int | None = None) -> ProgramEntry:
@@ -119,9 +133,12 @@ def check_request(
             raise BundleError("E0608", message, f'give a mapping: {what}={{"NAME": …}}')
     if count is None and classes is None and not conditions and isinstance(seeds, int):
         count = _noise_count(entry, noise or {})
+    wanted, rows, sides = manifest.conditions_of(entry), None, None
     try:
+        if entry.chunk is not None:
+            wanted, conditions, rows, sides = chunks.with_rows(entry.chunk, wanted, conditions, most)
         given = checked_given(
-            manifest.conditions_of(entry),
+            wanted,
             manifest.settings_of(entry),
             classes=classes,
             given=conditions,
@@ -131,11 +148,12 @@ def check_request(
             most=most,
             indexes=indexes,
         )
+        if entry.chunk is not None and rows is not None:
+            chunks.check_request_size(entry.chunk, rows, len(given), most)
     except RequestError as error:
         raise BundleError("E0608", error.message, error.help) from None
-    return Request(
-        entry, given, {name: _checked_noise(name, a, len(given), entry) for name, a in (noise or {}).items()}
-    )
+    checked = {name: _checked_noise(name, a, len(given), entry) for name, a in (noise or {}).items()}
+    return Request(entry, given, checked, rows, sides)
 
 
 def all_settings(settings: Mapping[str, Any] | None, **short: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.fields import Field
 from latentc.ir.core import Function, Module, networks_called
 from latentc.ir.types import Sym, TensorType
+from latentc_runtime.manifest import Chunk
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
 if TYPE_CHECKING:
@@ -255,7 +256,9 @@ class Program:
     draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
     `branches`: of a step from predictions, the numbers of those that each step takes under guidance. `encoded`: the
     inputs that are samples of what the network models; if that is codes of a first stage, requests give what it
-    encodes. `schedule()`: the tables of its steps as formulas, or None.
+    encodes. `schedule()`: the tables of its steps as formulas, or None. `chunk`: of a program that requests give any
+    number of rows, such as points or rays, in some of `conditions`; a row's outputs depend on that row and on inputs of
+    the whole sample.
     """
 
     entry: str
@@ -269,6 +272,7 @@ class Program:
     conditions: tuple[Condition, ...] = ()
     branches: tuple[tuple[int, ...], ...] = ()
     encoded: tuple[str, ...] = ()
+    chunk: Chunk | None = None
     schedule: Callable[[], Script | None] | None = field(default=None, compare=False, repr=False)
 
     @property

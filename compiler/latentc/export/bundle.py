@@ -302,6 +302,7 @@ def _program(
         outputs=program_outputs(program, fn, variables, spec),
         program=tuple(statements),
         branches=program.branches,
+        chunk=program.chunk,
     )
 
 

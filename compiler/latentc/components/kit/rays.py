@@ -26,6 +26,18 @@ def pinhole(side: int, fov: float) -> np.ndarray[Any, Any]:
     return rays / np.linalg.norm(rays, axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 
+def through_pixels(b: Builder, pixels: Var, fov: float) -> Var:
+    """f32[B, P, 3]: unit directions of the rays through places of an image, in the space of the camera; see `pinhole`.
+
+    `pixels` f32[B, P, 2]: down and right, from -1 to 1 between the outermost rays of `pinhole`.
+    """
+    down, right = b.split(pixels, axis=2, sizes=(1, 1), out="down right")
+    ahead = b.add(down * 0.0, -1 / math.tan(math.radians(fov) / 2), out="ahead")
+    rays = b.concat(right, b.neg(down), ahead, axis=2, out="rays")
+    length = b.sqrt(b.sum(rays * rays, axes=(2,), keepdims=True), out="length")
+    return b.div(rays, length, out="of_pixels")  # type: ignore[no-any-return]
+
+
 def orbit(b: Builder, pitch: Var, yaw: Var) -> tuple[Var, Var]:
     """The transposed rotation f32[B, 3, 3] from camera to world, and the place f32[B, 1, 3] of a camera on the unit
     sphere that looks at the origin.

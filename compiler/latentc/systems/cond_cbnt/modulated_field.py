@@ -25,6 +25,8 @@ from latentc.ir.types import B
 
 RESOLUTION = "resolution"
 """The sampler's request: the points of the grid of `volume`, per axis."""
+CHUNK = "chunk"
+"""The sampler's request: the rays of a call of `render_at`, and the points of a call of `density_at`."""
 
 
 class ModulatedField(Backbone):
@@ -85,10 +87,10 @@ class ModulatedField(Backbone):
         (angle,) = (entry.ports[0] for entry in entries if entry.name != "class")
         static = {"patients": patient.values, "width": self.width}
         static |= {"code_dim": self.code_dim} if self.own_width is None else {"own_width": self.own_width}
-        side, resolution = spec.data.shape[1], asked(spec, name, RESOLUTION)
-        forward, train_forward, density_at, density_of, volume = _methods(self, side, resolution)
+        side, resolution, chunk = spec.data.shape[1], asked(spec, name, RESOLUTION), asked(spec, name, CHUNK)
+        forward, train_forward, density_at, density_of, volume, render_at = _methods(self, side, resolution)
         places = Port("places", f32(B, side * side, self.points), "noise", distribution="uniform")
-        points = Port("points", f32(B, self.points, 3), "state")
+        points = Port("points", f32(B, chunk or self.points, 3), "state")
         methods = {
             "forward": add_method(mb, name, "forward", forward, (patient, angle), static),
             TRAINING: add_method(mb, name, TRAINING, train_forward, (places, patient, angle), static),
@@ -98,6 +100,9 @@ class ModulatedField(Backbone):
             methods["volume"] = add_method(mb, name, "volume", volume, (patient,), static)
             point = Port("point", f32(B, 3), "state")
             methods["density_of"] = add_method(mb, name, "density_of", density_of, (point, patient), static)
+        if chunk is not None:
+            pixels = Port("pixels", f32(B, chunk, 2), "state")
+            methods["render_at"] = add_method(mb, name, "render_at", render_at, (pixels, patient, angle), static)
         return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
 
 
@@ -110,20 +115,28 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         shift = modulations(b, points, patient, sizes)
         return b.sub("field", field, points, *shift, out="density", width=sizes["width"])  # type: ignore[no-any-return]
 
-    def projected(b: Builder, places: Var, given: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
+    def integrals(
+        b: Builder, of_pixels: Var | None, places: Var, given: tuple[Var, ...], sizes: dict[str, Any]
+    ) -> Var:
+        """f32[B, P, 1], along rays [B, P, 3] in the space of the beam; None: those of the detector."""
         patient, angle = given
-        batch, count, n = patient.shape[0], side * side, config.points
+        batch, n = patient.shape[0], config.points
+        count = side * side if of_pixels is None else of_pixels.shape[1]
         rotation, away = rays.orbit(b, angle * 0.0 + math.pi / 2, angle)
         origin = b.mul(away, config.distance, out="origin")
-        of_pixels = b.constant(rays.pinhole(side, config.fov)[None], "f32", out="of_pixels")
+        if of_pixels is None:
+            of_pixels = b.constant(rays.pinhole(side, config.fov)[None], "f32", out="of_pixels")
         directions = b.matmul(of_pixels, rotation, out="directions")  # [B, P, 3]
         near, length = rays.through_cube(b, origin, directions)
         index = b.constant(np.arange(n)[None, None], "f32", out="index")
         depths = b.add(near, (places + index) * length * (1 / n), out="depths")  # [B, P, N]
         points = b.reshape(rays.along(b, origin, directions, depths), shape=(batch, count * n, 3), out="points")
         density = b.reshape(densities(b, points, patient, sizes), shape=(batch, count, n), out="density")
-        integral = b.mean(density, axes=(2,), keepdims=True) * length
-        return b.reshape(integral, shape=(batch, 1, side, side), out="x")  # type: ignore[no-any-return]
+        return b.mean(density, axes=(2,), keepdims=True) * length  # type: ignore[no-any-return]
+
+    def projected(b: Builder, places: Var, given: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
+        integral = integrals(b, None, places, given, sizes)
+        return b.reshape(integral, shape=(given[0].shape[0], 1, side, side), out="x")  # type: ignore[no-any-return]
 
     @module_class("ModulatedField")
     def forward(b: Builder, *given: Var, **sizes: Any) -> Var:
@@ -159,7 +172,14 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         shape = (batch, 1, resolution, resolution, resolution)
         return b.reshape(densities(b, points, patient, sizes), shape=shape, out="volume")  # type: ignore[no-any-return]
 
-    return forward, train_forward, density_at, density_of, volume
+    @module_class("ModulatedField", "render_at", pixels="B P 2")
+    def render_at(b: Builder, pixels: Var, *given: Var, **sizes: Any) -> Var:
+        """Integrals [B, P, 1] along the rays through places of the detector (down and right, from -1 to 1)."""
+        middle = b.constant(np.full((1, 1, 1), 0.5), "f32", out="middle")
+        of_pixels = rays.through_pixels(b, pixels, config.fov)
+        return integrals(b, of_pixels, middle, given, sizes)
+
+    return forward, train_forward, density_at, density_of, volume, render_at
 
 
 def _modulations(config: ModulatedField) -> Any:

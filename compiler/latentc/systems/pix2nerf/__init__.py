@@ -22,10 +22,17 @@ COMPONENTS = {
 
 CAPABILITIES = {
     # The latent f32[B, Z] is uniform between -1 and 1; `train_forward` also takes places along rays, uniform between 0
-    # and 1, and normal noise in densities, alternately.
+    # and 1, and normal noise in densities, alternately. If the sampler asks for them: `render_at`, colours f32[B, N, C]
+    # at places f32[B, N, 2] of the image, and `field_at`, colours and density f32[B, N, C + 1] at points f32[B, N, 3]
+    # seen in directions f32[B, N, 3].
     "render_views": {
         "words": "renders a latent from a camera",
-        "methods": {"forward": "noise condition* -> output", "train_forward": "noise noise+ condition* -> output"},
+        "methods": {
+            "forward": "noise condition* -> output",
+            "train_forward": "noise noise+ condition* -> output",
+            "render_at?": "state noise condition* -> output",
+            "field_at?": "state state noise condition* -> output",
+        },
     },
     # A score f32[B, 1], and the camera f32[B, 2].
     "discriminate_views": {

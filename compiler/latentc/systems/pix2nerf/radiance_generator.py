@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asked
 from latentc.components.capabilities import TRAINING, Capability
 from latentc.components.condition import Entry, Form, Pair, ports_of, with_operands
 from latentc.components.contract import Network, Port
@@ -31,6 +31,10 @@ SCALE, SHIFT = 15.0, 30.0
 """Scale and shift of the frequencies."""
 SHARP: dict[str, Any] = {"init": "kaiming_uniform", "gain": math.sqrt(2) / 25}
 """Initial weights of layers of sines: uniform up to sqrt(6 / inputs) / 25."""
+
+
+CHUNK = "chunk"
+"""The sampler's request: the rays of a call of `render_at`, and the points of a call of `field_at`."""
 
 
 class RadianceGenerator(Backbone):
@@ -102,13 +106,17 @@ class RadianceGenerator(Backbone):
             places, noise = f32(B, side * side, self.points), f32(B, side * side, count * self.points)
             drawn.append(Port(f"{prefix}places", places, "noise", distribution="uniform"))
             drawn.append(Port(f"{prefix}density_noise", noise, "noise", distribution="normal"))
-        at = [Port(word, f32(B, self.points, 3), "state") for word in ("points", "directions")]
-        forward, train_forward, field_at = _methods(self, side, entries)
+        chunk = asked(spec, name, CHUNK)
+        at = [Port(word, f32(B, chunk or self.points, 3), "state") for word in ("points", "directions")]
+        forward, train_forward, field_at, render_at = _methods(self, side, entries)
         methods = {
             "forward": add_method(mb, name, "forward", forward, (z, *given), static),
             TRAINING: add_method(mb, name, TRAINING, train_forward, (z, *drawn, *given), static),
             "field_at": add_method(mb, name, "field_at", field_at, (*at, z, *_vectors(entries)), static),
         }
+        if chunk is not None:
+            pixels = Port("pixels", f32(B, chunk, 2), "state")
+            methods["render_at"] = add_method(mb, name, "render_at", render_at, (pixels, z, *given), static)
         return Network(name, methods, self.PROVIDES, sizes={"depth": self.depth})
 
 
@@ -119,7 +127,7 @@ def _vectors(entries: tuple[Entry, ...]) -> tuple[Port, ...]:
 @cache
 def _methods(
     config: RadianceGenerator, side: int, entries: tuple[Entry, ...]
-) -> tuple[BlockBody, BlockBody, BlockBody]:
+) -> tuple[BlockBody, BlockBody, BlockBody, BlockBody]:
     mapping, field = _mapping(), _field(config.depth)
     vectors = tuple(entry for entry in entries if entry.form == "vector")
 
@@ -140,14 +148,24 @@ def _methods(
         own = {"channels": sizes["channels"], "width": sizes["width"]}
         return b.sub("field", field, points, directions, *style, out="seen", **own)  # type: ignore[no-any-return]
 
-    def rendered(b: Builder, z: Var, drawn: tuple[Var, ...], conditions: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
-        batch, count, n, channels = z.shape[0], side * side, config.points, sizes["channels"]
+    def shown(
+        b: Builder,
+        of_pixels: Var | None,
+        z: Var,
+        drawn: tuple[Var, ...],
+        conditions: tuple[Var, ...],
+        sizes: dict[str, Any],
+    ) -> Var:
+        """Colours [B, P, C] from 0 to 1 along rays [B, P, 3] in the space of the camera; None: those of an image."""
+        batch, n, channels = z.shape[0], config.points, sizes["channels"]
+        count = side * side if of_pixels is None else of_pixels.shape[1]
         given = list(with_operands(entries, conditions))
         ((camera,),) = (operands for entry, operands in given if entry.form == "array")
         style = styles(b, z, [pair for pair in given if pair[0].form == "vector"], sizes)
         pitch, yaw = b.split(camera, axis=1, sizes=(1, 1), out="pitch yaw")
         rotation, origin = rays.orbit(b, pitch, yaw)
-        of_pixels = b.constant(rays.pinhole(side, config.fov)[None], "f32", out="of_pixels")
+        if of_pixels is None:
+            of_pixels = b.constant(rays.pinhole(side, config.fov)[None], "f32", out="of_pixels")
         directions = b.matmul(of_pixels, rotation, out="directions")  # [B, P, 3]
         each = b.broadcast_to(b.reshape(directions, shape=(batch, count, 1, 3)), shape=(batch, count, n, 3))
         each = b.reshape(each, shape=(batch, count * n, 3), out="directions_of_points")
@@ -182,6 +200,11 @@ def _methods(
         pixels = b.sum(weights * colours, axes=(2,), keepdims=False, out="pixels")  # [B, P, C]
         if config.background == "white":
             pixels = b.add(pixels, b.op("sub", 1.0, b.sum(weights, axes=(2,), keepdims=False)), out="pixels")
+        return pixels  # type: ignore[no-any-return]
+
+    def rendered(b: Builder, z: Var, drawn: tuple[Var, ...], conditions: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
+        pixels = shown(b, None, z, drawn, conditions, sizes)
+        batch, channels = z.shape[0], sizes["channels"]
         x = b.transpose(b.reshape(pixels, shape=(batch, side, side, channels)), perm=(0, 3, 1, 2))
         return b.add(x * 2.0, -1.0, out="x")  # type: ignore[no-any-return]
 
@@ -201,7 +224,13 @@ def _methods(
         """Colours and density of the field at points, seen in directions."""
         return seen(b, points, directions, styles(b, z, list(with_operands(vectors, conditions)), sizes), sizes)
 
-    return forward, train_forward, field_at
+    @module_class("RadianceGenerator", "render_at", pixels="B P 2")
+    def render_at(b: Builder, pixels: Var, z: Var, *conditions: Var, **sizes: Any) -> Var:
+        """Colours from -1 to 1 at places of images (down and right, from -1 to 1), seen from cameras."""
+        colours = shown(b, rays.through_pixels(b, pixels, config.fov), z, (), conditions, sizes)
+        return b.add(colours * 2.0, -1.0, out="colours")  # type: ignore[no-any-return]
+
+    return forward, train_forward, field_at, render_at
 
 
 def _density(b: Builder, at: Var, channels: Any, noise: tuple[Var, ...]) -> Var:
