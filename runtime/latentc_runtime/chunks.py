@@ -11,20 +11,46 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from latentc_runtime.manifest import Chunk, Output, ProgramEntry, ProgramOutput
-from latentc_runtime.request_checks import described, in_one_request, numbers
+from latentc_runtime.request_checks import in_one_request, numbers
 from latentc_runtime.sources import Array, Condition, Given, RequestError
-
-if TYPE_CHECKING:
-    from latentc_runtime.request import Request
 
 MOST_ROWS = 1 << 27  # of a sample
 _SIDES = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})*")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid over a cube around the origin, whose points may be asked for by their number per axis.
+
+    `axes`: their names, one per coordinate of a point. `extent`: side of the cube. `middles`: points are in the middles
+    of equal cells; otherwise the first and the last of an axis lie on the sides of the cube.
+    """
+
+    axes: tuple[str, ...]
+    extent: float = 2.0
+    middles: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A program whose samples have any number of rows, such as points or rays: an engine call takes `size` of them.
+
+    Rows are the first axis of the values of `conditions`, and of every output. `grid`: one that the first of the
+    conditions may be.
+    """
+
+    size: int
+    conditions: tuple[str, ...]
+    grid: Grid | None = None
+
+    def count(self, rows: int) -> int:
+        """The number of chunks of so many rows."""
+        return -(-rows // self.size)
 
 
 def described_rows(condition: Condition, chunk: Chunk) -> str:
@@ -32,32 +58,26 @@ def described_rows(condition: Condition, chunk: Chunk) -> str:
     rest, grid = ", ".join(map(str, condition.shape[1:])), ""
     if chunk.grid is not None and condition.name == chunk.conditions[0]:
         sides = "x".join(["64"] * len(chunk.grid.axes))
-        grid = f"; or the number of points of a grid per axis, `--size 64` or `--size {sides}`"
+        grid = f"; or a grid of points by their number per axis, `--given {condition.name}=64` or {sides}"
     axes = f" ({', '.join(condition.axes)})" if condition.axes else ""
     what = f"`{condition.name}` takes {condition.dtype}[P, {rest}]{axes} per sample, with any number P of rows"
     return f'{what}: `conditions={{"{condition.name}": …}}`, `--given {condition.name}=FILE.npy`{grid}'
 
 
-def takes(condition: Condition, programs: Sequence[ProgramEntry]) -> str:
-    """`described`, or `described_rows` for a condition of rows of one of the programs."""
-    chunks = [p.chunk for p in programs if p.chunk is not None and condition.name in p.chunk.conditions]
-    return described_rows(condition, chunks[0]) if chunks else described(condition)
-
-
 def with_rows(
     chunk: Chunk, conditions: Sequence[Condition], given: Mapping[str, Any] | None, most: int
-) -> tuple[list[Condition], dict[str, Any], int, tuple[int, ...] | None]:
+) -> tuple[tuple[Condition, ...], dict[str, Any], int, tuple[int, ...] | None]:
     """The conditions with the number of rows that a request gives, its values, this number P, and the sides of a grid.
 
     A grid that is asked for by its sides is an array in the values. `most`: chunks of one request. Raises RequestError.
     """
-    values, sides = dict(given or {}), None
+    values = dict(given or {})
     known = {c.name: c for c in conditions}
     first = known[chunk.conditions[0]]
-    if chunk.grid is not None and first.name in values:
-        sides = _sides(chunk, first, values[first.name], most)
-        if sides is not None:
-            values[first.name] = grid_points(chunk, sides)
+    sides = None if first.name not in values else grid_sides(chunk, first, values[first.name])
+    if sides is not None:
+        _check_rows(chunk, math.prod(sides), most)
+        values[first.name] = grid_points(chunk, sides)
     counts = {}
     for name in chunk.conditions:
         if name in values:
@@ -72,25 +92,28 @@ def with_rows(
         said = " and ".join(f"`{name}` has {count}" for name, count in counts.items())
         raise RequestError(f"the conditions differ in their number of rows: {said}", "give as many rows of each")
     _check_rows(chunk, rows, most)
-    own = [replace(c, shape=(rows, *c.shape[1:])) if c.name in chunk.conditions else c for c in conditions]
-    return own, values, rows, sides
+    own = (replace(c, shape=(rows, *c.shape[1:])) if c.name in chunk.conditions else c for c in conditions)
+    return tuple(own), values, rows, sides
 
 
 def _check_rows(chunk: Chunk, rows: int, most: int) -> None:
     if rows < 1:
         raise RequestError(f"`{chunk.conditions[0]}` has no rows", "give at least one")
-    if rows > MOST_ROWS or chunks_of(chunk, rows) > most:
-        limit = min(MOST_ROWS, most * chunk.size)
+    if rows > (limit := min(MOST_ROWS, most * chunk.size)):
         raise RequestError(f"{rows} rows of a sample in one request; at most {limit}", "split them into requests")
 
 
-def _sides(chunk: Chunk, condition: Condition, value: Any, most: int) -> tuple[int, ...] | None:
-    """The sides that a value asks for: a number, one per axis, or a text such as "64" or "48x64"; None: other values."""
-    assert chunk.grid is not None
+def grid_sides(chunk: Chunk, condition: Condition, value: Any) -> tuple[int, ...] | None:
+    """The sides that a value asks for: a number, one per axis, or a text such as "64" or "48x64"; None: other values.
+
+    Raises RequestError.
+    """
+    if chunk.grid is None:
+        return None
     rank = len(chunk.grid.axes)
     if isinstance(value, str):
         if not _SIDES.fullmatch(value):
-            message = f"`{condition.name}` takes numbers, not the text {value!r:.60}"
+            message = f"condition `{condition.name}` takes numbers, not the text {value!r:.60}"
             raise RequestError(message, described_rows(condition, chunk))
         found = tuple(map(int, value.split("x")))
     elif isinstance(value, int | np.integer) and not isinstance(value, bool):
@@ -104,7 +127,6 @@ def _sides(chunk: Chunk, condition: Condition, value: Any, most: int) -> tuple[i
         message = f"`{condition.name}` asks for a grid of {' x '.join(map(str, found))} points"
         axes = ", ".join(chunk.grid.axes)
         raise RequestError(message, f"give a number of at least 1, or one per axis: {axes}")
-    _check_rows(chunk, math.prod(found), most)
     return found
 
 
@@ -119,66 +141,32 @@ def grid_points(chunk: Chunk, sides: Sequence[int]) -> Array:
     return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
 
 
-def chunks_of(chunk: Chunk, rows: int) -> int:
-    """The number of chunks of so many rows."""
-    return -(-rows // chunk.size)
-
-
-def outputs_with_rows(
-    chunk: Chunk, outputs: Sequence[ProgramOutput], rows: int, sides: tuple[int, ...] | None
-) -> tuple[ProgramOutput, ...]:
-    """The outputs of a request of so many rows: [P, …], or on a grid [channels, *sides]."""
-    return tuple(replace(one, output=_with_rows(chunk, one.output, rows, sides)) for one in outputs)
-
-
-def _with_rows(chunk: Chunk, output: Output, rows: int, sides: tuple[int, ...] | None) -> Output:
-    if sides is None:
-        return replace(output, shape=(rows, *output.shape[1:]))
-    assert chunk.grid is not None
-    picture = chunk.grid.axes == ("height", "width") and output.range is not None and output.shape[1] in (1, 3)
-    axes = ("channel", *chunk.grid.axes)
-    return replace(output, shape=(output.shape[1], *sides), axes=axes, medium="image" if picture else output.medium)
-
-
-def in_chunks(request: Request) -> Request:
-    """The request as the engine runs it: B * K samples of one chunk each, the last filled up with its last row."""
-    chunk, rows = request.entry.chunk, request.rows
-    assert chunk is not None and rows is not None
-    count = chunks_of(chunk, rows)
+def given_in_chunks(chunk: Chunk, given: Given, rows: int) -> Given:
+    """A request of `rows` rows per sample as B * K samples of one chunk; the last is filled up with its last row."""
+    count = chunk.count(rows)
 
     def pieces(values: Array) -> Array:
         spare = np.repeat(values[:, -1:], count * chunk.size - rows, axis=1)
         whole = np.concatenate([values, spare], axis=1)
         return whole.reshape(len(values) * count, chunk.size, *values.shape[2:])
 
-    given = request.given
-    per_step = {entry.name for entry in request.entry.inputs if entry.rows is not None}
     conditions = {
         name: pieces(values) if name in chunk.conditions else np.repeat(values, count, axis=0)
         for name, values in given.conditions.items()
     }
-    masks, settings = (
-        {name: np.repeat(values, count, axis=0) for name, values in group.items()}
-        for group in (given.masks, given.settings)
-    )
-    noise = {name: np.repeat(a, count, axis=1 if name in per_step else 0) for name, a in request.noise.items()}
-    whole = Given(np.repeat(given.seeds, count), conditions, masks, settings)
-    return replace(request, given=whole, noise=noise, rows=None, sides=None)
+    masks = {name: np.repeat(values, count, axis=0) for name, values in given.masks.items()}
+    settings = {name: np.repeat(values, count, axis=0) for name, values in given.settings.items()}
+    return Given(np.repeat(given.seeds, count), conditions, masks, settings)
 
 
-def from_chunks(request: Request, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs of a request [B, P, …], or on a grid [B, channels, *sides], from those of its chunks [B * K, N, …]."""
-    rows, sides = request.rows, request.sides
-    assert rows is not None
-    found = {}
-    for name, array in outputs.items():
-        whole = array.reshape(len(request), -1, *array.shape[2:])[:, :rows]
-        if sides is not None:
-            whole = np.moveaxis(whole.reshape(len(request), *sides, array.shape[2]), -1, 1)
-        found[name] = np.ascontiguousarray(whole)
-    return found
+def from_chunks(array: Array, count: int, rows: int, sides: tuple[int, ...] | None = None) -> Array:
+    """An output of `count` samples [B, P, …], on a grid [B, channels, *sides], from those of chunks [B * K, N, …]."""
+    whole = array.reshape(count, array.shape[0] * array.shape[1] // max(count, 1), *array.shape[2:])[:, :rows]
+    if sides is not None:
+        whole = np.moveaxis(whole.reshape(count, *sides, array.shape[2]), -1, 1)
+    return np.ascontiguousarray(whole)
 
 
-def check_request_size(chunk: Chunk, rows: int, count: int, most: int) -> None:
-    """RequestError for more than `most` chunks in one request."""
-    in_one_request(count * chunks_of(chunk, rows), most)
+def check_chunks(chunk: Chunk, rows: int, count: int, most: int) -> None:
+    """RequestError for more than `most` chunks in one request of `count` samples."""
+    in_one_request(count * chunk.count(rows), most)

@@ -5,9 +5,12 @@ Symbols: B batch, N rows of a per-step input (one per step).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from latentc_runtime.chunks import Chunk, described_rows
+from latentc_runtime.request_checks import described
 from latentc_runtime.sources import Condition, Dtype, Input, Setting, needed
 
 FORMAT = 3
@@ -116,31 +119,15 @@ class ProgramOutput:
     variable: str
     output: Output
 
-
-@dataclass(frozen=True)
-class Grid:
-    """A regular grid over a cube around the origin, whose points may be asked for by their number per axis.
-
-    `axes`: their names, one per coordinate of a point. `extent`: side of the cube. `middles`: points are in the middles
-    of equal cells; otherwise the first and the last of an axis lie on the sides of the cube.
-    """
-
-    axes: tuple[str, ...]
-    extent: float = 2.0
-    middles: bool = False
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A program whose samples have any number of rows, such as points or rays: an engine call takes `size` of them.
-
-    Rows are the first axis of the values of `conditions`, and of every output. `grid`: one that the first of the
-    conditions may be.
-    """
-
-    size: int
-    conditions: tuple[str, ...]
-    grid: Grid | None = None
+    def with_rows(self, chunk: Chunk, rows: int, sides: tuple[int, ...] | None) -> ProgramOutput:
+        """The output of a request of so many rows: [P, …], or on a grid [channels, *sides], an image if it is one."""
+        own = self.output
+        if sides is None or chunk.grid is None:
+            return replace(self, output=replace(own, shape=(rows, *own.shape[1:])))
+        axes = ("channel", *chunk.grid.axes)
+        picture = chunk.grid.axes == ("height", "width") and own.range is not None and own.shape[1] in (1, 3)
+        medium: Medium = "image" if picture else own.medium
+        return replace(self, output=replace(own, shape=(own.shape[1], *sides), axes=axes, medium=medium))
 
 
 @dataclass(frozen=True)
@@ -163,6 +150,15 @@ class ProgramEntry:
     program: tuple[EngineCall | Loop, ...]
     branches: tuple[tuple[int, ...], ...] = ()
     chunk: Chunk | None = None
+
+    @property
+    def shown(self) -> Output:
+        """The first output, as it is shown: of rows that may be a grid, that of one of 64 points per axis."""
+        first = self.outputs[0]
+        if self.chunk is None or self.chunk.grid is None:
+            return first.output
+        sides = (64,) * len(self.chunk.grid.axes)
+        return first.with_rows(self.chunk, math.prod(sides), sides).output
 
 
 @dataclass(frozen=True)
@@ -260,6 +256,11 @@ class Manifest:
     made_from: str = ""
     quantization: Quantization | None = None
     fusion: Fusion | None = None
+
+    def takes(self, condition: Condition) -> str:
+        """The values that a condition takes, and how to give them."""
+        chunks = [p.chunk for p in self.programs if p.chunk is not None and condition.name in p.chunk.conditions]
+        return described_rows(condition, chunks[0]) if chunks else described(condition)
 
     @property
     def output(self) -> Output:

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 
 from latentc_runtime.backends import Array, Backend, Engine, open_backend
 from latentc_runtime.bundle import Bundle, located, open_bundle
-from latentc_runtime.chunks import from_chunks, in_chunks
 from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import EngineCall, ProgramEntry, Statement
@@ -151,10 +150,10 @@ class Pipeline:
         `classes`: a number or a name per sample ([207, "tabby"]), or a text that lists them ("tabby,0-9"), if samples
         have one label. `conditions`: the others by name, as `manifest.conditions` says:
         one value for all samples, or one per sample; sequences of different lengths are padded, and
-        {"value": …, "mask": …} gives a mask. Programs with `chunk` take any number of rows (points, rays), or the sides
-        of a grid of them (128, or [96, 128]), and give as many, [B, P, …], or [B, channels, *sides]. `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends
-        only on its own seed, conditions and settings. `settings`: numbers by name, one for all or f64[B]; `guidance`
-        (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them, and given
+        {"value": …, "mask": …} gives a mask. A program with a `chunk` takes any number of rows (points, rays) and gives
+        as many, [B, P, …], or takes the sides of a grid of them (128, [96, 128]) and gives [B, channels, *sides].
+        `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends only on its own seed, conditions and
+        settings. `settings`: numbers by name, one for all or f64[B]; `guidance` (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them, and given
         in one of the two ways.
         `noise`: arrays instead of the noise from the seeds, by input name ("x": f32[B, ...]; per step f32[N, B, ...]).
         `count`: the number of samples, if no other argument determines it. `program` and `steps`: which program, by
@@ -184,7 +183,7 @@ class Pipeline:
         any number of rows runs one chunk at once by default, and has no `watch`.
         """
         if request.rows is not None:
-            return from_chunks(request, self.run(in_chunks(request), 1 if batch is None else batch, progress))
+            return request.from_chunks(self.run(request.in_chunks(), 1 if batch is None else batch, progress))
         entry = request.entry
         count = len(request)
         if progress is not None and not callable(progress):

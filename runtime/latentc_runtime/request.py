@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latentc_runtime import chunks
 from latentc_runtime.backends import Array
+from latentc_runtime.chunks import check_chunks, from_chunks, given_in_chunks, with_rows
 from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.errors import BundleError
@@ -29,8 +29,8 @@ AHEAD = 1 << 18
 class Request:
     """A checked request to a program; `noise` {input: array} replaces the noise from the seeds.
 
-    `rows`: of a program of any number of rows, those of each sample; None: those of one chunk. `sides`: of the grid that
-    they are.
+    `rows`: of a program of any number of rows, those of each sample; None: those of one chunk. `sides`: of the grid
+    that they are.
     """
 
     entry: ProgramEntry
@@ -55,7 +55,22 @@ class Request:
         """The program's outputs, with the shape of a sample of this request."""
         if self.entry.chunk is None or self.rows is None:
             return self.entry.outputs
-        return chunks.outputs_with_rows(self.entry.chunk, self.entry.outputs, self.rows, self.sides)
+        return tuple(one.with_rows(self.entry.chunk, self.rows, self.sides) for one in self.entry.outputs)
+
+    def in_chunks(self) -> Request:
+        """As the engine runs it: of a program of any number of rows, a sample per chunk of them."""
+        if self.entry.chunk is None or self.rows is None:
+            return self
+        given, times = given_in_chunks(self.entry.chunk, self.given, self.rows), self.entry.chunk.count(self.rows)
+        per_step = {entry.name for entry in self.entry.inputs if entry.rows is not None}
+        noise = {name: np.repeat(a, times, axis=1 if name in per_step else 0) for name, a in self.noise.items()}
+        return replace(self, given=given, noise=noise, rows=None, sides=None)
+
+    def from_chunks(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of the request, of those of `in_chunks`."""
+        if self.rows is None:
+            return dict(outputs)
+        return {name: from_chunks(array, len(self), self.rows, self.sides) for name, array in outputs.items()}
 
     def variables(self) -> Variables:
         """Inputs by name at the start of the program, without those that loops only read row by row (see `row`)."""
@@ -136,7 +151,7 @@ def check_request(
     wanted, rows, sides = manifest.conditions_of(entry), None, None
     try:
         if entry.chunk is not None:
-            wanted, conditions, rows, sides = chunks.with_rows(entry.chunk, wanted, conditions, most)
+            wanted, conditions, rows, sides = with_rows(entry.chunk, wanted, conditions, most)
         given = checked_given(
             wanted,
             manifest.settings_of(entry),
@@ -149,7 +164,7 @@ def check_request(
             indexes=indexes,
         )
         if entry.chunk is not None and rows is not None:
-            chunks.check_request_size(entry.chunk, rows, len(given), most)
+            check_chunks(entry.chunk, rows, len(given), most)
     except RequestError as error:
         raise BundleError("E0608", error.message, error.help) from None
     checked = {name: _checked_noise(name, a, len(given), entry) for name, a in (noise or {}).items()}

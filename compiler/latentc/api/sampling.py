@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from latentc.samples.sets import Format, SampleSet
-    from latentc_runtime.manifest import Output
+    from latentc_runtime.manifest import Manifest, Output, ProgramEntry
     from latentc_runtime.pipeline import Indexes
     from latentc_runtime.retrieval import EncodingIndex, Index
     from latentc_runtime.sources import Condition, Given
@@ -36,6 +36,7 @@ def sample(
     count: int | None = None,
     program: str | None = None,
     steps: int | None = None,
+    size: int | Sequence[int] | str | None = None,
     batch: int | None = None,
     device: str = "auto",
     index: Indexes = None,
@@ -53,6 +54,8 @@ def sample(
     as .wav). `settings`:
     numbers by name; `guidance` and `truncation` are short for two. `noise`: arrays, or an .npz file of them, in
     place of what the seeds give. `count`: the number of samples, classes in turn. `program`: one of the bundle's.
+    `size`: points per axis of the grid that a program of any number of rows computes (`render`): 128, [96, 128] or
+    "96x128".
     `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
     same noise. `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row
     per class), or a folder. `labels`: the names of the classes beside the pictures of a .png. `raw` is an .npz file for
@@ -71,6 +74,7 @@ def sample(
     with runtime_errors():
         pipe = load(bundle, device, index=index)
         entry = pipe.program(program, steps)
+        values = with_size(values, size, entry, pipe.manifest)
         values = with_sounds(values, pipe.manifest.conditions_of(entry), entry.outputs[0].output)
         values = with_pictures(values, pipe.manifest.conditions_of(entry))
         wanted = given_classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
@@ -81,6 +85,7 @@ def sample(
         if number * (math.prod(made.shape) * 16 + 256) > available_memory():
             raise MemoryError
         request = check_request(pipe.manifest, entry, wanted, seed, values, asked, noise, count, indexes=pipe.indexes)
+        made = request.outputs[0].output
         if backend == "engine":
             outputs = pipe.run(request, batch, progress)
         else:
@@ -146,6 +151,9 @@ def sample_set(
         found = indexes_of(opened, index)
         indexes: Mapping[str, Index | EncodingIndex] = found
         entry = program_entry(manifest, program, steps)
+        if entry.chunk is not None:
+            message = f"samples of `{entry.name}` have any number of rows, but those of a set have one shape"
+            raise DiagnosticError.of("E0704", message, help="write them to a file: leave `--as` out")
         conditions = manifest.conditions_of(entry)
         values = with_pictures(with_sounds(values, conditions, entry.outputs[0].output), conditions)
         wanted = given_classes(conditions, classes, per_class, count, values, indexes)
@@ -204,6 +212,24 @@ def given_conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
             medium = is_file and Path(value).suffix.lower() in {*SUFFIXES, SOUND}
             found[name] = Path(value) if medium else read_condition(value, name) if is_file else str(value)
     return found
+
+
+def with_size(
+    values: Mapping[str, Any], size: int | Sequence[int] | str | None, entry: ProgramEntry, manifest: Manifest
+) -> dict[str, Any]:
+    """Conditions with the grid of `size` points per axis that a program computes. DiagnosticError E0704."""
+    if size is None:
+        return dict(values)
+    if entry.chunk is None or entry.chunk.grid is None:
+        able = [p.name for p in manifest.programs if p.chunk is not None and p.chunk.grid is not None]
+        message = f"samples of `{entry.name}` have one size"
+        mend = f"use a program of any size: {', '.join(able)}" if able else "leave `size` out"
+        raise DiagnosticError.of("E0704", message, help=mend)
+    name = entry.chunk.conditions[0]
+    if name in values:
+        message = f"both `size` and `{name}` say which rows `{entry.name}` computes"
+        raise DiagnosticError.of("E0704", message, help="give one of them")
+    return {**values, name: size}
 
 
 SOUND = ".wav"

@@ -176,6 +176,10 @@ def sample(
     setting: Settings = None,
     program: Program = None,
     steps: Steps = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="N|NxN", help="Points per axis, of a program of any size such as `render`."),
+    ] = None,
     noise: Annotated[
         Path | None, typer.Option("--noise", metavar="FILE", help="An .npz with the noise, instead of seeds.")
     ] = None,
@@ -207,9 +211,11 @@ def sample(
     """Sample from a bundle."""
     if output is None and raw is None:
         raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz or both")
-    alone = raw is None and noise is None and backend == "engine" and not labels
+    alone = raw is None and noise is None and backend == "engine" and not labels and size is None
     if as_ is not None and (not alone or output is None):
-        raise typer.BadParameter("--as needs -o and cannot be combined with --raw, --noise, --labels or --backend")
+        raise typer.BadParameter(
+            "--as needs -o and cannot be combined with --raw, --noise, --labels, --size or --backend"
+        )
     if workers is not None and as_ is None:
         raise typer.BadParameter("--workers writes a sample set: add --as folder, npz, webdataset or parquet")
     asked: dict[str, Any] = {
@@ -229,7 +235,7 @@ def sample(
         if as_ is not None and output is not None:
             made = api.sample_set(bundle, output, as_, classes, per_class, seed, workers=workers, **asked)
         else:
-            asked |= {"noise": noise, "backend": backend, "output": output, "labels": labels, "raw": raw}
+            asked |= {"noise": noise, "backend": backend, "output": output, "labels": labels, "raw": raw, "size": size}
             api.sample(bundle, classes, per_class, seed, **asked)
     if as_ is not None:
         echo(f"{output}: {made.count} samples")

@@ -14,7 +14,7 @@ from latentc.components.capabilities import Capability, Role
 from latentc.components.fields import Field
 from latentc.ir.core import Function, Module, networks_called
 from latentc.ir.types import Sym, TensorType
-from latentc_runtime.manifest import Chunk
+from latentc_runtime.chunks import Chunk
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
 if TYPE_CHECKING:

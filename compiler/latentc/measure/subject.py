@@ -34,7 +34,6 @@ from latentc.weights import Array as InMemory
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
-from latentc_runtime.chunks import from_chunks, in_chunks
 from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.request import Request
 
@@ -141,7 +140,7 @@ class Subject:
     def run_request(self, request: Request, backend: Literal["oracle", "torch"]) -> dict[str, Array]:
         """The outputs of a request by name, all samples at once."""
         if request.rows is not None:
-            return from_chunks(request, self.run_request(in_chunks(request), backend))
+            return request.from_chunks(self.run_request(request.in_chunks(), backend))
         operands = self.operands(request)
         if backend == "torch":
             outs: Sequence[Array] = self.emitted.program(request.entry)(operands)

@@ -106,7 +106,7 @@ def rows(
     request: Request, conditions: Sequence[Condition], first: int, outputs: dict[str, Array]
 ) -> list[dict[str, Any]]:
     """The samples from row `first` on as JSON: the inputs and the content of each."""
-    main, *further = request.entry.outputs
+    main, *further = request.outputs
     found = []
     for i, sample in enumerate(outputs[main.name]):
         content = parts(sample, main.output)

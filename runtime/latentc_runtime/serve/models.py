@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latentc_runtime.conditions import described
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.pipeline import Pipeline, load
@@ -57,7 +56,9 @@ class Model:
             "engine": manifest.engine,
             "precision": manifest.precision,
             "device": self.pipeline.device,
-            "conditions": [{**asdict(c), "required": c.required, "takes": described(c)} for c in manifest.conditions],
+            "conditions": [
+                {**asdict(c), "required": c.required, "takes": manifest.takes(c)} for c in manifest.conditions
+            ],
             "settings": [asdict(setting) for setting in manifest.settings],
             "programs": [_program(manifest, entry) for entry in manifest.programs],
             "max_samples": options.max_samples,
@@ -65,7 +66,7 @@ class Model:
 
 
 def _program(manifest: Manifest, entry: ProgramEntry) -> dict[str, Any]:
-    output = entry.outputs[0].output
+    output = entry.shown
     return {
         "name": entry.name,
         "steps": entry.steps,

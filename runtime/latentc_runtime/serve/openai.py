@@ -84,7 +84,7 @@ async def _images(http: HttpRequest, asked: _Asked, model: Model, options: Optio
     seed = secrets.randbits(53) if asked.seed is None else asked.seed
     wanted = _wanted(asked, model, seed)
     request = await run_in_threadpool(wanted.request, model.manifest, options.max_samples, model.pipeline.indexes)
-    output = request.entry.outputs[0].output
+    output = request.outputs[0].output
     http.scope["state"]["log"].update(model=model.name, samples=len(request), type="image/png")
     outputs = await Visit(http, model, request, metrics, previews=False).whole()
     if outputs is None:

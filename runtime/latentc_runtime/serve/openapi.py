@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from latentc_runtime.chunks import Chunk
 from latentc_runtime.conditions import described
 from latentc_runtime.serve.answers import EVENTS, JSON, types_of
 from latentc_runtime.serve.models import Model
@@ -24,7 +25,7 @@ def operation(model: Model, options: Options, method: str) -> Schema:
     """The part of the OpenAPI document that FastAPI cannot infer for the route that samples from a model."""
     body = request_schema(model, options)
     example = request_example(model)
-    types = list(dict.fromkeys(kind for entry in model.manifest.programs for kind in types_of(entry.outputs[0].output)))
+    types = list(dict.fromkeys(kind for entry in model.manifest.programs for kind in types_of(entry.shown)))
     found: Schema = {"responses": {"200": _answer(types), **_errors()}}
     if method == "POST":
         files = {c.name: {"type": "string", "format": "binary"} for c in model.manifest.conditions if c.form != "label"}
@@ -68,7 +69,9 @@ def request_schema(model: Model, options: Options) -> Schema:
     if len(labels) == 1:
         rows["classes"] = {"type": "array", "items": _condition(labels[0]), "description": described(labels[0])}
     if manifest.conditions:
-        conditions = {c.name: {**_condition(c), "description": described(c)} for c in manifest.conditions}
+        conditions = {c.name: {**_condition(c), "description": manifest.takes(c)} for c in manifest.conditions}
+        for chunk in (entry.chunk for entry in manifest.programs if entry.chunk is not None):
+            conditions |= {name: _rows(conditions[name], chunk, name) for name in chunk.conditions}
         rows["conditions"] = {"type": "object", "properties": conditions, "additionalProperties": False}
     settings = {s.name: _setting(s) for s in manifest.settings}
     if settings:
@@ -116,6 +119,16 @@ def _condition(condition: Condition) -> Schema:
     for size in reversed(condition.shape):
         schema = {"type": "array", "items": schema, "maxItems": size}
     return schema
+
+
+def _rows(schema: Schema, chunk: Chunk, name: str) -> Schema:
+    """The schema of a condition of any number of rows, or of the sides of a grid."""
+    rows = {"type": "array", "items": schema["items"]} if "items" in schema else schema
+    if chunk.grid is None or name != chunk.conditions[0]:
+        return {**rows, "description": schema["description"]}
+    side: Schema = {"type": "integer", "minimum": 1}
+    sides = {"type": "array", "items": side, "minItems": 1, "maxItems": len(chunk.grid.axes)}
+    return {"anyOf": [rows, side, sides], "description": schema["description"]}
 
 
 def _setting(setting: Setting) -> Schema:

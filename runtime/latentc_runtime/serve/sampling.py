@@ -91,7 +91,7 @@ async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Me
     asked = await in_time(_asked(http, model, options))
     # In a thread, because a large condition takes a while to check.
     request = await run_in_threadpool(asked.request, model.manifest, options.max_samples, model.pipeline.indexes)
-    output = request.entry.outputs[0].output
+    output = request.outputs[0].output
     kind = answers.chosen_type(asked.format or http.headers.get("accept", ""), output)
     log = http.scope["state"]["log"]
     log.update(model=model.name, samples=len(request), type=kind)
@@ -189,8 +189,8 @@ class Visit:
 
     async def whole(self) -> dict[str, Array] | None:
         """All outputs, None if the client left. HttpError if sampling failed."""
-        entry, count = self.request.entry, len(self.request)
-        made = {o.name: np.empty((count, *o.output.shape), NUMPY[o.output.dtype]) for o in entry.outputs}
+        count, outs = len(self.request), self.request.outputs
+        made = {o.name: np.empty((count, *o.output.shape), NUMPY[o.output.dtype]) for o in outs}
         rows = 0
         async for event in self._received():
             match event:
@@ -231,7 +231,7 @@ class Visit:
 
     def _messages(self, event: Event | None) -> list[tuple[str, Any]]:
         """The message of an event to the client."""
-        output = self.request.entry.outputs[0]
+        output = self.request.outputs[0]
         match event:
             case Progress(done, total):
                 return [("progress", {"done": round(done, 3), "total": total})]

@@ -86,9 +86,10 @@ class Job:
         return len(self.request) - self.taken
 
     @property
-    def key(self) -> tuple[str, int, frozenset[str]]:
-        """Jobs of one key can share an engine call: program, steps, inputs whose noise is given."""
-        return self.request.entry.name, self.request.entry.steps, frozenset(self.request.noise)
+    def key(self) -> tuple[object, ...]:
+        """Jobs of one key can share an engine call: program, steps, inputs whose noise is given, rows per sample."""
+        one = self.request
+        return one.entry.name, one.entry.steps, frozenset(one.noise), one.rows, one.sides
 
 
 Piece = tuple[Job, int, int]  # rows start to stop - 1 of a job

@@ -17,8 +17,8 @@ COMPONENTS = {
 CAPABILITIES = {
     # Projections f32[B, 1, H, H] of patients, given the angle of the beam; `train_forward` also takes places along
     # rays, uniform between 0 and 1. If the sampler asks for them: `volume`, densities f32[B, 1, R, R, R] on a grid,
-    # `density_of`, densities f32[B, 1] at points f32[B, 3], `density_at`, densities f32[B, N, 1] at points f32[B, N, 3],
-    # and `render_at`, integrals f32[B, N, 1] along the rays through places f32[B, N, 2] of the detector.
+    # `density_of`, densities f32[B, 1] at one point f32[B, 3] each, `density_at`, densities f32[B, N, 1] at points
+    # f32[B, N, 3], and `render_at`, integrals f32[B, N, 1] along the rays through places f32[B, N, 2] of the detector.
     "project": {
         "words": "integrates a density along the rays of a beam",
         "methods": {

@@ -115,9 +115,7 @@ def _methods(config: ModulatedField, side: int, resolution: int | None) -> tuple
         shift = modulations(b, points, patient, sizes)
         return b.sub("field", field, points, *shift, out="density", width=sizes["width"])  # type: ignore[no-any-return]
 
-    def integrals(
-        b: Builder, of_pixels: Var | None, places: Var, given: tuple[Var, ...], sizes: dict[str, Any]
-    ) -> Var:
+    def integrals(b: Builder, of_pixels: Var | None, places: Var, given: tuple[Var, ...], sizes: dict[str, Any]) -> Var:
         """f32[B, P, 1], along rays [B, P, 3] in the space of the beam; None: those of the detector."""
         patient, angle = given
         batch, n = patient.shape[0], config.points

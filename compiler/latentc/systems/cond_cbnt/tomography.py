@@ -14,7 +14,7 @@ from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc.systems.cond_cbnt.modulated_field import CHUNK, RESOLUTION
-from latentc_runtime.manifest import Chunk, Grid
+from latentc_runtime.chunks import Chunk, Grid
 from latentc_runtime.sources import Condition, ConditionSource
 
 
@@ -93,7 +93,7 @@ class Tomography(Sampler):
         b.output(call(b, networks["main"], method, operands, state=rows, out=made))
         what = "Integrates densities along rays" if name == "render" else "Evaluates densities at points"
         mb.entries[name] = b.finish(f"{what}, any number of which a request gives.")
-        asked = Condition(given, "array", (self.chunk, int(of.shape[2])), "f32", (row, "coordinate"))
+        asked = Condition(given, "array", (self.chunk, 2 if name == "render" else 3), "f32", (row, "coordinate"))
         field = DataField(shape=(self.chunk, 1), axes=(row, "channel"))
         return Program(
             name,

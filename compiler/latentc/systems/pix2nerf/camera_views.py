@@ -14,7 +14,7 @@ from latentc.components.parts import Spec
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.systems.pix2nerf.radiance_generator import CHUNK, RadianceGenerator
-from latentc_runtime.manifest import Chunk, Grid
+from latentc_runtime.chunks import Chunk, Grid
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Source
 
 
@@ -22,8 +22,8 @@ class CameraViews(Sampler):
     """Renders a random latent from the camera of a request; if there is a network `encoder`, program `novel_view`
     renders an image passed as `image` from that camera (Pix2NeRF, arXiv:2202.13162).
 
-    With `chunk`, programs `render` and `render_image` give the same views at any places `pixels` of the image, or at any
-    resolution, and `field` the colours and densities at any `points`, seen in `directions`.
+    With `chunk`, programs `render` and `render_image` give the same views at any places `pixels` of the image, or at
+    any resolution, and `field` the colours and densities at any `points`, seen in `directions`.
     """
 
     kind: Literal["camera_views"]
@@ -116,8 +116,8 @@ class CameraViews(Sampler):
 
     def _field(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Colours [B, N, C] and densities [B, N, 1] of random latents at points."""
-        assert self.chunk is not None and isinstance(main := spec.networks["main"], RadianceGenerator)
-        network = networks["main"]
+        network, main = networks["main"], spec.networks["main"]
+        assert self.chunk is not None and isinstance(main, RadianceGenerator)
         method = network.methods["field_at"]
         taken = {port.name for port in method.inputs_of("condition")}
         names = tuple(n for n, c in spec.conditions.items() if c.ports(n, spec)[0].name in taken)
