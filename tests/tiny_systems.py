@@ -635,6 +635,7 @@ SYSTEMS: dict[str, Tiny] = {
                 "networks.encoder.latent_dim=4",
             ),
             "objective.warmup=0",
+            "sampler.chunk=7",
         ),
     ),
     "cond_cbnt": Tiny(
@@ -643,6 +644,7 @@ SYSTEMS: dict[str, Tiny] = {
             "data={kind: npz, path: train.npz, classes: 3, fields: {x: {shape: [1, 4, 4]}, angle: {shape: [1]}}}",
             *under("networks.main", ("width=8", "depth=1", "omega=5", "own_width=4", "points=3")),
             "sampler.resolution=3",
+            "sampler.chunk=7",
         ),
         "field",
     ),

@@ -153,8 +153,8 @@ class Pipeline:
         {"value": …, "mask": …} gives a mask. A program with a `chunk` takes any number of rows (points, rays) and gives
         as many, [B, P, …], or takes the sides of a grid of them (128, [96, 128]) and gives [B, channels, *sides].
         `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends only on its own seed, conditions and
-        settings. `settings`: numbers by name, one for all or f64[B]; `guidance` (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them, and given
-        in one of the two ways.
+        settings. `settings`: numbers by name, one for all or f64[B]; `guidance` (the scale) and `truncation` (bound of
+        a generator's noise, inf for none) are short for two of them, and given in one of the two ways.
         `noise`: arrays instead of the noise from the seeds, by input name ("x": f32[B, ...]; per step f32[N, B, ...]).
         `count`: the number of samples, if no other argument determines it. `program` and `steps`: which program, by
         default the first. `batch`: the largest number of samples to run at once. `progress(done, total)` is called from

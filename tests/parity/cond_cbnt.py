@@ -15,6 +15,7 @@ SMALL = (
     "networks.main.code_dim=8",
     "networks.main.omega=30",
     "networks.main.points=16",
+    "sampler.chunk=16",
 )
 
 

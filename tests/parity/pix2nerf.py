@@ -35,7 +35,7 @@ CASES = [
     Forward(
         "pix2nerf.siren",
         "pix2nerf",
-        (*SMALL, "networks.main.points=8"),
+        (*SMALL, "networks.main.points=8", "sampler.chunk=8"),
         at_points,
         names="siren",
         method="field_at",

@@ -34,6 +34,7 @@ from latentc.verify.locate import diverging_call, diverging_evaluation
 from latentc.verify.methods import Called, Operands, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
 from latentc.verify.rounding import rounding_error, with_rounding
+from latentc.verify.rows import backwards, forwards, request_of_rows
 from latentc.verify.tokens import draws_tokens, with_ties
 from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.request import Request
@@ -118,6 +119,8 @@ class _Verification:
         for done, entry in enumerate(manifest.programs):
             self.progress(len(methods) + done, total, f"comparing {_title(entry)} of {entry.steps} steps")
             self._program(entry)
+            if entry.chunk is not None:
+                self._rows(entry)
         if not self.controls and (self.oracle or self.torch):
             self._control_of_program(manifest.programs[0])
         if not all(c.ok for c in self.comparisons):
@@ -368,6 +371,32 @@ class _Verification:
                     for n in (which[c.batch],)
                 ]
             self.comparisons += compared
+
+    def _rows(self, entry: ProgramEntry) -> None:
+        """More rows than a chunk, beside references that compute them in other chunks."""
+        subject, program = self.subject, self.subject.program(entry)
+        request = request_of_rows(subject.pipeline.manifest, entry, 2, self.seed)
+        turned = backwards(request).in_chunks()
+        what, operands = f"{_title(entry)}: {request.rows} rows", subject.operands(turned)
+        results: Results = {ENGINE: [list(subject.pipeline.run(request).values())]}
+        if self.torch:
+            results[TORCH] = [forwards(request, subject.emitted.program(entry)(operands))]
+        exact: list[Array] = []
+        if self.oracle and self._oracle_seconds(program.entry, len(turned)) < self._left() / 4:
+            exact = list(subject.oracle.run(program.entry, *operands))
+            results[ORACLE] = [forwards(request, exact)]
+        elif self.oracle:
+            self._skip(f"{what} by the oracle", "it would take too long")
+        inputs = [(f"{entry.steps} steps, chunks of {entry.chunk and entry.chunk.size}", len(request), request)]
+        compared = self._compared(what, inputs, results, "forward" if program.evaluations == 1 else "sampler")
+
+        def rounding() -> float:
+            def run(oracle: Interpreter, operands: Operands) -> Operands:
+                return oracle.run(program.entry, *operands)
+
+            return rounding_error(subject, run, operands, exact, functools.partial(largest_error, called=None))
+
+        self.comparisons += with_rounding(compared, rounding) if exact else compared
 
     def _draws(self, program: Program) -> bool:
         """True if a program draws tokens from logits, so that rounding may decide between two of them."""

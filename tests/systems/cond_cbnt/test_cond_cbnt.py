@@ -18,7 +18,7 @@ from latentc.lower import lower
 from latentc.spec import load_spec
 
 TINY = ("data.classes=3", "data.fields.x.shape=[1, 4, 4]", "networks.main.width=6", "networks.main.points=40")
-TINY = (*TINY, "networks.main.omega=3", "sampler.resolution=3")
+TINY = (*TINY, "networks.main.omega=3", "sampler.resolution=3", "sampler.chunk=40")
 RNG = np.random.default_rng(0)
 
 

@@ -33,6 +33,7 @@ TINY = (
     "networks.main.hierarchical=true",
     "networks.discriminator.widths=[4, 6]",
     "networks.encoder.widths=[4, 6]",
+    "sampler.chunk=6",
 )
 RNG = np.random.default_rng(0)
 
