@@ -159,7 +159,7 @@ def given_in_chunks(chunk: Chunk, given: Given, rows: int) -> Given:
     return Given(np.repeat(given.seeds, count), conditions, masks, settings)
 
 
-def from_chunks(array: Array, count: int, rows: int, sides: tuple[int, ...] | None = None) -> Array:
+def from_chunks(array: Array, count: int, rows: int, sides: Sequence[int] | None = None) -> Array:
     """An output of `count` samples [B, P, …], on a grid [B, channels, *sides], from those of chunks [B * K, N, …]."""
     whole = array.reshape(count, array.shape[0] * array.shape[1] // max(count, 1), *array.shape[2:])[:, :rows]
     if sides is not None:

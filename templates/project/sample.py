@@ -179,6 +179,9 @@ def draw(networks: dict[str, nn.Module], given: Given, program: Any = None, batc
     program = program or program_of()
     models = [networks[name].eval() for name in program.networks]
     device = next(models[0].parameters()).device
+    # region rows
+    given = in_chunks(given, program)
+    # endregion
     parts: dict[str, list[Tensor]] = {name: [] for name in program.outputs}
     for at in tqdm(range(0, len(given), batch), desc="sampling", leave=False, disable=None):
         made = program.sample(*models, **inputs_of(program, given.part(at, at + batch), device))
@@ -187,6 +190,49 @@ def draw(networks: dict[str, nn.Module], given: Given, program: Any = None, batc
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
+# region rows
+def chunk_of(program: Any) -> Any:
+    """The chunk of a program of any number of rows, such as points or rays; None of other programs."""
+    from sampler import CHUNKS
+
+    names = [name for name, held in PROGRAMS.items() if any(one is program for one in held.values())]
+    return CHUNKS.get(names[0]) if names else None
+
+
+def in_chunks(given: Given, program: Any) -> Given:
+    """A request as the networks take it: of a program of any number of rows, one sample per chunk of them."""
+    from latentc_support.chunks import given_in_chunks
+
+    chunk = chunk_of(program)
+    return given if chunk is None else given_in_chunks(chunk, given, given.conditions[chunk.conditions[0]].shape[1])
+
+
+def whole(outputs: dict[str, Tensor], given: Given, program: Any, sides: Sequence[int] | None) -> dict[str, Tensor]:
+    """The outputs of a request from those of its chunks: [B, rows, ...], or on a grid [B, channels, *sides]."""
+    from latentc_support.chunks import from_chunks
+
+    chunk = chunk_of(program)
+    if chunk is None:
+        return outputs
+    rows = given.conditions[chunk.conditions[0]].shape[1]
+    found = {name: from_chunks(x.numpy(), len(given), rows, sides) for name, x in outputs.items()}
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+def rows_of(
+    program: Any, conditions: Sequence[Condition], values: dict[str, Any]
+) -> tuple[Sequence[Condition], dict[str, Any], Sequence[int] | None]:
+    """Conditions with the number of rows that a request gives, its values, and the sides of the grid that they are."""
+    from latentc_support.chunks import MOST_ROWS, with_rows
+
+    chunk = chunk_of(program)
+    if chunk is None:
+        return conditions, values, None
+    conditions, values, _, sides = with_rows(chunk, conditions, values, MOST_ROWS)
+    return conditions, values, sides
+
+
+# endregion
 def usual_given(count: int, labels: Sequence[int] | None = None, **indexes: Any) -> Given:
     """Inputs for samples in training, by default of all classes in turn."""
     return default_given(count, 0, *declared(program_of()), labels, **indexes)
@@ -417,6 +463,9 @@ def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) ->
             raise SystemExit(f"the setting `{name}` is given twice")
         asked[name] = value
     try:
+        # region rows
+        conditions, values, flags.sides = rows_of(program, conditions, values)
+        # endregion
         return checked_given(
             conditions,
             settings,
@@ -484,6 +533,9 @@ def main() -> None:
     # endregion
     networks = load_networks(flags.weights, torch.device(flags.device), config)
     outputs = draw(networks, given, program, flags.batch)
+    # region rows
+    outputs = whole(outputs, given, program, flags.sides)
+    # endregion
     if flags.raw:
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         arrays = {**given.conditions, "seeds": given.seeds, **arrays}

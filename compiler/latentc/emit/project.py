@@ -224,6 +224,7 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         "sampled" if lowered.programs else "unsampled",
         "previewed" if lowered.programs and lowered.programs[0].draws_data else "unseen",
         "clustered" if CLUSTERED in lowered.module.entries else "labelled",
+        *(["rows"] if any(program.chunk is not None for program in lowered.programs) else []),
     }
 
 
@@ -271,7 +272,8 @@ def _shared(lowered: Lowered, spec: Spec, files: Iterable[str | bytes]) -> tuple
     texts = any(condition.medium == "text" for condition in lowered.conditions)
     texts |= any(field.medium == "text" for field in spec.data.fields.values())
     texts |= any(isinstance(text, str) and "\nfrom .texts import" in text for text in files)
-    asked = {"condition_arrays": arrays, "texts": texts}
+    rows = any(program.chunk is not None for program in lowered.programs)
+    asked = {"condition_arrays": arrays, "texts": texts, "chunks": rows}
     return (*SHARED, *(name for name, needed in asked.items() if needed))
 
 
@@ -537,7 +539,11 @@ def _draws(update: Update, loss: Function, name: str) -> str:
 def sampler_source(lowered: Lowered, functions: Functions) -> str:
     """Text of `sampler.py`: functions of each program and of its inputs, and PROGRAMS {name: {steps: Sampler}}."""
     inputs = {program.entry: program.inputs(lowered.module) for program in lowered.programs}
+    chunks = {program.name: program.chunk for program in lowered.programs if program.chunk is not None}
     drawing = draw_imports(entry for entries in inputs.values() for entry in entries)
+    if chunks:
+        grids = {"Grid"} if any(chunk.grid is not None for chunk in chunks.values()) else set()
+        drawing["chunks"] = {"Chunk", *grids}
     functions.begin_file(name for names in drawing.values() for name in names)
     programs = dict[str, list[str]]()
     for program in lowered.programs:
@@ -563,6 +569,9 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     )  # sample.py reads names from a file
     listing = layout("", f"CONDITIONS: tuple[Condition, ...] = {_code(conditions)}")
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
+    if chunks:
+        rows = [f"{literal(name).code}: {_code(chunk)}" for name, chunk in chunks.items()]
+        listing += layout("", f"CHUNKS: dict[str, Chunk] = {{{commas(rows)}}}")
     held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
     listing += layout("", f"PROGRAMS: dict[str, dict[int, Sampler]] = {{{commas(held)}}}")
     body = "\n\n".join([*_helpers(functions, "Sampler"), *functions.texts, "\n".join(listing) + "\n"])
