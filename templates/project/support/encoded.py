@@ -21,6 +21,8 @@ from .arrays import drawn_rows
 from .progress import shown
 from .storage import sweep_parts, write_whole
 
+BATCH = 1 << 21  # numbers of the images encoded at once: 10 of 3 × 256 × 256
+
 
 class Encoded:
     """Codes [P, views, ...] of every image, and the image of each sample: i64[N].
@@ -217,25 +219,36 @@ def encode(
     """
     model = first_stage.load(stage)
     device = next(model.parameters()).device
+
+    def codes_of(pixels: list[np.ndarray]) -> np.ndarray:
+        x = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2)
+        x = x.float().to(device) / 127.5 - 1
+        if small is not None:
+            x = torch.nn.functional.interpolate(x, size=(small, small), mode="bicubic")
+        codes = first_stage.codes_from_images(model, x).cpu().numpy()
+        return codes.reshape(len(pixels), -1, *codes.shape[1:])
+
     with open(path, "wb") as file:
         faults: list[str] = []
         others: list[tuple[int, int]] = []
+        batch: list[np.ndarray] = []
         for number, row in enumerate(shown(rows, desc="first stage", unit="image")):
             try:
                 (read,), (pixels,) = images.read(np.array([row]), lambda i: views_of(images, i, flip, crops))
                 others += [(number, int(read))] if read != row else []
+                batch.append(pixels)
             except ValueError as error:
                 faults.append(str(error))
-            if faults:
-                continue  # reads the others only, to name all that cannot be read
-            x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-            x = x.float().to(device) / 127.5 - 1
-            if small is not None:
-                x = torch.nn.functional.interpolate(x, size=(small, small), mode="bicubic")
-            codes = first_stage.codes_from_images(model, x).cpu().numpy()
-            if number == 0:
+            if faults:  # reads the others only, to name all that cannot be read
+                batch.clear()
+            full = sum(pixels.size for pixels in batch) >= BATCH or number == len(rows) - 1
+            if faults or not full:
+                continue
+            codes = codes_of(batch)
+            batch.clear()
+            if file.tell() == 0:
                 described = {"descr": np.lib.format.dtype_to_descr(codes.dtype), "fortran_order": False}
-                described["shape"] = (len(rows), *codes.shape)
+                described["shape"] = (len(rows), *codes.shape[1:])
                 np.lib.format.write_array_header_2_0(file, described)
             file.write(codes.tobytes())
     if faults:
