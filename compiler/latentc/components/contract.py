@@ -83,8 +83,11 @@ def _only(ports: tuple[Port, ...], role: Role) -> Port:
 
 
 @dataclass(frozen=True)
-class PriorProgram:
-    """A program that draws a condition for other programs: its function, and the source of each input."""
+class CopiedProgram:
+    """A program that others contain, which draws a condition or decodes codes: its function, the source of each input.
+
+    Others copy its nodes; it is no entry.
+    """
 
     function: Function
     sources: Mapping[str, Source]
@@ -111,7 +114,7 @@ class Network:
     methods: Mapping[str, Method]
     provides: frozenset[Capability]
     sizes: Sizes = field(default_factory=dict)
-    drawn: Mapping[str, PriorProgram] = field(default_factory=dict)
+    drawn: Mapping[str, CopiedProgram] = field(default_factory=dict)
     adapters: tuple[Network, ...] = ()
     reading: tuple[int, ...] | None = None
     in_turn: tuple[str, ...] = ()

@@ -80,6 +80,22 @@ class Sampler(Part):
         return self.model_copy(update={"steps": steps}) if "steps" in type(self).model_fields else self
 
 
+class DecodingSampler(Sampler):
+    """A sampler of an autoencoder or tokenizer whose decoder is a program: it draws random numbers, or takes steps.
+
+    Its network has `encode` and `codes`, but need not have `decode`. As the first stage of a model of the codes, the
+    program is appended to the programs of that model.
+    """
+
+    @abstractmethod
+    def decoder(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds the program that decodes: its only condition is the codes, and its first output is the sample `x`.
+
+        Its other inputs are random numbers and settings, of which it has its own: no stream is shared with the model's
+        programs, and the setting `scale` is called `first_stage_scale` there.
+        """
+
+
 class ScoringSampler(Sampler):
     """A sampler that says how likely the tokens are that it draws."""
 

@@ -82,7 +82,7 @@ def _lowered(spec: Spec, steps: Sequence[int], to_emit: bool) -> Lowered:
         stage = add_first_stage(mb, spec, to_emit or any(program.encoded for program in programs), programs)
         assert stage is not None
         programs = [with_decoder(mb, with_encoder(mb, program, stage, spec), stage, spec) for program in programs]
-        networks[FIRST_STAGE] = stage
+        networks[FIRST_STAGE] = stage.network
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     _check_options(module, spec)
     if spec.optimize.guidance == "sequential":

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from latentc.components.backbone import Backbone
 from latentc.components.condition import field_of, prior_systems
-from latentc.components.contract import Network, PriorProgram, Update
+from latentc.components.contract import CopiedProgram, Network, Update
+from latentc.components.kit.calls import own_setting
 from latentc.components.objective import Objective
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc.lower.refusals import refusals
-from latentc_runtime.sources import Setting
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -86,8 +86,8 @@ def add_prior_programs(mb: ModuleBuilder, networks: Mapping[str, Network], spec:
             program = system.sampler.build(mb, _of_system(networks, network, system), system)
         function = mb.functions.pop(mb.entries[program.entry])
         mb.entries = kept
-        settings = tuple(Setting(f"{name}_{s.name}", s.default, s.low, s.high) for s in program.settings)
-        drawn = {name: PriorProgram(function, program.sources, settings, program.evaluations)}
+        settings = tuple(own_setting(name, setting) for setting in program.settings)
+        drawn = {name: CopiedProgram(function, program.sources, settings, program.evaluations)}
         found[network] = replace(found[network], drawn=drawn)
     return found
 

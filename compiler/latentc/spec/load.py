@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from latentc.components.backbone import Backbone
 from latentc.components.fields import FirstStage
 from latentc.components.mistakes import blamed
+from latentc.components.sampler import DecodingSampler
 from latentc.diagnostics import DiagnosticError
 from latentc.files import shipped
 from latentc.spec.errors import diagnostics_from_validation
@@ -95,7 +96,10 @@ def load_first_stage(spec: Spec) -> Spec | None:
     path = first_stage_path(spec, stage)
     found = load_spec(path, stage.variant)
     network = found.networks.get("main")
-    if not isinstance(network, Backbone) or "autoencode" not in network.provides(found) or found.data.shape is None:
+    decodes = isinstance(found.sampler, DecodingSampler) or (
+        isinstance(network, Backbone) and "autoencode" in network.provides(found)
+    )
+    if not isinstance(network, Backbone) or not decodes or found.data.shape is None:
         message = f"`{stage.spec}` is not the spec of an autoencoder"
         mend = "shipped ones: sd_vae, vq_f16"
         raise DiagnosticError.of("E0302", message, spec.span("data", "first_stage", "spec"), help=mend)

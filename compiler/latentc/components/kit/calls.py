@@ -8,12 +8,12 @@ from typing import Any
 
 from latentc.components.capabilities import TRAINING, Role
 from latentc.components.condition import Condition, GivenInput, encoded_null
-from latentc.components.contract import Draw, Network, Port, PriorProgram
+from latentc.components.contract import CopiedProgram, Draw, Network, Port
 from latentc.components.parts import Refusal, Spec
 from latentc.ir.builder import Builder, Var, as_tuple, f32, i64
 from latentc.ir.core import Value
 from latentc.ir.types import B, TensorType
-from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource, Source
+from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
 
 Operands = Mapping[str, Var]
 """Operands of conditions by the names of their ports."""
@@ -124,7 +124,7 @@ class Conditions:
         nulls = encoded_null(b, name, condition, self.spec, self.networks, known)
         return dict(zip(ports, nulls, strict=True)) if nulls else {}
 
-    def _prior_program(self, name: str, condition: Condition) -> PriorProgram:
+    def _prior_program(self, name: str, condition: Condition) -> CopiedProgram:
         assert condition.prior is not None
         return self.networks[condition.prior.network].drawn[name]
 
@@ -132,7 +132,7 @@ class Conditions:
         """{name: (input of the prior's program, its source)} of the inputs that are not conditions."""
         program = self._prior_program(name, condition)
         return {
-            f"{name}_{value.name}": (value, _of_prior(name, source))
+            f"{name}_{value.name}": (value, own_source(name, source))
             for value in program.function.inputs
             if not isinstance(source := program.sources[value.name], ConditionSource)
         }
@@ -228,12 +228,17 @@ class Conditions:
         return found
 
 
-def _of_prior(name: str, source: Source) -> Source:
-    """The source of an input of a prior's program in a program that contains it: no stream or setting is shared."""
+def own_source(name: str, source: Source) -> Source:
+    """The source of an input of a program `name` in another one that contains it: no stream or setting is shared."""
     if isinstance(source, RandomSource):
         settings = {key: f"{name}_{setting}" for key, setting in source.settings.items()}
         return replace(source, stream=f"{name}.{source.stream}", settings=settings)
     return SettingSource(f"{name}_{source.setting}") if isinstance(source, SettingSource) else source
+
+
+def own_setting(name: str, setting: Setting) -> Setting:
+    """A setting of a program `name` in another one that contains it."""
+    return replace(setting, name=f"{name}_{setting.name}")
 
 
 def call(b: Builder, network: Network, method: str, conditions: Operands, out: str = "", **by_role: Any) -> Any:

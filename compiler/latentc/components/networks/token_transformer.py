@@ -189,9 +189,9 @@ def _positions(config: TokenTransformer) -> Positions | None:
 
 
 def _gridded(config: TokenTransformer) -> bool:
-    """Whether its tokens must be a square, as rotary tables are made for."""
+    """Whether its tokens must be a square, of which positions are rows and columns."""
     positions = _positions(config)
-    return positions is not None and (positions.GRIDDED or positions.ROTARY)
+    return positions is not None and positions.GRIDDED
 
 
 def _kind(config: TokenTransformer) -> str | None:
@@ -217,9 +217,10 @@ def _taken(static: Mapping[str, Any]) -> Any:
 
 def _rotary(positions: Positions | None, b: Builder, width: int, static: Mapping[str, Any]) -> tuple[Var, ...]:
     """Tables of rotary positions, of the conditions' tokens first, or nothing."""
-    if positions is None or "grid" not in static:
+    if positions is None:
         return ()
-    return positions.rotary(b, width // static["heads"], static["grid"], static.get("prefix", 1))
+    grid, prefix = static.get("grid", 0), static.get("prefix", 1)
+    return positions.rotary(b, width // static["heads"], grid, prefix if grid else static["length"] + prefix)
 
 
 def _condition_tokens(

@@ -1,18 +1,22 @@
 """D-AR: Diffusion via Autoregressive Models (Gao and Shou 2025, arXiv:2505.23660).
 
 A tokenizer whose codes condition the steps of a diffusion in pixels in turn: a code is read at one step, so images come
-out step by step while their codes are predicted.
+out step by step while their codes are predicted, by LlamaGen's transformer.
 
-Specs: specs/first_stages/d_ar_tokenizer.yaml.
+Specs: specs/first_stages/d_ar_tokenizer.yaml, specs/tokens/d_ar.yaml, specs/digits/digits_d_ar_tokenizer.yaml,
+specs/digits/digits_d_ar.yaml.
 Tests: tests/systems/d_ar, tests/parity/d_ar.py.
-Rows in docs/systems.yaml: d_ar_tokenizer.
+Rows in docs/systems.yaml: d_ar, d_ar_tokenizer.
 """
 
 COMPONENTS = {
     "blocks/feed_forwards": {"silu_mlp": "silu_mlp"},
     "networks": {"sequential_tokenizer": "sequential_tokenizer"},
     "objectives": {"sequential_diffusion": "sequential_diffusion"},
-    "samplers": {"sequential_autoencode": "sequential_autoencode"},
+    "samplers": {
+        "rising_autoregressive": "rising_autoregressive",
+        "sequential_autoencode": "sequential_autoencode",
+    },
 }
 
 CAPABILITIES = {

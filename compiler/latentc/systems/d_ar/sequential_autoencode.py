@@ -15,14 +15,15 @@ from pydantic import Field
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.kit import call
 from latentc.components.parts import Spec
-from latentc.components.sampler import Sampler
+from latentc.components.sampler import DecodingSampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource
 
 
-class SequentialAutoencode(Sampler):
+class SequentialAutoencode(DecodingSampler):
     """Program `reconstruct` encodes images `x` and draws them by N Adams-Bashforth steps of second order, the first by
-    Euler's method, each given one group of codes (D-AR, Gao and Shou 2025, arXiv:2505.23660); `encode` returns codes.
+    Euler's method, each given one group of codes (D-AR, Gao and Shou 2025, arXiv:2505.23660); `encode` returns codes,
+    and `decode` draws images of them.
     """
 
     kind: Literal["sequential_autoencode"]
@@ -38,11 +39,8 @@ class SequentialAutoencode(Sampler):
         `decode.N` (codes, noise -> image).
         """
         network, field = networks["main"], spec.data.fields["x"]
-        image = network.methods["encode"].input("state")
-        code, noisy = network.methods["conditions"].input("token"), RandomSource("normal", "x")
+        image, noisy = network.methods["encode"].input("state"), RandomSource("normal", "x")
         of_image = (Condition("x", "array", field.shape, "f32", field.axes),)
-        queries = int(code.type.shape[1])  # type: ignore[arg-type]
-        of_codes = (Condition("codes", "tokens", (queries,), vocabulary=code.values),)
 
         entry = f"reconstruct.{self.steps}"
         b = mb.function(entry)
@@ -67,22 +65,27 @@ class SequentialAutoencode(Sampler):
         sources = {"x": ConditionSource("x")}
         encode = Program("encode", self.kind, 1, 1, sources, name="encode", outputs=outputs, conditions=of_image)
 
-        entry = f"decode.{self.steps}"
+        return reconstruct, encode, self.decoder(mb, networks, spec)
+
+    def decoder(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `decode.N`: codes i64[B, Q], noise f32[B, C, H, W] -> image."""
+        network, entry = networks["main"], f"decode.{self.steps}"
+        code = network.methods["conditions"].input("token")
+        queries = int(code.type.shape[1])  # type: ignore[arg-type]
         b = mb.function(entry)
-        codes, noise = b.input("codes", code.type), b.input("noise", image.type)
+        codes, noise = b.input("codes", code.type), b.input("noise", network.methods["forward"].input("state").type)
         b.output(drawn(b, network, codes, noise, self.steps))
         mb.entries[entry] = b.finish(f"Draws the image of codes in {self.steps} steps.")
-        decode = Program(
+        return Program(
             entry,
             self.kind,
             self.steps,
             self.steps + 1,
-            {"codes": ConditionSource("codes"), "noise": noisy},
+            {"codes": ConditionSource("codes"), "noise": RandomSource("normal", "x")},
             name="decode",
             outputs=(OutputField("image", "x"),),
-            conditions=of_codes,
+            conditions=(Condition("codes", "tokens", (queries,), vocabulary=code.values),),
         )
-        return reconstruct, encode, decode
 
 
 def drawn(b: Builder, network: Network, codes: Var, noise: Var, steps: int) -> Var:

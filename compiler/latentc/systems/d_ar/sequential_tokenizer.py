@@ -19,6 +19,7 @@ from latentc.components.blocks.positions.rope_2d import Rope2d
 from latentc.components.capabilities import Capability
 from latentc.components.contract import Network, Port
 from latentc.components.decoding import MASKED
+from latentc.components.fields import Codes
 from latentc.components.kit.patches import embedded_patches, patchify, problems_of_square, unpatchify
 from latentc.components.parts import Norm, Problem, Spec, Weights, a_divisor, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
@@ -98,6 +99,9 @@ class SequentialTokenizer(Backbone):
         yield from self.block.problems_of_chunks(self.kind)
         yield from self.block.problems_of_condition(self.kind, None)
         yield from Rope2d(kind="rope_2d").problems_of_head(self.block.parts()[0].head_size(self.width))
+
+    def codes(self, spec: Spec) -> Codes:
+        return Codes(i64(B, self.queries), self.codebook, None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -192,10 +196,10 @@ class _Parts:
 
     def codebook(self) -> Var:
         """f32[V, Z]: rows of length 1."""
-        bound = 1 / self.config.codebook
-        table = self.b.param(
-            "codebook.weight", f32(self.static["codebook"], self.static["latent"]), "uniform", bound=bound
-        )
+        # They start at about length 1, as the authors' do: an optimiser's step turns shorter rows further, and these
+        # follow a place's mean latent before latents differ between images.
+        std = self.config.channels**-0.5
+        table = self.b.param("codebook.weight", f32(self.static["codebook"], self.static["latent"]), "normal", std=std)
         return unit(self.b, table)
 
     def flat(self, latents: Var) -> Var:
