@@ -23,7 +23,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "latentc.components.processes.interpolant": ("Interpolant",),
     "latentc.components.processes.prediction": ("Prediction",),
     "latentc.components.processes.process": ("Parameterization", "Process"),
-    "latentc.components.sampler": ("Sampler",),
+    "latentc.components.sampler": ("DecodingSampler", "Sampler"),
     "latentc.components.samplers.base": ("ArraySampler",),
     "latentc.components.samplers.grid": ("evaluation",),
     "latentc.components.samplers.spacings.spacing": ("Interval",),

@@ -5,22 +5,29 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from forked import python, run_training
 from parity_data import error
 from PIL import Image
+from random_weights import weights_of
 
 import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_types
+from latentc.components.contract import OutputField, Program
+from latentc.components.kit import call
+from latentc.components.sampler import DecodingSampler
 from latentc.diagnostics import DiagnosticError
 from latentc.files.shipped import folder
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, f32
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
+from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource
 
 SMALL = "width: 8, multipliers: [1, 2], blocks: 1, groups: 4, "
 STAGES = {
@@ -113,6 +120,67 @@ def test_samples_are_decoded(system: System) -> None:
     assert error(images, expected) < 1e-4
     for backend in ("oracle", "torch"):
         assert error(api.sample(bundle, [0, 1, 2], seed=5, backend=backend), images) < 1e-4
+
+
+class Roughen(DecodingSampler):
+    """Decodes latents, then adds noise in a loop of two steps: its entry has the name of the model's."""
+
+    kind: Literal["roughen"] = "roughen"
+
+    def build(self, mb: Any, networks: Any, spec: Any) -> Program:
+        raise NotImplementedError
+
+    def decoder(self, mb: Any, networks: Any, spec: Any) -> Program:
+        network = networks["main"]
+        image = network.methods["decode"].output().type
+        b = mb.function("sample.3")
+        noise, z = b.input("noise", f32(2, *image.shape)), b.input("z", network.methods["decode"].input("state").type)
+        strength = b.input("strength", f32(B))
+
+        def step(b: Any, i: Any, kept: Any, carried: Any, rows: Any) -> Any:
+            return (carried[0] * 0.5 + rows[0] * b.reshape(kept[0], shape=(B, 1, 1, 1)),), ()
+
+        x = call(b, network, "decode", {}, state=z, out="x")
+        (x,) = b.loop("roughen", 2, step, invariants=[strength], carried=[x], tables=[noise])
+        b.output(x)
+        mb.entries["sample.3"] = b.finish("Decodes latents and adds noise.")
+        sources = {
+            "noise": RandomSource("normal", "x", 2),
+            "z": ConditionSource("z"),
+            "strength": SettingSource("strength"),
+        }
+        settings = (Setting("strength", 0.25, low=0.0),)
+        return Program("sample.3", "roughen", 2, 3, sources, settings, outputs=(OutputField("image", "x"),))
+
+
+def test_a_decoder_that_loops_has_noise_and_settings_of_its_own(tmp_path: Path) -> None:
+    """They are inputs of the model's program, which ends with the decoder of latents shifted and scaled back."""
+    system = System("latents", tmp_path)
+    overrides = [*system.overrides, f"data.first_stage.weights={system.first_stage}"]
+    spec, plain = (load_spec(system.spec, overrides=overrides) for _ in range(2))
+    assert spec.first_stage is not None
+    spec._first_stage = spec.first_stage.model_copy(update={"sampler": Roughen()})
+    lowered, usual = lower(spec), lower(plain)
+    (program,), (other,) = lowered.programs, usual.programs
+    assert program.sources["first_stage_noise"] == RandomSource("normal", "first_stage.x", 2)
+    assert program.sources["first_stage_strength"] == SettingSource("first_stage_strength")
+    assert [setting.name for setting in program.settings if setting not in other.settings] == ["first_stage_strength"]
+    assert program.evaluations == other.evaluations + 3
+    assert lowered.networks["first_stage"].methods.keys() == {"decode"}
+    rng, weights = np.random.default_rng(2), weights_of(lowered, 0.2)
+    given = {
+        value.name: rng.standard_normal([2 if str(d) == "B" else int(d) for d in value.type.shape])
+        if value.type.dtype == "f32"
+        else np.array([0, 2])
+        for value in lowered.module.entry(program.entry).inputs
+    }
+    own = {name: given.pop(f"first_stage_{name}") for name in ("noise", "strength")}
+    (decoded,) = Interpreter(usual.module, weights).run(other.entry, *given.values())
+    (found,) = Interpreter(lowered.module, weights).run(program.entry, *given.values(), *own.values())
+    expected = np.asarray(decoded)
+    for noise in own["noise"]:
+        expected = expected * 0.5 + noise * own["strength"].reshape(2, 1, 1, 1)
+    assert error(found, expected) < 1e-6
 
 
 def test_training_shifts_and_scales_the_latents() -> None:

@@ -682,6 +682,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "OliverRensu/xAR: the sizes of its layers, added up; README: 172 M (B)",
         {("B", "main"): 172_638_224, ("L", "main"): 608_397_968, ("H", "main"): 1_186_024_096},
     ),
+    "d_ar": (
+        "showlab/D-AR, whose transformer is LlamaGen's; README: 343 and 775 M",
+        {("L", "main"): 342_910_976, ("XL", "main"): 774_699_520},
+    ),
     "d_ar_tokenizer": (
         "showlab/D-AR: the sizes of its layers but those of its alignment, added up; README: 300 M",
         {(None, "main"): 300_099_776},

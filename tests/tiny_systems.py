@@ -913,6 +913,14 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.block.feed_forward.ratio=2", "conditioning.time.frequencies=16", "sampler.solver.steps=3"),
         ),
     ),
+    "d_ar": Tiny(
+        "d_ar",
+        (
+            *under("backbone", (*BLOCKS, "depth=2", "dropout=0", "block.feed_forward.multiple_of=8")),
+            "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [5]}}",
+        ),
+        "L",
+    ),
     "d_ar_tokenizer": Tiny(
         "d_ar_tokenizer",
         (
