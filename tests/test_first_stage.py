@@ -33,6 +33,9 @@ SMALL = "width: 8, multipliers: [1, 2], blocks: 1, groups: 4, "
 STAGES = {
     "latents": f"extends: sd_vae\nbackbone: {{{SMALL}bottleneck: {{channels: 4}}}}\n",
     "tokens": f"extends: vq_f16\nbackbone: {{{SMALL}attention: [1], bottleneck: {{size: 11, channels: 4}}}}",
+    "drawn": "extends: d_ar_tokenizer\ndata: {shape: [3, 8, 8]}\nsampler: {steps: 2}\nbackbone: {width: 16, "
+    "depth: 1, condition_depth: 1, pixel_depth: 1, patch: 4, pixel_patch: 4, queries: 16, group: 8, codebook: 11, "
+    "channels: 4, rows: 16, block: {mixer: {heads: 2}}}",
 }
 MODELS = {
     "latents": (
@@ -52,6 +55,15 @@ MODELS = {
             "backbone.width=16",
             "backbone.block.feed_forward.multiple_of=8",
             "sampler={kind: autoregressive, guidance: {scale: 2.0}}",
+        ],
+    ),
+    "drawn": (  # its decoder draws noise and takes steps
+        "d_ar",
+        [
+            "data.tokens={vocabulary: 11, grid: [16]}",
+            "backbone.width=16",
+            "backbone.block.feed_forward.multiple_of=8",
+            "sampler.guidance={scale: 2.0, first: 1.2}",
         ],
     ),
 }
@@ -102,6 +114,7 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> System:
     return System(request.param, tmp_path)
 
 
+@pytest.mark.parametrize("system", ["latents", "tokens"], indirect=True)
 def test_samples_are_decoded(system: System) -> None:
     """An engine with the decoder gives the decoded samples of one without, as pictures."""
     said: list[str] = []

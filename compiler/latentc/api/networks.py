@@ -167,15 +167,21 @@ def emit(
 
 
 def _first_stage_file(spec: Spec, folder: Path) -> list[Path]:
-    """Writes the weights of the first stage, if the spec names any, under the names of the emitted autoencoder."""
-    from latentc.checkpoint import first_stage_weights
+    """Writes the weights of the first stage, if the spec names any, under the names of the emitted autoencoder.
+
+    Buffers that follow from the spec are left out: the autoencoder computes them.
+    """
+    from latentc.checkpoint import first_stage_weights, network_types
     from latentc.components.fields import FIRST_STAGE
+    from latentc.lower import lower
     from latentc.weights import write_safetensors
 
     if spec.data.first_stage is None or spec.data.first_stage.weights is None:
         return []
-    path = folder / f"{FIRST_STAGE}.safetensors"
-    write_safetensors(path, first_stage_weights(spec), {"format": "pt", "spec": spec.data.first_stage.spec})
+    assert spec.first_stage is not None
+    path, held = folder / f"{FIRST_STAGE}.safetensors", network_types(lower(spec.first_stage), "main")
+    tensors = {name: tensor for name, tensor in first_stage_weights(spec).items() if name in held}
+    write_safetensors(path, tensors, {"format": "pt", "spec": spec.data.first_stage.spec})
     return [path]
 
 
