@@ -243,7 +243,11 @@ def _settings(settings: Sequence[Setting], asked: dict[str, ArrayLike], count: i
         if name not in known:
             mend = listed("settings", (f"`{s.name}`, {s.range}" for s in settings))
             raise RequestError(f"no setting `{name}`", mend)
-    return {s.name: _setting(s, asked.get(s.name), count) for s in settings}
+    found = {s.name: _setting(s, asked.get(s.name), count) for s in settings}
+    for setting in settings:
+        if setting.above in found:
+            _check_above(setting, found[setting.name], found[setting.above])
+    return found
 
 
 def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
@@ -263,6 +267,15 @@ def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
     if not fits.all():
         raise RequestError(f"`{name}` {float(values[~fits].flat[0]):g} is out of range", mend)
     return np.broadcast_to(values, (count,))
+
+
+def _check_above(setting: Setting, values: Array, least: Array) -> None:
+    """RequestError for a value [B] of a setting that is not greater than that of the setting it is above."""
+    fits = values > least
+    if not fits.all():
+        value, limit = float(values[~fits][0]), float(least[~fits][0])
+        message = f"`{setting.name}` {value:g} is not greater than `{setting.above}` {limit:g}"
+        raise RequestError(message, f"`{setting.name}` takes a number {setting.range}")
 
 
 __all__ = ["RequestError", "checked_given", "described", "per_sample", "request_name"]

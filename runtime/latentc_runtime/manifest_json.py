@@ -113,6 +113,10 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for i, setting in enumerate(manifest.settings):
         for message in _setting_contradictions(setting):
             yield f"settings[{i}]", message
+        if setting.above is not None and setting.above not in {other.name for other in manifest.settings} - {
+            setting.name
+        }:
+            yield f"settings[{i}].above", f"`{setting.above}` is no other setting"
     for kind, names in (
         ("conditions", [c.name for c in manifest.conditions]),
         ("settings", [s.name for s in manifest.settings]),

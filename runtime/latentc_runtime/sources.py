@@ -170,7 +170,8 @@ class Setting:
     """A number that a request may give, for all samples or per sample; otherwise it is `default`.
 
     It is between `low` and `high` (null: no bound), inclusive if `closed`. If `unlimited`, infinity is allowed, and a
-    null default means infinity.
+    null default means infinity. `above`: another setting, which it must be greater than in every sample of a program
+    that takes both.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Setting:
     high: float | None = None
     closed: bool = True
     unlimited: bool = False
+    above: str | None = None
 
     @property
     def value(self) -> float:
@@ -199,7 +201,9 @@ class Setting:
         least = None if self.low is None else f"{'from' if self.closed else 'above'} {self.low:g}"
         most = None if self.high is None else f"{'to' if self.closed else 'below'} {self.high:g}"
         endless = "inf for none" if self.unlimited else None
-        return ", ".join(filter(None, (" ".join(filter(None, (least, most))), endless, f"default {self.value:g}")))
+        greater = None if self.above is None else f"greater than `{self.above}`"
+        words = (" ".join(filter(None, (least, most))), greater, endless, f"default {self.value:g}")
+        return ", ".join(filter(None, words))
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,7 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
     """
     own = lowered.conditions
     conditions = len(own) > 1 or any(c.form != "label" or c.encoding != "index" or not c.required for c in own)
+    related = any(setting.above is not None for program in lowered.programs for setting in program.settings)
     staged = any(
         FIRST_STAGE in networks_called(lowered.module, lowered.module.entries[program.entry])
         for program in lowered.programs
@@ -216,7 +217,7 @@ def _regions(lowered: Lowered, spec: Spec, config: Mapping[str, Any], scheduled:
         "methods" if _calls_methods(module) else "forward",
         "scalars" if any(not p.type.shape for p in weights) else "dimensions",
         "forward_derivatives" if any(node.op == "jvp" for _, node in walk(module)) else "values",
-        "conditions" if conditions or searched(spec) else "classes",
+        "conditions" if conditions or related or searched(spec) else "classes",
         "roles" if "roles" in config else "plain",
         "rounds" if "rounds" in config else "once",
         "schedule" if scheduled else "tables",

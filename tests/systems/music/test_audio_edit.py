@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,17 @@ import pytest
 from bundles import tiny_bundle
 from random_weights import weights_of
 
+import latentc_runtime
 from latentc.diagnostics import DiagnosticError
+from latentc.emit.project import project_files
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.verify.run import verify
+from latentc_runtime.errors import BundleError
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "serve"))
+from served import served
 
 SIZES = ("data.fields.x={shape: [2, 16], medium: audio, rate: 4}", "backbone.widths=[4, 4]", "backbone.factors=[1, 2]")
 SIZES += ("backbone.blocks=[1, 1]", "backbone.attention=[1]", "backbone.heads=2", "backbone.head_width=2")
@@ -126,6 +134,52 @@ def test_what_does_not_fit_is_said_before_anything_runs(overrides: list[str], sa
     with pytest.raises(DiagnosticError) as error:
         lower(load_spec("music", None, [*SIZES, *overrides]))
     assert said in str(error.value), error.value
+
+
+def test_what_is_drawn_ends_after_it_starts(tmp_path: Path) -> None:
+    """By the runtime, the command line, a server and the project; a continuation takes no end."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("httpx")
+    pytest.importorskip("uvicorn")
+    bundle = tiny_bundle("music", tmp_path / "bundle", edited(tasks="[infill, continuation]"))
+    pipe = latentc_runtime.load(bundle, "cpu")
+    clip, said = np.zeros((2, 16), np.float32), "`stop` 1 is not greater than `start` 2"
+    np.save(tmp_path / "clip.npy", clip)
+
+    def sample(program: str, **settings: Any) -> Any:
+        return pipe.sample(program=program, conditions={"audio": clip}, settings=settings, count=2)
+
+    with pytest.raises(BundleError, match=said) as caught:
+        sample("infill", start=[0.5, 2.0], stop=1.0)
+    assert caught.value.code == "E0608" and "greater than `start`" in caught.value.help
+    with pytest.raises(BundleError, match=r"`stop` 1\.5 is not greater than `start` 1.5"):
+        sample("infill", start=1.5, stop=1.5)
+    with pytest.raises(BundleError, match=r"`stop` 2\.66667 is not greater than `start` 3"):
+        sample("infill", start=3.0)  # with the default end
+    assert np.isfinite(sample("infill", start=2.0, stop=[2.5, 3.0])).all()
+    assert np.isfinite(sample("continuation", start=3.0)).all()
+    asked = ["--given", f"audio={tmp_path / 'clip.npy'}", "--setting", "start=2", "--setting", "stop=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "latentc",
+        "sample",
+        str(bundle),
+        "--program",
+        "infill",
+        "--raw",
+        "out.npz",
+        *asked,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+    body = {"program": "infill", "conditions": {"audio": clip.tolist()}, "settings": {"start": 2, "stop": 1}}
+    with served(bundle) as (web, _):
+        answer = web.post("/v1/models/music/sample", json=body)
+    assert answer.status_code == 400 and said in answer.text
+    spec = load_spec("music", None, edited(tasks="[infill]"))
+    files = project_files(lower(spec), spec)
+    assert 'above="start"' in str(files["sampler.py"]) and "checked_given" in str(files["sample.py"])
 
 
 @pytest.mark.parametrize(("shape", "said"), [("[2, 8]", "`known` is not an array of shape [2, 16]"), (None, "no such")])

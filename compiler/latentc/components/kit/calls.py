@@ -238,7 +238,8 @@ def own_source(name: str, source: Source) -> Source:
 
 def own_setting(name: str, setting: Setting) -> Setting:
     """A setting of a program `name` in another one that contains it."""
-    return replace(setting, name=f"{name}_{setting.name}")
+    above = None if setting.above is None else f"{name}_{setting.above}"
+    return replace(setting, name=f"{name}_{setting.name}", above=above)
 
 
 def call(b: Builder, network: Network, method: str, conditions: Operands, out: str = "", **by_role: Any) -> Any:

@@ -202,7 +202,11 @@ class Edit(Around):
     def settings(self) -> tuple[Setting, ...]:
         """The times, in seconds."""
         times = {name: share for name, share in REGION.items() if (self.task, name) != ("continuation", "stop")}
-        return tuple(Setting(name, share * self.seconds, 0.0, self.seconds) for name, share in times.items())
+        above = {"stop": "start"}
+        return tuple(
+            Setting(name, share * self.seconds, 0.0, self.seconds, above=above.get(name))
+            for name, share in times.items()
+        )
 
     @property
     def sources(self) -> dict[str, Source]:
