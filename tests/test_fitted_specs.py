@@ -112,6 +112,31 @@ def test_arrays_and_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert api.check("latents.yaml", data=True).data.shape == (4, 16, 16)
 
 
+@pytest.mark.parametrize("shape", [(24, 32), (30, 50, 3), (4, 16, 24)])
+def test_arrays_that_are_not_square(shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A U-Net takes them; a transformer over square patches does not, and a first stage's latents are others."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    values = (
+        rng.integers(0, 256, (8, *shape), np.uint8) if shape[0] > 4 else rng.standard_normal((8, *shape), np.float32)
+    )
+    np.savez("wide.npz", x=values, y=np.arange(8) % 2)
+    api.init("wide", data="wide.npz")
+    data, text = api.check("wide.yaml", data=True).data, Path("wide.yaml").read_text()
+    assert data.shape == {2: (1, 24, 32), 3: (3, 30, 50)}.get(len(shape) if shape[0] > 4 else 0, (4, 16, 24))
+    assert "# no size of `dit` fits samples" in text and "takes square arrays" in text
+    with pytest.raises(DiagnosticError, match="takes square arrays") as caught:
+        api.init("other", "dit", data="wide.npz")
+    assert caught.value.diagnostics[0].code == "E0424" and "`--from edm` fits" in str(caught.value.diagnostics[0].help)
+
+
+def test_vectors_fit_no_network_over_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("scores.npz", x=np.random.default_rng(0).standard_normal((8, 12)))
+    with pytest.raises(DiagnosticError, match=r"no size of `dit` fits samples of shape \[12\]"):
+        api.init("scores", data="scores.npz")
+
+
 def test_a_data_set_of_the_hub_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)

@@ -140,7 +140,7 @@ def schema() -> dict[str, Any]:
 
 def init(
     name: str,
-    system: str = "dit",
+    system: str | None = None,
     path: Path | str | None = None,
     data: Path | str | None = None,
     split: str = "train",
@@ -148,8 +148,9 @@ def init(
 ) -> Path:
     """Write a commented first spec called `name`, or `name`.yaml, to `path` (NAME.yaml); returns where.
 
-    It starts from the shipped spec `system`, in its small form for handwritten digits if there is one. With `data`,
-    read as by `latentc.api.data`, it fits that: shape, classes, sizes, and steps and batch for this machine. A data set
+    It starts from the shipped spec `system`, by default `dit`, in its small form for handwritten digits if there is
+    one. With `data`, read as by `latentc.api.data`, it fits that: shape, classes, sizes, and steps and batch for this
+    machine; `edm` is then the default for samples that `dit` does not take, such as arrays that are not square. A set
     of the Hub is saved to data/NAME. DiagnosticError E0209, E0401, E0412, E0422 to E0424.
     """
     from latentc.files.named import write_text
@@ -163,14 +164,15 @@ def init(
     file = Path(f"{name}.yaml" if path is None else path)
     if file.exists():
         raise DiagnosticError.of("E0412", f"{file} exists already", help="name another file with -o")
-    spec_from_text(first_spec(name, system), str(file))  # reports a name that specs cannot have
-    text = first_spec(name, system) if data is None else _fitted(name, system, data, split, file, progress)
+    first = first_spec(name, system or "dit")
+    spec_from_text(first, str(file))  # reports a name that specs cannot have
+    text = first if data is None else _fitted(name, system, data, split, file, progress)
     write_text(file, text)
     return file
 
 
 def _fitted(
-    name: str, system: str, data: Path | str, split: str, file: Path, progress: Callable[[int, int], None]
+    name: str, system: str | None, data: Path | str, split: str, file: Path, progress: Callable[[int, int], None]
 ) -> str:
     """The text of a spec that fits data. DiagnosticError."""
     from latentc.api.data_files import problems_of_files

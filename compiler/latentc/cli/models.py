@@ -163,8 +163,8 @@ def schema() -> None:
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and its file.")] = "my-model",
     system: Annotated[
-        str, typer.Option("--from", metavar="SYSTEM", help="System to start from: dit, edm, maskgit, …")
-    ] = "dit",
+        str | None, typer.Option("--from", metavar="SYSTEM", help="System to start from: dit (the default), edm, …")
+    ] = None,
     component: Annotated[
         Literal["network", "condition", "objective", "sampler", "block"] | None,
         typer.Option("--component", help="Write a Python package with a component of your own instead."),

@@ -28,6 +28,7 @@ TOKENS = {False: 8, True: 16}  # patches along a side
 DIGITS = 8  # pixels along a side of the images that small forms are for
 NAMES = 4  # names of classes that a comment shows
 DEFAULT = "dit"
+OTHER = "edm"  # whose U-Net takes arrays that are not square
 STEPS_HERE, BATCH_HERE, DURATION_HERE, WARMUP_HERE = "\ue000", "\ue001", "\ue002", "\ue003"  # in unfinished texts
 
 
@@ -45,8 +46,28 @@ SMALL_SIZE = Size(64, 4, 4, "2e-3")
 SIZES = {False: (Size(128, 6, 4, "1e-3"), SMALL_SIZE), True: (Size(384, 12, 6, "3e-4"), Size(128, 6, 4, "1e-3"))}
 
 
-def fitted_spec(name: str, system: str, found: Survey, machine: Machine, file: Path) -> str:
-    """The text of a spec called `name` for the data, to be written to `file`. DiagnosticError E0401, E0424."""
+def fitted_spec(name: str, system: str | None, found: Survey, machine: Machine, file: Path) -> str:
+    """The text of a spec called `name` for the data, to be written to `file`. DiagnosticError E0401, E0424.
+
+    `system` None: DEFAULT, or OTHER if that does not fit.
+    """
+    try:
+        return _spec_of(name, DEFAULT if system is None else system, found, machine, file)
+    except DiagnosticError as error:
+        problem = error.diagnostics[0]
+        if problem.code != "E0424" or system == OTHER:
+            raise
+        try:
+            text = _spec_of(name, OTHER, found, machine, file)
+        except DiagnosticError:
+            raise error from None
+    if system is None:
+        return f"# {_plain(problem.message)}.\n{text}"
+    mend = f"start from another system (`--from {OTHER}` fits), or write the spec by hand: docs/spec.md"
+    raise DiagnosticError.of("E0424", problem.message, help=mend)
+
+
+def _spec_of(name: str, system: str, found: Survey, machine: Machine, file: Path) -> str:
     path = system_file(system)
     problem: DiagnosticError | None = None
     last: str | None = None
@@ -55,7 +76,7 @@ def fitted_spec(name: str, system: str, found: Survey, machine: Machine, file: P
             try:
                 steps = _steps(text, file, found, machine, batch)
             except DiagnosticError as error:
-                problem = error
+                problem = problem or error
                 continue
             last = _finished(text, found, batch, steps)
             if steps >= min(STEPS[1], _most_steps(found, batch)):
@@ -81,10 +102,19 @@ def _small_ones(name: str, path: Path, found: Survey, machine: Machine, file: Pa
 def _published_ones(name: str, path: Path, found: Survey, machine: Machine, file: Path) -> Iterator[tuple[str, int]]:
     """(spec without its steps and batch, batch size) of a system at its published size."""
     system = path.stem.removeprefix(f"{SMALL}_")
-    if system in shipped.shipped_specs():
+    if system in shipped.shipped_specs() and _takes_arrays(system, found):
         for side in dict.fromkeys([*_sides(found, machine), None]):
             text = _published(name, system, found, machine, _data_lines(found, file, side))
             yield text, _batch(found, 8 if not machine.gpu else 64)
+
+
+def _takes_arrays(system: str, found: Survey) -> bool:
+    """False if a system models latents of another shape than the arrays of the data have."""
+    from latentc.spec import load_spec
+
+    data = load_spec(system).data
+    held = found.shape is None or data.first_stage is None or data.first_stage.weights is not None
+    return held or data.shape == tuple(found.shape or ())
 
 
 def _sides(found: Survey, machine: Machine) -> list[int | None]:
@@ -176,7 +206,7 @@ def _small(
         text += f"\nbackbone: {{patch: {patch}}}\n"
     if found.section.get("shape") != [1, 8, 8]:
         text = re.sub(r" +#[^\n]*\d × \d[^\n]*$", "", text, flags=re.M)  # comments on sizes of the digits
-    if size is not None and min(found.section["shape"][1:]) > DIGITS:
+    if size is not None and min(found.section["shape"][1:], default=0) > DIGITS:
         for key, value in (("width", size.width), ("depth", size.depth)):
             words = f"  {key}: {value}"
             text = re.sub(rf"^  {key}: \d+ *", f"{words:32}", text, count=1, flags=re.M)
