@@ -121,14 +121,17 @@ class Emitted:
     def network_calls(
         self, entry: ProgramEntry, methods: Mapping[str, Collection[str]], operands: Sequence[Array]
     ) -> list[tuple[str, str, list[Array]]]:
-        """(network, method, operands) of each call of the `methods` {network: their names} while a program runs."""
+        """(network, method, operands) of each call of the `methods` {network: their names} while a program runs.
+
+        Without those that it differentiates, which the module after its passes has in other functions.
+        """
         found: list[tuple[str, str, list[Any]]] = []
         kept = self.torch.func.debug_unwrap  # while a program differentiates, tensors are no arrays
 
         def watched(network: str, names: Mapping[tuple[int, ...], str], method: Callable[..., Any]) -> Any:
             def call(*given: Any) -> Any:
                 numbers = tuple(x for x in given if isinstance(x, int))
-                if numbers in names:
+                if numbers in names and not self.torch.is_grad_enabled():
                     tensors = [kept(x.detach().clone()) for x in given[len(numbers) :]]
                     found.append((network, names[numbers], tensors))
                 return method(*given)

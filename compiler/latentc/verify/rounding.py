@@ -4,11 +4,16 @@ A Fourier embedding of t = 999 or a flow of many blocks loses more digits than t
 of the sums. Two measurements show how many: the oracle in float32, and the oracle in float64 with weights and inputs
 moved by their last digit in float32, since a single run in float32 may be right by luck. Results that are off by a
 small multiple of the larger are rounded, not wrong.
+
+A program of many steps may be chaotic: every step multiplies the errors of those before it, until rounding decides the
+sample. But samples are independent, and some are not: `sample_roundings` finds those that can be compared.
+
+Symbols: B batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +32,10 @@ MOST = 1e-2
 """Largest rounding error that excuses anything; beyond it, float32 results say nothing."""
 
 
+MOVES = 3
+"""Runs with moved weights and inputs that decide whether rounding decides a sample: one may be right by luck."""
+
+
 def rounding_error(
     subject: Subject,
     run: Callable[[Interpreter, Arrays], Arrays],
@@ -38,10 +47,34 @@ def rounding_error(
 
     One oracle computes in float32; the other in float64, every weight and operand moved by its last float32 digit.
     """
-    single = error(run(subject.oracle_with({}, "f32"), operands), exact)
+    return max(error(result, exact) for result in _rounded(subject, run, operands, 1))
+
+
+def sample_roundings(
+    subject: Subject, run: Callable[[Interpreter, Arrays], Arrays], operands: Arrays, exact: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """f64[B]: of each sample, the largest rounding error of its one output `exact` [B, ...], relative to its own size.
+
+    As `rounding_error`, with several oracles whose weights and operands are moved; infinite if it is not finite.
+    """
+    rows = exact.reshape(len(exact), -1)
+    size = np.max(np.abs(rows), axis=1, initial=np.finfo(np.float64).tiny)
+    found = [
+        np.max(np.abs(result.reshape(rows.shape).astype(np.float64) - rows), axis=1, initial=0.0) / size
+        for (result,) in _rounded(subject, run, operands, MOVES)
+    ]
+    return np.nan_to_num(np.max(found, axis=0), nan=np.inf)  # type: ignore[no-any-return]
+
+
+def _rounded(
+    subject: Subject, run: Callable[[Interpreter, Arrays], Arrays], operands: Arrays, moves: int
+) -> Iterator[Arrays]:
+    """The results in float32, then `moves` times in float64 with everything moved."""
+    yield run(subject.oracle_with({}, "f32"), operands)
     chance = np.random.default_rng(0)
-    weights = {name: moved(array, chance) for name, array in subject.measured.items()}
-    return max(single, error(run(subject.oracle_with(weights), [moved(x, chance) for x in operands]), exact))
+    for _ in range(moves):
+        weights = {name: moved(array, chance) for name, array in subject.measured.items()}
+        yield run(subject.oracle_with(weights), [moved(x, chance) for x in operands])
 
 
 def moved(array: np.ndarray[Any, Any], chance: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -33,7 +33,7 @@ from latentc.verify.control import control_of
 from latentc.verify.locate import diverging_call, diverging_evaluation
 from latentc.verify.methods import Called, Operands, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
-from latentc.verify.rounding import rounding_error, with_rounding
+from latentc.verify.rounding import MOST, MOVES, rounding_error, sample_roundings, with_rounding
 from latentc.verify.rows import backwards, forwards, request_of_rows
 from latentc.verify.tokens import draws_tokens, with_ties
 from latentc_runtime.manifest import ProgramEntry
@@ -55,6 +55,9 @@ SMALL = 1e9
 
 SIZES = (1, 2, 3)
 """Batches; the largest of the bundle is added if there is time."""
+
+CHAOTIC = 8
+"""Samples of a program that rounding may decide: those that it does not decide are compared."""
 
 SETTINGS = (1.0, 0.5, 0.0)
 """Factors of the defaults of unbounded settings (the guidance scale), sample by sample."""
@@ -363,6 +366,8 @@ class _Verification:
 
             if not self._draws(program) or not draws_tokens(subject, inputs[0][2])[i]:
                 compared = with_rounding(compared, rounding) if oracle_inputs else compared
+                if any(c.rounding is not None and c.rounding > MOST for c in compared):
+                    compared = self._steady(entry, i, runners, what) or compared
             else:
                 which, width = {size: n for n, size in enumerate(sizes)}, self.exact.forward
                 compared = [
@@ -397,6 +402,36 @@ class _Verification:
             return rounding_error(subject, run, operands, exact, functools.partial(largest_error, called=None))
 
         self.comparisons += with_rounding(compared, rounding) if exact else compared
+
+    def _steady(
+        self, entry: ProgramEntry, output: int, runners: Mapping[str, Callable[[Request], Sequence[Array]]], what: str
+    ) -> list[Comparison]:
+        """Comparisons of the samples of a chaotic program that float32 computes to the usual tolerance.
+
+        Reports the others as skipped; empty if there are no such samples. The oracle alone decides which they are.
+        """
+        function = self.subject.program(entry).entry
+        fits = self._oracle_seconds(function, CHAOTIC * (2 + MOVES)) < self._left()
+        request = self._request(entry, CHAOTIC if fits else max(SIZES))
+
+        def run(oracle: Interpreter, operands: Operands) -> Operands:
+            return [oracle.run(function, *operands)[output]]
+
+        operands = self.subject.operands(request)
+        (exact,) = run(self.subject.oracle, operands)
+        off = sample_roundings(self.subject, run, operands, exact)
+        steady = off <= self.exact.sampler
+        if not steady.any():
+            return []
+        if not steady.all():
+            which = f"{np.sum(~steady)} of {len(steady)} samples of {what} in {entry.steps} steps"
+            self._skip(which, f"every step multiplies errors, and rounding alone moves them by {np.max(off):.0%}")
+        results: Results = {
+            name: [[(exact if name == ORACLE else own(request)[output])[steady]]] for name, own in runners.items()
+        }
+        point = f"{entry.steps} steps, {np.sum(steady)} of {len(steady)} samples"
+        compared = self._compared(what, [(point, len(steady), request)], results, "sampler")
+        return with_rounding(compared, lambda: float(np.max(off[steady])))
 
     def _draws(self, program: Program) -> bool:
         """True if a program draws tokens from logits, so that rounding may decide between two of them."""
