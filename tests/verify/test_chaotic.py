@@ -94,6 +94,24 @@ def test_others_have_to_agree(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert failed and all(c.what == "sampler" and c.candidate == "engine" for c in failed), report.text()
 
 
+@pytest.mark.parametrize(("affordable", "rounding"), [(True, 2e-3), (True, 2e-6), (False, 2e-3)])
+def test_rounding_is_measured_although_the_budget_is_spent(
+    affordable: bool, rounding: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch and the engine alone differ by more than usual, in a program that the oracle has no time to compare."""
+    monkeypatch.setattr(run, "rounding_error", lambda *given: rounding)
+    monkeypatch.setattr(run._Verification, "_oracle_inputs", lambda *given: [])
+    own, seconds = Pipeline.run, run._Verification._oracle_seconds
+    if not affordable:
+        monkeypatch.setattr(run._Verification, "_oracle_seconds", lambda self, f, n: 1e9 + seconds(self, f, n))
+    changed = lambda self, request: {name: x * 1.001 for name, x in own(self, request).items()}  # noqa: E731
+    monkeypatch.setattr(Pipeline, "run", changed)
+    report = verify(tiny_bundle("digits_sit", tmp_path / "bundle", (*TINY_DIT, "backbone.depth=1")))
+    found = [c for c in report.comparisons if c.what == "sampler"]
+    assert {(c.reference, c.candidate) for c in found} == {("PyTorch", "engine")}
+    assert all(c.ok == (affordable and rounding > 1e-4) for c in found), report.text()
+
+
 def test_calls_inside_a_gradient_are_no_evaluations(tmp_path: Path) -> None:
     """The oracle has them in the derivative, so PyTorch's are not counted: both number evaluations alike."""
     tiny = SYSTEMS["ppgn"]
