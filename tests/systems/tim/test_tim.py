@@ -103,6 +103,7 @@ def test_middle_steps_replace_some_of_the_noise(steps: int) -> None:
 @pytest.mark.parametrize(
     ("spec", "overrides", "says"),
     [
+        ("digits_tim", ["backbone.block.condition={kind: adaln_single}"], "modulates all blocks by one map"),
         ("digits_tim", ["objective.to_data=0.6"], "only 0.5 have a span"),
         ("digits_tim", ["objective.process={kind: interpolant}"], "the straight path with noise at time 1"),
         ("digits_tim", ["conditioning.span=null"], "the network takes none"),

@@ -39,6 +39,10 @@ class TransitionTransformer(PatchTransformer):
         if not any(isinstance(condition, Span) for condition in self.takes(spec).values()):
             message = f"blocks of a {self.kind} are given the embedded span, but the network takes none"
             yield Problem((), message, "add `conditioning.span: {kind: span}`")
+        condition = self.block.parts()[3]
+        if "modulation" in condition.OPERANDS:
+            message = f"`{condition.kind}` modulates all blocks by one map of the condition, without the span"
+            yield Problem(("block", "condition"), message, "use `gated_adaln`")
 
     def conditioned(self, b: Builder, vectors: list[Var], given: Vectors) -> tuple[list[Var], Var]:
         c = summed(b, "c", vectors)
