@@ -26,14 +26,20 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates channel pairs (2i, 2i + 1) of x [B, H, T, d] by position; cos and sin are [T, d / 2]."""
+    """Rotates channel pairs (2i, 2i + 1) of x [B, H, T, d] by position.
+
+    cos and sin are [T, d / 2], or [B, 1, T, d / 2] if each sample has positions of its own.
+    """
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
     return rotated.flatten(-2).type_as(x)
 
 
 def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates channel pairs (i, i + d / 2) of x [B, H, T, d] by position; cos and sin are [T, d / 2]."""
+    """Rotates channel pairs (i, i + d / 2) of x [B, H, T, d] by position.
+
+    cos and sin are [T, d / 2], or [B, 1, T, d / 2] if each sample has positions of its own.
+    """
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 

@@ -282,6 +282,8 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "rotary": [
         ((Q, f32(5, 4), f32(5, 4)), op("rotary", interleaved=True), -1, 1),
         ((f32(B * 2, 2, 1, 8), f32(1, 4), f32(1, 4)), op("rotary", interleaved=False), -1, 1),
+        ((Q, f32(B, 1, 5, 4), f32(B, 1, 5, 4)), op("rotary", interleaved=True), -1, 1),
+        ((Q, f32(B, 1, 5, 4), f32(B, 1, 5, 4)), op("rotary", interleaved=False), -1, 1),
     ],
     "quantize": [
         ((X, f32()), lambda b, x, s, to=to: b.cast(b.quantize(x, s, to=to), to="f32"), 0.1, 3)

@@ -423,8 +423,10 @@ def rotary(d: Draw) -> Case:
         turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(cos, sin))
         return turned.flatten(-2) if interleaved else turned.transpose(-1, -2).flatten(-2)
 
-    tables = [d.floats(t, half), d.floats(t, half)]
-    return Case([d.floats(d.lead(), d.int(1, 2), t, 2 * half), *tables], reference, {"interleaved": interleaved})
+    lead = d.lead()
+    shape = (lead, 1, t, half) if d.flag() else (t, half)  # of each sample, or of all
+    x = d.floats(lead, d.int(1, 2), t, 2 * half)
+    return Case([x, d.floats(*shape), d.floats(*shape)], reference, {"interleaved": interleaved})
 
 
 @case("timestep_embedding")

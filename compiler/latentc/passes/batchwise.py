@@ -104,7 +104,7 @@ _RULES: dict[str, Callable[[Node], bool]] = {
     "attention": aligned,
     **dict.fromkeys(("upsample_nearest", "avg_pool", "max_pool", "grid_sample"), aligned),
     "pixel_norm": _inner,
-    "rotary": lambda node: batched(node.inputs[0]) and not any(map(batched, node.inputs[1:])),
+    "rotary": lambda node: batched(node.inputs[0]) and aligned(node),
     "timestep_embedding": _same_batch,
     "embedding": lambda node: not batched(node.inputs[0]),
     "reshape": _same_batch,

@@ -180,8 +180,16 @@ def attention(c: Context) -> None:
 
 @lower("rotary", opset=23)
 def rotary(c: Context) -> None:
-    """The tables are [T, d/2]; the op selects rows by position_ids [B, T], here 0..T-1 for every sample."""
+    """The tables are [T, d/2]; the op selects rows by position_ids [B, T], here 0..T-1 for every sample.
+
+    Tables of each sample, [B, 1, T, d/2], are given as [B, T, d/2], without position_ids.
+    """
     x, cos, sin = c.ins
+    interleaved = 1 if c.attrs["interleaved"] else None
+    if c.type(1).rank == 4:
+        tables = [c.tmp("Squeeze", [table, c.g.ints([1])]) for table in (cos, sin)]
+        c.final("RotaryEmbedding", [x, *tables], interleaved=interleaved)
+        return
     batch, tokens = c.type().shape[0], int(c.type().shape[2])  # type: ignore[arg-type]
 
     def rows() -> str:
@@ -189,7 +197,7 @@ def rotary(c: Context) -> None:
         return c.tmp("Expand", [row, c.g.dims([batch, tokens])])
 
     positions = c.g.shared(("positions", batch, tokens), rows)
-    c.final("RotaryEmbedding", [x, cos, sin, positions], interleaved=1 if c.attrs["interleaved"] else None)
+    c.final("RotaryEmbedding", [x, cos, sin, positions], interleaved=interleaved)
 
 
 @lower("timestep_embedding")

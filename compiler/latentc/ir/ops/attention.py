@@ -86,10 +86,13 @@ def _attention_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attr
 
 
 _rotated = shaped("x [B, H, T, d]", "cos [T, half]", "sin [T, half]")
+_rotated_each = shaped("x [B, H, T, d]", "cos [B, one, T, half]", "sin [B, one, T, half]")
 
 
 def _rotary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    found, size = _rotated(ins, attrs), ins[1].shape[1] * 2
+    each = ins[1].rank == 4
+    found, size = (_rotated_each if each else _rotated)(ins, attrs), ins[1].shape[-1] * 2
+    need(not each or ins[1].shape[1] == 1, "tables {} of each sample want one row of heads", ins[1])
     need(ins[0].shape[3] == size, "tables of {} do not rotate {}: want half of its channels", ins[1], ins[0])
     return found
 
@@ -156,7 +159,8 @@ _ROWS = [
     ),
     Op(
         "rotary(x, cos, sin; interleaved)",
-        "pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves",
+        "pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves; tables "
+        "are [T, d / 2], or [B, 1, T, d / 2] if each sample has positions of its own",
         _rotary_infer,
         _rotary,
         flops=3,
