@@ -117,6 +117,66 @@ def rope_2d_spread(head_dim: int, grid: int, base: float, span: float) -> tuple[
     return angles.cos().float(), angles.sin().float()
 
 
+def extrapolated_frequencies(size: int, base: float, method: str, factor: float, trained: int) -> Tensor:
+    """Rotary frequencies [size / 2] of a side `factor` >= 1 times the one trained on, of `trained` patches."""
+    powers = torch.arange(0, size, 2, dtype=torch.float64) / size
+    own = 1.0 / base**powers
+    slow = own / factor
+
+    def share(fast: float, few: float) -> Tensor:
+        # 1 for frequencies with more than `fast` turns within the trained side, 0 for those with less than `few`.
+        low, high = (size * math.log(trained / (n * 2 * math.pi)) / (2 * math.log(base)) for n in (fast, few))
+        start, stop = float(max(math.floor(low), 0)), float(min(math.ceil(high), size - 1))
+        stop += 0.001 * (start == stop)
+        return 1 - ((torch.arange(size // 2, dtype=torch.float64) - start) / (stop - start)).clamp(0, 1)
+
+    if method == "none":
+        return own
+    if method == "linear":
+        return slow
+    if method == "yarn":
+        kept = share(32, 1)
+        return slow * (1 - kept) + own * kept
+    grown = 1.0 / (base * factor ** (size / (size - 2))) ** powers
+    if method == "ntk_by_parts":
+        kept = share(1.25, 0.75)
+        mixed = slow * (1 - kept) + grown * kept
+        kept = share(16, 2)
+        return mixed * (1 - kept) + own * kept
+    return grown
+
+
+def rope_2d_extrapolated(
+    head_dim: int,
+    rows: int,
+    columns: int,
+    base: float,
+    method: str = "none",
+    trained: int = 1,
+    separate: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a grid, each [rows * columns, head_dim / 2].
+
+    Half of the channel pairs rotate with the row, half with the column. Frequencies of a grid larger than `trained`
+    by `trained` are changed by `method`: of each axis by its own side if `separate`, else by the longer one.
+    """
+    half, longer, angles = head_dim // 2, max(rows, columns), []
+    for side in (rows, columns):
+        factor = max((side if separate else longer) / trained, 1.0)
+        freqs = extrapolated_frequencies(half, base, method, factor, trained)
+        angles.append(torch.outer(torch.arange(side, dtype=torch.float64), freqs))
+    row = angles[0][:, None].expand(rows, columns, -1)
+    column = angles[1][None].expand(rows, columns, -1)
+    both = torch.cat([row, column], dim=-1).flatten(0, 1)
+    amplitude = 1.0
+    if method == "yarn":
+        amplitude = 0.1 * math.log(max(longer / trained, 1.0)) + 1
+    elif method in ("ntk_by_side", "ntk_by_area"):
+        seen, known = (2 * longer, trained) if method == "ntk_by_side" else (2 * rows * columns, trained**2)
+        amplitude = math.sqrt(math.log(seen) / math.log(known)) if seen > known else 1.0
+    return (both.cos() * amplitude).float(), (both.sin() * amplitude).float()
+
+
 def rope_prefix(
     head_dim: int,
     grid: int,

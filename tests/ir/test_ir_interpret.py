@@ -112,6 +112,7 @@ def test_deterministic_initial_values_need_no_generator():
         ),
         "rope_2d": ((10, 4), {"head_dim": 8, "grid": 3, "prefix": 1, "base": 10000.0, "part": "cos"}),
         "cosines_2d": ((9, 16), {"grid": 3, "frequencies": 4}),
+        "rope_2d_extrapolated": ((6, 4), {"head_dim": 8, "rows": 3, "columns": 2, "base": 10000.0, "part": "cos"}),
         "rope_2d_spread": ((9, 4), {"head_dim": 8, "grid": 3, "base": 10000.0, "span": 16.0, "part": "cos"}),
     }
     for kind in DETERMINISTIC & INITS.keys():

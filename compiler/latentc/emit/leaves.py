@@ -370,6 +370,11 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
             sizes = [size(args[k]) for k in ("head_dim", "grid")]
             text = call(helper("rope_2d_spread"), sizes, base=float(args["base"]), span=float(args["span"])).code
             return f"{text}[{0 if args['part'] == 'cos' else 1}]"
+        case "rope_2d_extrapolated":
+            sizes = [size(args[k]) for k in ("head_dim", "rows", "columns")]
+            changed = {key: args[key] for key in ("method", "trained", "separate") if key in args}
+            text = call(helper("rope_2d_extrapolated"), sizes, base=float(args["base"]), **changed).code
+            return f"{text}[{0 if args['part'] == 'cos' else 1}]"
         case "rope_prefix":
             sizes = [size(args[k]) for k in ("head_dim", "grid", "prefix")]
             fixed: dict[str, Any] = {"base": float(args["base"]), "pairs": int(args["pairs"]), "side": args["side"]}

@@ -224,6 +224,78 @@ def rope_2d_spread(
     return _part(np.stack([columns, rows], axis=-1).reshape(shape), part)
 
 
+def extrapolated_frequencies(size: int, base: float, method: str, factor: float, trained: int) -> Array:
+    """f64[size / 2]: rotary frequencies of a side `factor` >= 1 times the one trained on, of `trained` patches.
+
+    `linear`: positions are interpolated (Chen et al. 2023); `ntk`: the base grows (bloc97 2023); `ntk_by_parts`:
+    between both and no change, by the turns within `trained` patches; `yarn`: between linear and no change (Peng et
+    al. 2023, arXiv:2309.00071). FiT's numbers of turns, 2402.12376.
+    """
+    own = _frequencies(size, base)
+    slow = own / factor
+
+    def share(fast: float, few: float) -> Array:
+        """1 for frequencies with more than `fast` turns within the trained side, 0 for those with less than `few`."""
+        low, high = (size * math.log(trained / (n * 2 * math.pi)) / (2 * math.log(base)) for n in (fast, few))
+        start, stop = float(max(math.floor(low), 0)), float(min(math.ceil(high), size - 1))
+        stop += 0.001 * (start == stop)
+        return np.asarray(1 - np.clip((np.arange(size // 2) - start) / (stop - start), 0, 1))
+
+    if method == "none":
+        return own
+    if method == "linear":
+        return np.asarray(slow)
+    if method == "yarn":
+        kept = share(32, 1)
+        return np.asarray(slow * (1 - kept) + own * kept)
+    grown = _frequencies(size, base * factor ** (size / (size - 2)))
+    if method == "ntk_by_parts":
+        kept = share(1.25, 0.75)
+        mixed = slow * (1 - kept) + grown * kept
+        kept = share(16, 2)
+        return np.asarray(mixed * (1 - kept) + own * kept)
+    return grown
+
+
+def _amplitude(method: str, rows: int, columns: int, trained: int) -> float:
+    """The factor of cosines and sines beside `extrapolated_frequencies`."""
+    longer = max(rows, columns)
+    if method == "yarn":
+        return 0.1 * math.log(max(longer / trained, 1.0)) + 1
+    if method in ("ntk_by_side", "ntk_by_area"):
+        seen, known = (2 * longer, trained) if method == "ntk_by_side" else (2 * rows * columns, trained**2)
+        return math.sqrt(math.log(seen) / math.log(known)) if seen > known else 1.0
+    return 1.0
+
+
+def rope_2d_extrapolated(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    head_dim: int,
+    rows: int,
+    columns: int,
+    base: float,
+    part: str,
+    method: str = "none",
+    trained: int = 1,
+    separate: bool = False,
+) -> Array:
+    """2-D rotary table (FiT): [rows*columns, head_dim / 2], cos or sin by `part`.
+
+    The first half of the pairs rotates with the row, the second with the column. Frequencies of a grid larger than that
+    trained on, `trained` by `trained`, are changed by `method`, see `extrapolated_frequencies`: those of each axis by
+    its own side if `separate`, else by the longer one.
+    """
+    half = head_dim // 2
+    angles = []
+    for side in (rows, columns):
+        factor = max((side if separate else max(rows, columns)) / trained, 1.0)
+        angles.append(np.arange(side)[:, None] * extrapolated_frequencies(half, base, method, factor, trained))
+    row, column = np.broadcast_arrays(angles[0][:, None], angles[1][None])
+    table = _part(np.concatenate([row, column], axis=-1).reshape(shape), part)
+    return np.asarray(table * _amplitude(method, rows, columns, trained))
+
+
 def rope_prefix(
     rng: np.random.Generator,
     shape: tuple[int, ...],
@@ -271,9 +343,10 @@ INITS: dict[str, Callable[..., Array]] = {
     for f in (
         *(zeros, ones, eye, constant, normal, uniform, orthogonal, linear_default),
         *(sincos_1d, sincos_2d, cosines_2d, rope_1d, rope_2d, rope_2d_spread),
+        rope_2d_extrapolated,
         *(rope_prefix, count, directions, disc, linspace, log_arange, rotations, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
 DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d"}
-DETERMINISTIC |= {"cosines_2d", "rope_1d", "rope_2d", "rope_2d_spread", "rope_prefix"}
+DETERMINISTIC |= {"cosines_2d", "rope_1d", "rope_2d", "rope_2d_spread", "rope_2d_extrapolated", "rope_prefix"}
