@@ -117,6 +117,18 @@ def rope_2d_spread(head_dim: int, grid: int, base: float, span: float) -> tuple[
     return angles.cos().float(), angles.sin().float()
 
 
+def rope_2d_rectangle(head_dim: int, rows: int, columns: int, base: float) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a grid, each [rows * columns, head_dim / 2]; half turns with the row, half with the
+    column.
+    """
+    half = head_dim // 2
+    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64) / half)
+    row = torch.outer(torch.arange(rows, dtype=torch.float64), freqs)[:, None].expand(rows, columns, -1)
+    column = torch.outer(torch.arange(columns, dtype=torch.float64), freqs)[None].expand(rows, columns, -1)
+    angles = torch.cat([row, column], dim=-1).flatten(0, 1)
+    return angles.cos().float(), angles.sin().float()
+
+
 def extrapolated_frequencies(size: int, base: float, method: str, factor: float, trained: int) -> Tensor:
     """Rotary frequencies [size / 2] of a side `factor` >= 1 times the one trained on, of `trained` patches."""
     powers = torch.arange(0, size, 2, dtype=torch.float64) / size
@@ -130,8 +142,6 @@ def extrapolated_frequencies(size: int, base: float, method: str, factor: float,
         stop += 0.001 * (start == stop)
         return 1 - ((torch.arange(size // 2, dtype=torch.float64) - start) / (stop - start)).clamp(0, 1)
 
-    if method == "none":
-        return own
     if method == "linear":
         return slow
     if method == "yarn":
@@ -147,13 +157,7 @@ def extrapolated_frequencies(size: int, base: float, method: str, factor: float,
 
 
 def rope_2d_extrapolated(
-    head_dim: int,
-    rows: int,
-    columns: int,
-    base: float,
-    method: str = "none",
-    trained: int = 1,
-    separate: bool = False,
+    head_dim: int, rows: int, columns: int, base: float, method: str, trained: int, separate: bool
 ) -> tuple[Tensor, Tensor]:
     """Rotary tables (cos, sin) of a grid, each [rows * columns, head_dim / 2].
 

@@ -373,7 +373,10 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "rope_2d_extrapolated":
             sizes = [size(args[k]) for k in ("head_dim", "rows", "columns")]
             changed = {key: args[key] for key in ("method", "trained", "separate") if key in args}
-            text = call(helper("rope_2d_extrapolated"), sizes, base=float(args["base"]), **changed).code
+            if changed:
+                helper("extrapolated_frequencies")  # which it calls
+            name = helper("rope_2d_extrapolated" if changed else "rope_2d_rectangle")
+            text = call(name, sizes, base=float(args["base"]), **changed).code
             return f"{text}[{0 if args['part'] == 'cos' else 1}]"
         case "rope_prefix":
             sizes = [size(args[k]) for k in ("head_dim", "grid", "prefix")]
