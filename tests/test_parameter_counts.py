@@ -135,6 +135,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "WZDTHU/TiM, projections included; README without them: XL 664 M",
         {("B/4", "main"): 136_173_120, ("XL/2", "main"): 672_259_344, ("XL/1-512", "main"): 672_296_224},
     ),
+    "fitv2": (
+        "whlzy/FiT; README: XL 671 M, 3B",
+        {("XL/2", "main"): 671_045_776, ("XL/2-sequences", "main"): 671_045_776, ("3B/2", "main"): 2_971_928_080},
+    ),
     "imm": (
         "lumalabs/imm",
         {

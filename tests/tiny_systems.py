@@ -1340,6 +1340,19 @@ SYSTEMS: dict[str, Tiny] = {
     "tim": Tiny(
         "digits_tim", (*under("backbone", (*BLOCKS[:2], "depth=1", "block.condition.hidden=8")), "sampler.steps=2")
     ),
+    "fitv2": Tiny(
+        "digits_fitv2",
+        (*under("backbone", (*BLOCKS[:2], "depth=1", "block.condition.rank=4")), "sampler.steps=2"),
+    ),
+    "fitv2_images": Tiny(
+        "fitv2",
+        (
+            "data={kind: npz, path: train.npz, classes: 10, shape: [1, 6, 8]}",
+            *under("backbone", (*BLOCKS[:2], "depth=1", "block.condition.rank=4")),
+            *("backbone.extrapolation={method: ntk, trained: 3}", "sampler.steps=2", "conditioning.time.frequencies=16"),
+            "sampler.guidance.channels=1",
+        ),
+    ),
     "mean_flow": Tiny("mean_flow", (*DIT, "sampler.steps=2")),
     "improved_mean_flow": Tiny(
         "digits_improved_mean_flow", (*under("backbone", (*BLOCKS, "depth=2", "velocity_head=1")), "sampler.steps=2")
