@@ -1349,7 +1349,11 @@ SYSTEMS: dict[str, Tiny] = {
         (
             "data={kind: npz, path: train.npz, classes: 10, shape: [1, 6, 8]}",
             *under("backbone", (*BLOCKS[:2], "depth=1", "block.condition.rank=4")),
-            *("backbone.extrapolation={method: ntk, trained: 3}", "sampler.steps=2", "conditioning.time.frequencies=16"),
+            *(
+                "backbone.extrapolation={method: ntk, trained: 3}",
+                "sampler.steps=2",
+                "conditioning.time.frequencies=16",
+            ),
             "sampler.guidance.channels=1",
         ),
     ),

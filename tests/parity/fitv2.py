@@ -62,9 +62,7 @@ def extrapolated(method: str, separate: str = "true") -> Forward:
 
 def sampled(name: str, how: str) -> Sampler:
     guided = f"sampler={{{how}, guidance: {{scale: 1.5, channels: 12}}}}"
-    return Sampler(
-        f"fitv2.{name}", "fitv2", (*SEQUENCES, guided), sampler, variant="XL/2-sequences", output=tokens
-    )
+    return Sampler(f"fitv2.{name}", "fitv2", (*SEQUENCES, guided), sampler, variant="XL/2-sequences", output=tokens)
 
 
 CASES = [

@@ -10,7 +10,7 @@ from latentc.datasets.digits import open_dataset as open_digits
 
 def open_dataset(settings: dict[str, Any]) -> Arrays:
     """Every digit in every one of the `sizes`: patches `x`, rows and columns `size`, label `y`."""
-    fields = {"x": {"shape": [1, 8, 8], "dtype": "f32", "medium": "array"}}
+    fields: dict[str, dict[str, Any]] = {"x": {"shape": [1, 8, 8], "dtype": "f32", "medium": "array"}}
     fields["y"] = {"shape": [], "dtype": "i64", "classes": 10, "medium": "array"}
     every = open_digits({"part": settings["part"], "fields": fields}).arrays
     sizes = settings["sizes"]

@@ -120,7 +120,11 @@ def test_sizes_out_of_range_are_kept_in_it() -> None:
 def test_the_loss_is_a_mean_over_real_patches() -> None:
     low, weights = lowered()
     (x, _, y), rng = batch(), np.random.default_rng(4)
-    sizes, u, noise = np.array([[4.0, 4.0], [2.0, 5.0], [3.0, 1.0]]), rng.standard_normal(3), rng.standard_normal(x.shape)
+    sizes, u, noise = (
+        np.array([[4.0, 4.0], [2.0, 5.0], [3.0, 1.0]]),
+        rng.standard_normal(3),
+        rng.standard_normal(x.shape),
+    )
     given = {"x": x, "y": y, "size": sizes, "u": u, "noise": noise, "drop": np.array([0.5, 0.05, 0.5])}
     entry = low.module.entry("loss")
     (found,) = Interpreter(low.module, weights).run("loss", *(given[v.name] for v in entry.inputs))

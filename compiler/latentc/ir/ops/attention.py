@@ -159,8 +159,8 @@ _ROWS = [
     ),
     Op(
         "rotary(x, cos, sin; interleaved)",
-        "pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves; tables "
-        "are [T, d / 2], or [B, 1, T, d / 2] if each sample has positions of its own",
+        "pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves; "
+        "tables are [T, d / 2], or [B, 1, T, d / 2] if each sample has positions of its own",
         _rotary_infer,
         _rotary,
         flops=3,

@@ -159,9 +159,7 @@ class FitTransformer(PatchBlocks):
 
 
 @cache
-def _network(
-    config: FitTransformer, time: TimeEmbedding, entries: tuple[Entry, ...], sequence: bool
-) -> BlockBody:
+def _network(config: FitTransformer, time: TimeEmbedding, entries: tuple[Entry, ...], sequence: bool) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     block = condition.block(mixer, feed_forward, norm, "xavier", MASKED if sequence else FORWARD)
 

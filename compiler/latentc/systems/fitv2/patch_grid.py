@@ -22,8 +22,9 @@ class Places(NamedTuple):
 
 
 def places(b: Builder, size: Var, length: Any) -> Places:
-    """The places of patches, which fill grids of `size` [B, 2] rows and columns row by row; numbers are rounded and kept
-    between 1 and L.
+    """The places of patches, which fill grids of `size` [B, 2] rows and columns row by row.
+
+    Rows and columns are rounded, and kept between 1 and L.
     """
     sides = b.floor(b.clamp(size, low=1.0, high=float(int(length))) + 0.5, out="sides")
     rows, columns = b.split(sides, axis=1, sizes=(1, 1), out="rows columns")
