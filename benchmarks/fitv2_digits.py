@@ -5,8 +5,8 @@
 Trains `digits_fitv2` on digits of five sizes if its weights are not in the folder. One engine draws samples of each
 size, and of 3 by 3 patches, which training has not seen. Engines for images of 4 by 5 and 5 by 5 patches, more than any
 in training, have the same weights; their positions are those of training, or extrapolated. Samples are resized to
-8 × 8 pixels, and the classifier of examples/digits judges them, as it does held-out digits that were resized to the size
-and back. Goals, chosen before anything was trained: a class accuracy of at least 0.9 at every size, without
+8 × 8 pixels, and the classifier of examples/digits judges them, as it does held-out digits that were resized to the
+size and back. Goals, chosen before anything was trained: a class accuracy of at least 0.9 at every size, without
 extrapolation up to 3 by 3 and trained sizes, with `ntk` beyond.
 """
 
