@@ -179,7 +179,8 @@ def _network(config: FitTransformer, time: TimeEmbedding, entries: tuple[Entry, 
         patch: int = 1,
         **static: Any,
     ) -> Var:
-        vectors, arrays = [time.vector(b, "t_embedder", t, width)], []
+        vectors = [time.vector(b, "t_embedder", t, width)]
+        arrays: list[Var] = []
         for entry, operands in with_operands(entries, conditions):
             if entry.form == "array":
                 arrays += operands

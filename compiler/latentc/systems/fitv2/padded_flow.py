@@ -51,5 +51,5 @@ class PaddedFlow(Flow):
         error = denoised.at.error(denoised.prediction)
         squared = error * error * b.reshape(found.real, shape=(x.shape[0], 1, length))
         total = b.reshape(b.sum(squared, axes=(1, 2), keepdims=False), shape=(x.shape[0], 1), out="total")
-        loss = b.reshape(total / (found.count * float(int(channels))), shape=(x.shape[0],), out="loss")
+        loss = b.reshape(total / (found.number * float(int(channels))), shape=(x.shape[0],), out="loss")
         return self.published(mb, denoised, {"loss": loss}, spec)

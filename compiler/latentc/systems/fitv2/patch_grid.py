@@ -18,7 +18,7 @@ class Places(NamedTuple):
     row: Var
     column: Var
     real: Var
-    count: Var
+    number: Var
 
 
 def places(b: Builder, size: Var, length: Any) -> Places:
