@@ -34,5 +34,5 @@ def places(b: Builder, size: Var, length: Any) -> Places:
     real = b.cast(inside, to="f32", out="real")
     row = b.floor((index + 0.5) / columns, out="row")
     column = b.op("sub", index, row * columns, out="column")
-    whole = (b.cast(b.mul(place, real), to="i64", out=place.value.name) for place in (row, column))
-    return Places(*whole, real, count)
+    row, column = (b.cast(b.mul(place, real), to="i64", out=place.value.name) for place in (row, column))
+    return Places(row, column, real, count)
