@@ -72,11 +72,13 @@ def test_text_is_sampled_as_lines(tmp_path):
     assert len(lines) == 3 and all(len(line) == LENGTH and set(line) <= set("abcde") for line in lines)
 
 
-@pytest.mark.parametrize("kind", ["rope_1d", "rope_2d"])
-def test_rotary_positions_on_a_grid_need_one(kind):
-    positions = f"backbone.positions={{kind: {kind}}}"
-    with pytest.raises(DiagnosticError, match=rf"E0305.*`{kind}` needs a square grid of tokens, not 7"):
-        load_spec("digits_llamagen", overrides=[*TEXT, positions])
-    lowered = lower(load_spec("digits_llamagen", overrides=[positions]))
+def test_rotary_positions_on_a_grid_need_one():
+    with pytest.raises(DiagnosticError, match="E0305.*`rope_2d` needs a square grid of tokens, not 7"):
+        load_spec("digits_llamagen", overrides=[*TEXT, "backbone.positions={kind: rope_2d}"])
+
+
+@pytest.mark.parametrize(("kind", "data"), [("rope_1d", []), ("rope_1d", TEXT), ("rope_2d", [])])
+def test_rotary_positions_have_tables(kind, data):
+    lowered = lower(load_spec("digits_llamagen", overrides=[*data, f"backbone.positions={{kind: {kind}}}"]))
     for method in lowered.networks["main"].methods.values():
         assert {"freqs_cos", "freqs_sin"} <= {param.name for param in lowered.module.functions[method.function].params}
