@@ -54,8 +54,7 @@ def sample(
     as .wav). `settings`:
     numbers by name; `guidance` and `truncation` are short for two. `noise`: arrays, or an .npz file of them, in
     place of what the seeds give. `count`: the number of samples, classes in turn. `program`: one of the bundle's.
-    `size`: points per axis of the grid that a program of any number of rows computes (`render`): 128, [96, 128] or
-    "96x128".
+    `size`: points per axis of the grid that a program of any number of rows computes: 128, [96, 128] or "96x128".
     `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
     same noise. `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row
     per class), or a folder. `labels`: the names of the classes beside the pictures of a .png. `raw` is an .npz file for

@@ -178,7 +178,7 @@ def sample(
     steps: Steps = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="N|NxN", help="Points per axis, of a program of any size such as `render`."),
+        typer.Option("--size", metavar="N|NxN", help="Points per axis of the grid, for programs of any size."),
     ] = None,
     noise: Annotated[
         Path | None, typer.Option("--noise", metavar="FILE", help="An .npz with the noise, instead of seeds.")
