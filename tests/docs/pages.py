@@ -31,6 +31,8 @@ SMALL = {
     "biggan_train": "extends: gan/biggan_train\nnetworks: {main: {width: 8}, discriminator: {width: 8}}",
     "vocoder": "extends: audio/diffwave\ndata: {fields: {x: {shape: [1, 128]}, mel: {shape: [8, 2]}}}\n"
     "backbone: {width: 8, depth: 4, cycle: 2, time_width: 16, upsampling: [8, 8]}",
+    "boxes": "extends: digits/boxes_pix2nerf\nnetworks: {main: {width: 8, depth: 1, points: 3}}",
+    "scans": "extends: digits/phantoms_cond_cbnt\nnetworks: {main: {width: 8, depth: 1, points: 3}}",
     "digits_dit": f"extends: digits/digits_dit\n{DIGITS}",
     "digits_maskgit": "extends: digits/digits_maskgit\nbackbone: {width: 16, depth: 1}",
     "digits_guided": f"extends: digits/digits_guided\nsampler: {{steps: 4}}\n{SHORT}",
@@ -69,20 +71,32 @@ def serving(folder: Path) -> None:
     deployment(folder)
     for name in ("other", "digits-dit"):
         shutil.copytree(folder / "digits.latentc", folder / f"{name}.latentc")
+    fields(folder, "boxes")
     small(folder, "vocoder")
     weights(folder, "vocoder", {"": "vocoder.safetensors"})
     api.compile(folder / "vocoder", folder / "vocoder.safetensors", folder / "vocoder.latentc")
     np.save(folder / "mel.npy", np.zeros((8, 2), np.float32))
 
 
+def fields(folder: Path, *names: str) -> None:
+    """Bundles of neural fields, and what requests to them name."""
+    for name in names:
+        small(folder, name)
+        write_random_weights(folder / name, folder / f"{name}.safetensors", 0.02)
+        api.compile(folder / name, folder / f"{name}.safetensors", folder / f"{name}.latentc")
+    np.save(folder / "camera.npy", np.array([1.2, 1.9], np.float32))
+    np.savez(folder / "points.npz", value=np.zeros((5, 3), np.float32))
+
+
 def engines(folder: Path) -> None:
     small(folder, "stage", "dit")
     weights(folder, "dit", {"": "dit.safetensors"})
+    fields(folder, "boxes", "scans")
 
 
 def quantization(folder: Path) -> None:
-    engines(folder)
-    small(folder, "digits_dit")
+    small(folder, "stage", "dit", "digits_dit")
+    weights(folder, "dit", {"": "dit.safetensors"})
     weights(folder, "digits_dit", {"": "digits.safetensors"})
 
 
