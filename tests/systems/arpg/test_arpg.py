@@ -32,11 +32,10 @@ def test_groups_end_where_the_authors_schedules_say() -> None:
         assert sum(group_sizes(64, 256, schedule)) == 256
 
 
-@pytest.mark.parametrize("kv_heads", [2, 1])
-def test_tokens_one_by_one_are_those_of_the_whole_sequence(kv_heads: int) -> None:
+@pytest.mark.parametrize("more", [[], ["backbone.block.mixer.kv_heads=1"], ["backbone.learned_positions=false"]])
+def test_tokens_one_by_one_are_those_of_the_whole_sequence(more: list[str]) -> None:
     """Greedy tokens through the caches are the likeliest of `permuted`, guided by the share drawn with them."""
     sampler = "sampler={kind: randomized_decoding, steps: 9, temperature: 0, guidance: {scale: 3, schedule: linear}}"
-    more = [] if kv_heads == 2 else ["backbone.block.mixer.kv_heads=1"]
     lowered = lower(load_spec("digits_arpg", None, [*TINY, sampler, *more]))
     weights, rng = weights_of(lowered, 0.5, 3), np.random.default_rng(4)
     order, y, scale = np.stack([rng.permutation(9) for _ in range(2)]), np.array([0, 2]), np.full(2, 3.0, np.float32)
@@ -56,7 +55,8 @@ def test_tokens_one_by_one_are_those_of_the_whole_sequence(kv_heads: int) -> Non
 
 def test_tokens_of_a_group_do_not_depend_on_each_other() -> None:
     """Logits of a position do not change with the others that are asked for beside it; these differ."""
-    lowered = lower(load_spec("digits_arpg", None, [*TINY, "sampler={kind: randomized_decoding, steps: 3}"]))
+    more = ["sampler={kind: randomized_decoding, steps: 3}", "backbone.learned_positions=false"]
+    lowered = lower(load_spec("digits_arpg", None, [*TINY, *more]))
     weights = {name.removeprefix("main."): a for name, a in weights_of(lowered, 0.5, 5).items()}
     run, (known, count, _) = Interpreter(lowered.module, weights).run, group_sizes(3, 9, "arccos")
     places, y = np.arange(known)[None], np.array([1])
@@ -67,6 +67,22 @@ def test_tokens_of_a_group_do_not_depend_on_each_other() -> None:
     first, second = (run("main.group_1", places, places, at, *caches)[0] for at in (asked, other))
     assert np.allclose(first[0], second[0], atol=1e-6)
     assert np.abs(first[1:] - second[1:]).max() > 1e-3
+
+
+def test_learned_positions_tell_the_first_tokens_their_places() -> None:
+    """Rotary positions are relative to tokens that are known: without any, only a learned vector says which token of
+    the image is asked for. All positions have one, in the order of the grid.
+    """
+    lowered = lower(load_spec("digits_arpg", None, [*TINY, "sampler={kind: randomized_decoding, steps: 3}"]))
+    weights = {name.removeprefix("main."): a for name, a in weights_of(lowered, 0.5, 5).items()}
+    assert weights["pos_embed.weight"].shape == (9, 16)
+    run, known = Interpreter(lowered.module, weights).run, group_sizes(3, 9, "arccos")[0]
+    places = np.arange(known)[None] + 2
+    logits = run("main.group_0", places, np.array([1]))[0]
+    assert np.abs(np.diff(logits, axis=0)).max() > 1e-3
+    moved = {**weights, "pos_embed.weight": np.roll(weights["pos_embed.weight"], 1, axis=0)}
+    again = Interpreter(lowered.module, moved).run("main.group_0", places + 1, np.array([1]))[0]
+    assert np.allclose(again, logits, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ class TwoPassTransformer(InstructedTransformer):
     depth: int = Field(gt=0, le=512, description="number of causal blocks")
     query_depth: int = Field(gt=0, le=512, description="number of blocks of queries")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedded condition and tokens, in training")
+    learned_positions: bool = Field(
+        False,
+        description="add a learned vector per position to tokens and queries. The authors' network has none: its rotary "
+        "positions are relative, so that the first tokens of an order are predicted without their places in the image",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         **InstructedTransformer.EXAMPLE,
         "kind": "two_pass_transformer",
@@ -125,6 +130,17 @@ class _Passes:
         ((entry, given),) = with_operands(entries, operands)
         return entry.tokens(self.b, "cls_embedding", given, self.width, self.static)[0]
 
+    def tokens(self, idx: Var, at: Var) -> Var:
+        """Embedded tokens f32[B, N, D] of idx i64[B, N] at positions i64[B, N]."""
+        return self.placed(self.inputs.tokens(idx), at)
+
+    def placed(self, x: Var, at: Var) -> Var:
+        """x f32[B, N, D] with the learned vectors of positions i64[B, N] added, if the network has these."""
+        if not self.config.learned_positions:
+            return x
+        table = self.b.param("pos_embed.weight", f32(self.inputs.length, self.width), "normal", std=0.02)
+        return self.b.add(x, self.b.embedding(table, at, out="places"), out=x.value.name)
+
     def shared(self, x: Var, rotary: Sequence[Var]) -> tuple[Var, Var]:
         """Keys and values f32[B, H_kv, N, d] of the outputs x f32[B, N, D] of the causal blocks."""
         b, mixer, heads = self.b, _mixer(self.config), self.static[_key_heads(self.config)]
@@ -136,12 +152,12 @@ class _Passes:
         return rotated(b, keys, *rotary), values
 
     def asked(self, at: Var, keys: Var, values: Var, *mask: Var) -> Var:
-        """Logits f32[B, N, V] of places i64[B, N], whose queries see keys and values."""
+        """Logits f32[B, N, V] of positions i64[B, N], whose queries see keys and values."""
         b, batch, count = self.b, at.shape[0], at.shape[1]
         query = b.param("query", f32(1, self.width), "normal", std=0.02)
         query = b.reshape(query, shape=(1, 1, self.width))
-        x = b.broadcast_to(query, at, shape=(batch, count, self.width), out="x")
-        given = (keys, values, *self.inputs.rotary(at), *mask)
+        x = self.placed(b.broadcast_to(query, at, shape=(batch, count, self.width), out="x"), at)
+        given = (keys, values, *self.inputs.rotary(b.op("add", at, 1, out="target")), *mask)
         for name in items("query_blocks", self.static["query_depth"]):
             x = b.sub(name, _query_block(self.config), x, *given, dim=self.width, **self.sizes)
         return logits_of(self.config, b, x, self.static["vocabulary"])
@@ -156,18 +172,18 @@ def _permuted(config: TwoPassTransformer, entries: tuple[Entry, ...]) -> BlockBo
     def permuted(b: Builder, idx: Var, order: Var, *conditions: Var, **static: Any) -> Var:
         """Logits of every token in an order of positions, given the class and the tokens before it in that order."""
         passes, count = _Passes(config, b, static), Named(int(static["grid"]) ** 2, "T")
-        x = b.concat(passes.condition(entries, conditions), passes.inputs.tokens(idx), axis=1, out="x")
+        places = b.slice(order, axis=1, start=0, stop=count - 1, out="places")
+        x = b.concat(passes.condition(entries, conditions), passes.tokens(idx, places), axis=1, out="x")
         x = passes.inputs.dropped(b.reshape(x, shape=(idx.shape[0], count, passes.width), out="x"))
-        target = b.op("add", order, 1, out="target")
         zero = b.full(order, shape=(1,), value=0, dtype="i64", out="zero")
-        own = b.concat(zero, b.slice(target, axis=1, start=0, stop=count - 1), axis=1, out="own")
+        own = b.concat(zero, b.op("add", places, 1, out="place"), axis=1, out="own")
         rotary = passes.inputs.rotary(own)
         row = b.arange(count)
         mask = b.less_equal(b.reshape(row, shape=(1, count)), b.reshape(row, shape=(count, 1)))
         mask = b.reshape(mask, shape=(1, 1, count, count), out="mask")
         for name in items("blocks", static["depth"]):
             x = b.sub(name, block, x, mask, *rotary, dim=passes.width, **passes.sizes)
-        return passes.asked(target, *passes.shared(x, rotary), mask)
+        return passes.asked(order, *passes.shared(x, rotary), mask)
 
     return permuted
 
@@ -189,7 +205,7 @@ def _group(config: TwoPassTransformer, entries: tuple[Entry, ...], k: int, group
         if caches:
             keys = b.concat(caches[-2], keys, axis=2, out="keys")
             values = b.concat(caches[-1], values, axis=2, out="values")
-        logits = passes.asked(b.op("add", asked, 1, out="target"), keys, values)
+        logits = passes.asked(asked, keys, values)
         shape = (asked.shape[0] * int(asked.shape[1]), static["vocabulary"])
         return b.reshape(logits, shape=shape, out="logits"), *((*grown, keys, values) if k < groups - 1 else ())
 
@@ -216,7 +232,7 @@ def _group(config: TwoPassTransformer, entries: tuple[Entry, ...], k: int, group
     def later(b: Builder, tokens: Var, places: Var, asked: Var, *caches: Var, **static: Any) -> Any:
         """Logits of the next group's tokens, and the caches grown by those of the group before."""
         passes = _Passes(config, b, static)
-        x = passes.inputs.dropped(passes.inputs.tokens(tokens))
+        x = passes.inputs.dropped(passes.tokens(tokens, places))
         return predicted(passes, x, b.op("add", places, 1, out="place"), asked, caches)
 
     return later
