@@ -38,8 +38,8 @@ class TwoPassTransformer(InstructedTransformer):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedded condition and tokens, in training")
     learned_positions: bool = Field(
         False,
-        description="add a learned vector per position to tokens and queries. The authors' network has none: its rotary "
-        "positions are relative, so that the first tokens of an order are predicted without their places in the image",
+        description="add a learned vector per position to tokens and queries. The authors' network has none: its "
+        "rotary positions are relative, so the first tokens of an order are predicted without their places",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         **InstructedTransformer.EXAMPLE,
