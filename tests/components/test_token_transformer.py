@@ -73,7 +73,7 @@ def test_text_is_sampled_as_lines(tmp_path):
 
 
 def test_rotary_positions_on_a_grid_need_one():
-    with pytest.raises(DiagnosticError, match="E0305.*`rope_2d` needs a square grid of tokens, not 7"):
+    with pytest.raises(DiagnosticError, match=r"E0305.*`rope_2d` needs a square grid of tokens, not 7"):
         load_spec("digits_llamagen", overrides=[*TEXT, "backbone.positions={kind: rope_2d}"])
 
 
