@@ -36,7 +36,7 @@ def decided(errors: Sequence[np.ndarray], rounds: Sequence[Round]) -> Classified
     """`latentc classify` of one sample if run n of the program has the error errors[class][n]."""
     left = [list(of_class) for of_class in errors]
     conditions = (Condition("x", "array", (4, 4, 4), "f32"), Condition("class", "label", classes=len(errors)))
-    entry = SimpleNamespace(name="classify", steps=1, inputs=())
+    entry = SimpleNamespace(name="classify", steps=1, inputs=(), chunk=None)
     manifest = SimpleNamespace(
         programs=[entry], conditions_of=lambda _: conditions, settings_of=lambda _: (), conditions=conditions
     )

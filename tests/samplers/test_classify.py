@@ -106,7 +106,7 @@ class Fake:
         self.asked: list[tuple[int, int, int]] = []
         label = Condition("class", "label", classes=5)
         state = Condition("x", "array", (2,), "f32")
-        entry = SimpleNamespace(name=name, steps=3, inputs=())
+        entry = SimpleNamespace(name=name, steps=3, inputs=(), chunk=None)
         self.manifest: Any = SimpleNamespace(
             programs=[entry], conditions_of=lambda _: (state, label), settings_of=lambda _: (), conditions=(label,)
         )

@@ -118,7 +118,7 @@ class Engine:
         "kernel" (an operator if the engine has a kernel for it, otherwise written out).
     gelu: which form of GELU runs in half precision: "as_given", or "erf" in place of the tanh form.
     sigmoid: how sigmoids that are no gates run in float32: "operator", or "written_out" by an exponential.
-    group_norm: how group norms of feature maps run in float32: "operator", or "by_channels" (moments per channel).
+    group_norm: how group norms run in float32: "operator", or "by_channels" (moments per channel).
     kv_tiling: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
     mixes_heads_and_queries: its attention is wrong if there are as many queries as heads; heads then join the batch.
     mixes_shared_weights: its results are wrong if one weight is read both as it is and transposed.

@@ -263,7 +263,8 @@ class Appending:
         """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep; in
         training, a share `dropout` of the weights is dropped."""
     def rotary(self, x: Operand, cos: Operand, sin: Operand, /, *, interleaved: bool, out: str = ...) -> Var:
-        """pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves."""
+        """pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves;
+        tables are [T, d / 2], or [B, 1, T, d / 2] if each sample has positions of its own."""
     def timestep_embedding(
         self,
         x: Operand,

@@ -111,11 +111,14 @@ def _engine(
     from latentc.engines import ENGINES
     from latentc.export.forms import for_form
     from latentc.measure.execute import runner
+    from latentc.passes.decompose import group_norm_by_channels
     from latentc_runtime.backends import open_backend
 
     entry = f"{network.name}.{method}"
     own = {f"{network.name}.{path}": expr for path, expr in weights.items()}
     module = for_form(only_entry(lowered.module, entry), "loop", ENGINES[engine])
+    if ENGINES[engine].group_norm == "by_channels":
+        module = group_norm_by_channels(module, "fp32")
     return runner(module, entry, own, backend=open_backend("cpu", engine=engine))(inputs)
 
 

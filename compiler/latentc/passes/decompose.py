@@ -43,19 +43,22 @@ def decompose_in_loops(module: Module, ops: Collection[str], depth: int = 1) -> 
 
 
 def group_norm_by_channels(module: Module, precision: Precision) -> Module:
-    """Decomposes group norms of feature maps into moments per channel, in float32; the module itself if it has none.
+    """Decomposes group norms into moments per channel, in float32; the module itself if it has none.
 
     Both CPU engines compute an operator, or its form over flat groups, on planar feature maps [C, H, W], but their
     convolutions on others, so that each norm costs a change of layout. Means over space and one multiplication and
     addition per element exist in every layout. Convolutions of 64 channels at 64 × 64 with norms between them take 54 %
     of the time in OpenVINO 2026.4 and 90 % in ONNX Runtime 1.32 (128 to 512 channels: 94 to 99 %, 94 to 100 %). In
     bfloat16 OpenVINO gains nothing, and would round the moments.
+
+    In float32 OpenVINO 2026.4 also crashes while it compiles the sum of a group norm and an elementwise result, such as
+    a residual after a ReLU: a segmentation fault, which no caller can catch.
     """
     if precision != "fp32":
         return module
 
     def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
-        if node.op != "group_norm" or node.inputs[0].type.rank < 4:
+        if node.op != "group_norm":
             return None
         x, *affine = operands
         batch, channels, *space = x.shape
