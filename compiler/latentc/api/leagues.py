@@ -183,7 +183,7 @@ class _Run:
         project.parent.mkdir(parents=True, exist_ok=True)
         before = os.times()
         log = project.with_name(f"{project.name}.log")
-        train(entry.spec, project, [], None, (*settings, *_warmup(entry.spec, steps), f"train.steps={steps}"), log=log)
+        train(entry.spec, project, [], None, (*settings, *_shortened(entry.spec, steps), f"train.steps={steps}"), log=log)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
@@ -282,12 +282,21 @@ def _timed(bundle: Path) -> dict[str, float]:
     return {str(case.batch): 1000 * case.engine.median / case.batch for case in cases}
 
 
-def _warmup(spec: str, steps: int) -> tuple[str, ...]:
-    """The setting that keeps the warm-up of the learning rate within a tenth of the steps, if it is longer."""
+def _shortened(spec: str, steps: int) -> tuple[str, ...]:
+    """Settings that fit a short training: a warm-up within a tenth of the steps, weights averaged over a tenth of them.
+
+    A longer average would still consist of the initial weights for the most part.
+    """
     from latentc.spec import load_spec
 
-    usual = getattr(load_spec(spec).train.schedule, "warmup", 0)
-    return (f"train.schedule.warmup={steps // 10}",) if isinstance(usual, int) and usual > steps // 10 else ()
+    train = load_spec(spec).train
+    settings = []
+    usual = getattr(train.schedule, "warmup", 0)
+    if isinstance(usual, int) and usual > steps // 10:
+        settings.append(f"train.schedule.warmup={steps // 10}")
+    if isinstance(train.ema, float) and train.ema > 1 - 10 / steps:
+        settings.append(f"train.ema={max(0.0, 1 - 10 / steps):.6f}")
+    return tuple(settings)
 
 
 def _costs(spec: str, settings: tuple[str, ...]) -> tuple[int, int]:
