@@ -100,6 +100,32 @@ def test_latents_are_scaled_by_their_own_deviation(monkeypatch: pytest.MonkeyPat
     assert leagues._moments(tmp_path, images) == pytest.approx((3, 3))
 
 
+def test_what_a_first_stage_loses_is_a_share_of_the_variance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stage that halves every difference from the mean image, 0, loses a quarter; one that loses nothing, none."""
+
+    class Stage:
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def sample(self, conditions: Any, program: str) -> np.ndarray:
+            assert program == "reconstruct"
+            return self.factor * conditions["x"]
+
+    pictures = np.repeat(np.array([0, 255], np.uint8), 20)[:, None, None, None] * np.ones((1, SIDE, SIDE, 1), np.uint8)
+    images = Images(tmp_path, 1, 2, 40)
+    np.savez(images.held_out, arr_0=pictures, arr_1=np.arange(40) % 2)
+    for factor, lost in ((0.5, 0.25), (1.0, 0.0)):
+        monkeypatch.setattr("latentc_runtime.load", lambda bundle, device, factor=factor: Stage(factor))
+        assert leagues._lost(tmp_path, images) == pytest.approx(lost)
+
+
+def test_averages_and_warm_ups_fit_short_trainings() -> None:
+    """digits_jit averages with 0.995 and digits_edm2 by powers of the steps, which need no change."""
+    assert leagues._shortened("digits_jit", 100) == ("train.schedule.warmup=10", "train.ema=0.900000")
+    assert leagues._shortened("digits_jit", 100_000) == ()
+    assert leagues._shortened("digits_edm2", 100) == ("train.schedule.warmup=10",)
+
+
 def test_unknown_systems_are_named() -> None:
     assert [entry.name for entry in chosen(["vae", "dit", "vae"])] == ["vae", "dit"]
     with pytest.raises(DiagnosticError, match="did you mean `dit`"):
@@ -174,9 +200,11 @@ def test_rows_are_ranked_by_the_mean_of_their_seeds(tmp_path: Path) -> None:
     rows = [row("a", 0, 3.0), row("b", 0, 1.0), row("a", 1, 1.0), row("b", 1, 2.0)]
     rows[3] = replace(rows[3], int8=Engine({"fd_classifier": 5.0}, 1_000_000))
     times = {name: Times({"1": 2.0, "16": 1.0}, {"1": 1.0, "16": 0.5}) for name in "ab"}
-    found = League("pets", 60, 100, rows, times)
+    found = League("pets", 60, 100, rows, times, lost={"codes": 0.25})
     assert [group[0].system for group in found.ranked()] == ["b", "a"]
-    first, second = found.text().splitlines()[4:6]
+    head, *lines = found.text().splitlines()[2:]
+    assert head == "share of the variance of held-out images that first stages lose: codes 0.250"
+    first, second = lines[2:4]
     assert first.split()[:6] == ["b", "pixels", "flow", "1.5", "1", "2"] and first.split()[-3:] == ["5", "0.5", "1.00"]
     assert second.split()[:6] == ["a", "pixels", "flow", "2", "1", "3"]
     write_plot(found, tmp_path)

@@ -18,6 +18,9 @@ from latentc.diagnostics import DiagnosticError
 from latentc.diagnostics.faults import needed
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from latentc.league.entries import Entry, Stage
     from latentc.league.images import Images
     from latentc.league.results import Engine, League, Standing, Times
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 Said = Callable[[int, int, str], None]  # finished trainings, all, a line on the last one
 TRIAL, SURE = 16, 3.0  # steps of the first trial; seconds by which a longer one must exceed it to tell a step's time
 BATCHES, SECONDS = (1, 16), 2.0  # that are timed, and for how long each
-SAMPLES = 512  # images whose latents give a first stage's mean and standard deviation
+SAMPLES = 512  # images whose latents give a first stage's mean and standard deviation, and those it reconstructs
+LOST = "lost.txt"  # what a first stage loses, beside its bundle
 
 
 def league(
@@ -183,7 +187,9 @@ class _Run:
         project.parent.mkdir(parents=True, exist_ok=True)
         before = os.times()
         log = project.with_name(f"{project.name}.log")
-        train(entry.spec, project, [], None, (*settings, *_shortened(entry.spec, steps), f"train.steps={steps}"), log=log)
+        train(
+            entry.spec, project, [], None, (*settings, *_shortened(entry.spec, steps), f"train.steps={steps}"), log=log
+        )
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
@@ -217,10 +223,11 @@ class _Run:
         weights, _, _ = self.trained(entry, settings, home)
         spec = home / "stage.yaml"
         spec.write_text(resolved_yaml(load_spec(entry.spec, None, settings)), encoding="utf-8")
-        if reads != LATENTS:
-            return Stage(spec, weights)
         bundle = home / "bundle"
         compile(entry.spec, weights, bundle, None, settings, run=False)
+        (home / LOST).write_text(f"{_lost(bundle, self.images)}\n")
+        if reads != LATENTS:
+            return Stage(spec, weights)
         mean, deviation = _moments(bundle, self.images)
         return Stage(spec, weights, mean, deviation)
 
@@ -233,7 +240,7 @@ class _Run:
 
         files = sorted((self.root / "systems").glob("*/result.json"))
         rows = [row for file in files if (row := standing_in(file)) is not None]
-        found = League(name, self.budget, self.count, rows, self.times(rows), self.real())
+        found = League(name, self.budget, self.count, rows, self.times(rows), self.real(), self.lost())
         write_text(self.root / "results.txt", found.text())
         write_text(self.root / "results.csv", found.csv())
         write_text(self.root / "results.json", json.dumps(found.data(), indent=1) + "\n")
@@ -254,6 +261,11 @@ class _Run:
             home = self.root / "systems" / f"{name}-{row.seed}"
             found[name] = Times(_timed(home / "bundle"), {} if row.int8 is None else _timed(home / "int8"))
         return found
+
+    def lost(self) -> Mapping[str, float]:
+        """The share of the variance of held-out images that each first stage loses."""
+        files = sorted((self.root / "stages").glob(f"*/{LOST}"))
+        return {file.parent.name: float(file.read_text()) for file in files}
 
     def real(self) -> Mapping[str, float]:
         """Figures of training images in place of samples: the most that a system can reach."""
@@ -310,15 +322,32 @@ def _costs(spec: str, settings: tuple[str, ...]) -> tuple[int, int]:
     return found.parameters, found.flops
 
 
+def _lost(bundle: Path, images: Images) -> float:
+    """Squared error of reconstructions of held-out images as a share of their variance about the mean image."""
+    import numpy as np
+
+    from latentc_runtime import load
+
+    pixels = _pixels(images.held_out, SAMPLES)
+    made = load(bundle, "cpu").sample(conditions={"x": pixels}, program="reconstruct")
+    return float(np.square(made - pixels).mean() / pixels.var(axis=0).mean())
+
+
 def _moments(bundle: Path, images: Images) -> tuple[float, float]:
     """Mean and standard deviation of latents drawn for some images."""
     import numpy as np
 
     from latentc_runtime import load
 
-    with np.load(images.training) as arrays:
-        rows = np.random.default_rng(0).permutation(len(arrays["arr_1"]))[:SAMPLES]
-        pixels = arrays["arr_0"][rows].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-    codes = load(bundle, "cpu").sample(conditions={"x": pixels}, program="encode")
+    codes = load(bundle, "cpu").sample(conditions={"x": _pixels(images.training, SAMPLES)}, program="encode")
     mean, log_variance = np.split(codes, 2, axis=1)
     return float(mean.mean()), float(np.sqrt(mean.var() + np.exp(log_variance).mean()))
+
+
+def _pixels(file: Path, count: int) -> NDArray[np.float32]:
+    """Some of a file's images, f32[N, C, H, W] in [-1, 1]."""
+    import numpy as np
+
+    with np.load(file) as arrays:
+        rows = np.random.default_rng(0).permutation(len(arrays["arr_1"]))[:count]
+        return arrays["arr_0"][rows].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1

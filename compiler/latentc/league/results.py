@@ -67,7 +67,8 @@ class Times:
 class League:
     """All rows, and the times of each system. `budget`: processor seconds of a training.
 
-    `real`: figures of training images in place of samples.
+    `real`: figures of training images in place of samples. `lost`: the share of the variance of held-out images that
+    each first stage loses.
     """
 
     name: str
@@ -76,6 +77,7 @@ class League:
     rows: Sequence[Standing]
     times: Mapping[str, Times]
     real: Mapping[str, float] = field(default_factory=dict)
+    lost: Mapping[str, float] = field(default_factory=dict)
 
     def ranked(self) -> list[list[Standing]]:
         """The rows of each system that is done, the best Fréchet distance first."""
@@ -97,7 +99,11 @@ class League:
         trainings = f"{done} of {len(self.rows)} trainings of {self.budget:g} processor seconds"
         title = f"{self.name}: {trainings}, {self.count} samples"
         real = ", ".join(f"{name} {value:.3f}" for name, value in self.real.items())
-        lines = [title, f"training images in place of samples: {real}", "", *aligned(table, left=3)]
+        lines = [title, f"training images in place of samples: {real}"]
+        if self.lost:
+            lost = ", ".join(f"{name} {value:.3f}" for name, value in self.lost.items())
+            lines.append(f"share of the variance of held-out images that first stages lose: {lost}")
+        lines += ["", *aligned(table, left=3)]
         lines += [f"{row.system} (seed {row.seed}): {row.message}" for row in self.rows if row.status != DONE]
         return "\n".join(lines) + "\n"
 
@@ -109,6 +115,7 @@ class League:
                 "budget": self.budget,
                 "count": self.count,
                 "real": dict(self.real),
+                "lost": dict(self.lost),
                 "rows": [encode(row) for row in self.rows],
                 "milliseconds": {name: encode(times) for name, times in self.times.items()},
             }
