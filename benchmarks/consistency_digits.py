@@ -3,12 +3,12 @@
     python benchmarks/consistency_digits.py [--out out/consistency_digits] [--transfer] [--in-turn]
 
 Trains digits_dit, digits_consistency (its consistency distillation) and digits_controlled (an adapter of the frozen
-consistency model, told the digit's mean brightness in each quarter, by consistency training). The classifier of
+consistency model, given the digit's mean brightness in each quarter, by consistency training). The classifier of
 examples/digits judges 1000 samples of each engine; the quarters are those of held-out digits of the class, and the
 control error is the mean absolute difference of the samples' quarters from them. Goals: class accuracy of the
 consistency model within 3 % of the teacher's in 100 evaluations; the adapter's control error at most a half of that
 without control. With `--transfer` the same adapter is trained for digits_dit by diffusion, and its weights control the
-consistency model: its control error should be the greater one. With `--in-turn` one adapter is told pictures of 2 × 2
+consistency model: its control error should be the greater one. With `--in-turn` one adapter is given pictures of 2 × 2
 or of 4 × 4 pixels (the variant `in-turn`): alone, each should at most halve the error in its pixels, too.
 """
 
@@ -92,7 +92,7 @@ def quarters(images: np.ndarray, side: int = 2) -> np.ndarray:
 
 
 def in_turn(out: Path, consistency: Path) -> dict[str, tuple[float, float]]:
-    """(control error, that without control) of an adapter that learns two conditions in turn, told one of them."""
+    """(control error, that without control) of an adapter that learns two conditions in turn, given one of them."""
     variant, folder = "in-turn", out / "bundles" / "digits_controlled-in-turn"
     project = out / "digits-controlled-in-turn"
     weights = trained("digits_controlled", project, {"main": consistency}, variant=variant).weights

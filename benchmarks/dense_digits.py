@@ -2,7 +2,7 @@
 
     python benchmarks/dense_digits.py [--out out/dense_digits]
 
-Trains an autoencoder of labels (`givt_dense_vae`), which makes 16 latents of them, and a model of these that is told
+Trains an autoencoder of labels (`givt_dense_vae`), which makes 16 latents of them, and a model of these that is given
 the image (`givt_dense`), if their weights are not in the folder: on digits, and on four copies of each that are moved
 by a pixel. As in the authors' training, the model learns latents drawn from the autoencoder's posterior (8 draws per
 image), not their means. Judged are what the autoencoder makes of held-out labels, and what the engine predicts: by the

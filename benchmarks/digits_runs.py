@@ -43,7 +43,7 @@ EXPERTS = "backbone.interleaved={kind: %s, experts: 4, %s}"
 class Run:
     """A shipped spec and what makes it a small one of digits, and its share of the steps.
 
-    `teacher` names the run whose weights it starts from; `captions`: it is told the class as a caption.
+    `teacher` names the run whose weights it starts from; `captions`: its condition is the class as a caption.
     """
 
     spec: str
@@ -205,7 +205,7 @@ class Folder:
         return [text.replace("CAPTIONS", str(file)).replace("TEACHER", str(teacher)) for text in texts]
 
     def judged(self, name: str) -> Figures:
-        """Figures of samples from the engine, told captions where these are the condition; kept in the folder."""
+        """Figures of samples from the engine, given captions where these are the condition; kept in the folder."""
         run, weights, kept = RUNS[name], self.trained(name).weights, self.project(name) / "figures.json"
         if not kept.exists():
             told = requested if run.captions else None

@@ -2,7 +2,7 @@
 
     python benchmarks/frames_digits.py [--out out/frames_digits] [--only four_plane_frames|larp_fp]
 
-Trains a small tokenizer and a model of its codes, which is told the first frames, if their weights are not in the
+Trains a small tokenizer and a model of its codes, which is given the first frames, if their weights are not in the
 folder. In a video of 8 frames a digit moves down or to the right by a pixel per frame. Judged are the class of the last
 frame, moved back, and the squared error of the predicted frames, of that of the last known one repeated. All settings
 and goals were chosen before anything was judged, but for the steps of four planes: after 1000, not 2000, the error was

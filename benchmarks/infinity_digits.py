@@ -1,4 +1,4 @@
-"""Digits by bits: what training with inverted bits does for the samples of an Infinity told the class.
+"""Digits by bits: what training with inverted bits does for the samples of an Infinity conditioned on the class.
 
     python benchmarks/infinity_digits.py [--out out/infinity_digits] [--seeds 0 1 2]
 

@@ -1,5 +1,4 @@
-"""Systems that are told the class of a digit as a caption of one word, at sizes that learn digits; see
-`training_parts.py`.
+"""Systems whose condition is the digit's class as a caption of one word, at sizes that learn; see `training_parts.py`.
 
 All settings were chosen before anything was trained with them.
 """

@@ -1,6 +1,6 @@
-"""What `training_digits.py` trains of RCG: generators told a representation, and a model that draws representations.
+"""What `training_digits.py` trains of RCG: generators given a representation, and a model that draws representations.
 
-A representation is the first eight principal components of a digit; classes are never told. The model of
+A representation is the first eight principal components of a digit; no class is given. The model of
 representations and the generators share no weights, so each is trained alone, as in the paper, and one model draws for
 all generators. Its length of training was chosen by its loss on representations of held-out digits.
 """
@@ -45,7 +45,7 @@ LATENTS = under("networks.main", "width=32", "block.head_channels=16", "attentio
 
 
 def generator(spec: str, alone: tuple[str, ...], told: tuple[str, ...], drawn: tuple[str, ...]) -> System:
-    """A generator that is told nothing, representations of held-out digits, and drawn ones; with overrides of each."""
+    """A generator that is given nothing, representations of held-out digits, and drawn ones; with overrides of each."""
     return System(
         {"alone": Trained(spec, alone, 1000), "told": Trained(spec, told, 1000), "rdm": RDM},
         {

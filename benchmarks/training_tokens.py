@@ -41,7 +41,7 @@ SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0", 
 SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
 # The rate falls in the last fifth of the steps.
 SETTLED = ("train.schedule={kind: linear, warmup: 50, hold: 0.8, final: 0.02}",)
-# RCG: classes are never told, but a representation, the first principal components of the digit.
+# RCG: no class is given, but a representation, the first principal components of the digit.
 REPRESENTED = (
     "data={kind: digits, as: tokens, fields: {representation: {shape: [16]}}}",
     *TOKENS[1:6],

@@ -225,7 +225,7 @@ def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
         load_spec(file)
     file.write_text(file.read_text() + "backbone: {conditions: [class]}\n")
     (program,) = lower(load_spec(file)).programs
-    assert "text" not in program.sources  # no network is told it
+    assert "text" not in program.sources  # no network is given it
     file.write_text(file.read_text().replace("[class]", "[text]"))
     (program,) = lower(load_spec(file)).programs
     assert {"text", "text_mask"} <= program.sources.keys() and "y" not in program.sources

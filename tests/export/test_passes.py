@@ -35,7 +35,7 @@ def layer(b: Builder, x: Var, *, width: int) -> Any:
 
 @module_class("Net")
 def net(b: Builder, x: Var, y: Var, *, width: int, depth: int) -> Any:
-    """Layers told the class."""
+    """Layers conditioned on the class."""
     x = x + b.embedding(b.param("y.weight", f32(11, width), "normal", std=0.5), y)
     for i in range(depth):
         x = b.sub(f"layers.{i}", layer, x, width=width)

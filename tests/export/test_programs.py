@@ -23,7 +23,7 @@ from latentc_runtime.program import run_program, ticks
 
 @module_class("Net")
 def net(b: Builder, x: Var, y: Var, *, width: int) -> Any:
-    """A layer told the class."""
+    """A layer conditioned on the class."""
     c = b.embedding(b.param("y.weight", f32(11, width), "normal", std=0.5), y)
     return b.dense("out", b.silu(x + c), width) + x
 

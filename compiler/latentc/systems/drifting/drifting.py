@@ -85,9 +85,9 @@ class Drifting(Objective):
         batch, count = x.shape[0], self.samples
         kept = call(b, networks[BANK], "forward", {}, state=x, position=y, noise=chances, out="positive negative old")
         positive, negative, _ = kept
-        told = {"y": self._repeated(b, y, "y"), scale_name: self._repeated(b, scale, scale_name)}
+        conditions = {"y": self._repeated(b, y, "y"), scale_name: self._repeated(b, scale, scale_name)}
         given = [b.reshape(v, shape=(batch * count, *v.shape[2:])) for v in (z, code)]
-        made = call(b, networks["main"], "forward", told, noise=given, out="made")
+        made = call(b, networks["main"], "forward", conditions, noise=given, out="made")
         names = [v.name for v in networks[FEATURES].methods["maps"].outputs]
         of_made = call(b, networks[FEATURES], "maps", {}, state=made, out=" ".join(f"made_{n}" for n in names))
         both = b.concat(positive, negative, axis=1, out="both")

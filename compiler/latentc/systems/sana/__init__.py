@@ -1,6 +1,6 @@
 """SANA: Efficient Image Synthesis with Linear Diffusion Transformers (Xie et al. 2024, arXiv:2410.10629).
 
-A transformer with linear attention and gated convolutions over the latents of DC-AE, told a caption.
+A transformer with linear attention and gated convolutions over the latents of DC-AE, conditioned on a caption.
 
 Specs: specs/diffusion/sana.yaml.
 Tests: tests/systems/sana, tests/parity/sana.py.

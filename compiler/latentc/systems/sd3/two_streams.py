@@ -195,8 +195,8 @@ def joint_attention(norm: bool, masked: bool, last: bool) -> BlockBody:
     return attention
 
 
-def fed(b: Builder, name: str, x: Var, told: Sequence[Var], dim: Any, hidden: Any) -> Var:
-    """Tokens x [B, N, D] with a feed-forward layer added; `told`: its shift, scale and gate [B, 1, D]."""
-    shift, scale, gate = told
+def fed(b: Builder, name: str, x: Var, modulation: Sequence[Var], dim: Any, hidden: Any) -> Var:
+    """Tokens x [B, N, D] with a feed-forward layer added; `modulation`: its shift, scale and gate [B, 1, D]."""
+    shift, scale, gate = modulation
     h = MLP.apply(b, name, modulated(b, x, shift, scale), INIT, dim=dim, hidden=hidden)
     return b.add(x, gate * h, out=x.value.name)  # type: ignore[no-any-return]
