@@ -67,6 +67,12 @@ def test_a_spoilt_spec_gives_a_spec_or_a_diagnostic(name: str, chance: random.Ra
         assert spec_from_text(resolved_yaml(spec)) == spec
 
 
+def test_infinite_values_of_name_maps_are_kept() -> None:
+    text = TEXTS["rae_autoencoder"].replace("fill: {value: 0,", "fill: {value: -.inf,")
+    spec = spec_from_text(text, "t.yaml")
+    assert resolved_yaml(spec).count("value: -.inf") == 2 and spec_from_text(resolved_yaml(spec)) == spec
+
+
 def test_every_tiny_system_loads() -> None:
     """Also those that no other test takes yet."""
     for system in SYSTEMS.values():

@@ -689,11 +689,12 @@ def test_ignored_tensors_have_the_value_that_is_written(name: str, same: Any, ot
         ("{ignore: a, fill: {value: 'open(1)', shape: [1]}}", "a formula has only"),
         ("{ignore: a, fill: {value: 'sqrt(1, 2)', shape: [1]}}", "sqrt takes 1 arguments, not 2"),
         ("{ignore: a, fill: {value: 'sqrt(-1)', shape: [1]}}", "not a number everywhere"),
+        ("{ignore: a, fill: {value: .nan, shape: [1]}}", "the value nan, which is not a number"),
         ("{ignore: a, fill: {value: 0, shape: [1, 1, 1, 1, 1, 1, 1]}}", "at most 6 axes"),
         ("{ignore: a, fill: {buffers: rows, shape: [1]}}", "must list computed buffers"),
     ],
 )
-def test_faulty_fills_are_told(rule: str, says: str) -> None:
+def test_faulty_fills_are_refused(rule: str, says: str) -> None:
     with pytest.raises(DiagnosticError, match=says):
         parse_map([yaml.safe_load(rule)], {"grid": (4, 2)})
 

@@ -22,6 +22,7 @@ class Closed(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # of values without a type of their own, such as those of name maps
         validate_by_name=True,
         validate_by_alias=True,
         protected_namespaces=(),

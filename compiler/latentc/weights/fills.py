@@ -120,6 +120,8 @@ def _names(names: Any) -> Sequence[str]:
 
 
 def _parsed(value: Any) -> ast.AST:
+    if value != value:
+        raise ValueError("`fill` has the value nan, which is not a number")
     text = str(value)
     if len(text) > _LONGEST:
         raise ValueError(f"a formula of {len(text)} characters; at most {_LONGEST} are allowed")
