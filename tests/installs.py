@@ -47,6 +47,7 @@ PURPOSES = {
     "evaluate": "FID and other figures with Inception features",
     "ray": "sample and evaluate on a Ray cluster",
     "sweep": "train and judge many settings of a spec",
+    "league": "train and judge many systems on the same images",
     "retrieval": "search nearest neighbours in an index",
     "text": "tokenizers, and captions cleaned for T5",
     "demo": "the handwritten digits of the first spec and of `make demo`",
@@ -84,6 +85,7 @@ USES: dict[str, list[str]] = {
     "cpu,demo,sweep": [
         "latentc sweep my-model.yaml -o swept --set train.steps=2,3 --set train.schedule.warmup=1 --count 40"
     ],
+    "cpu,demo,league": ["import adjustText, matplotlib; import latentc.league"],
     "cpu,data": [COMPILE, "latentc sample model.latentc --count 20 --as parquet -o samples"],
     "hub": [
         "import datasets, latentc.survey; latentc.survey.survey",

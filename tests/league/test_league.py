@@ -19,7 +19,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.league import classifier
 from latentc.league.entries import Stage, chosen, overrides, stage_entry, systems
 from latentc.league.images import SIDE, Images, prepared
-from latentc.league.results import Engine, League, Standing, Times, write_plot
+from latentc.league.results import Engine, League, Standing, Times, drawn, write_plot
 from latentc.lower import lower
 from latentc.spec import load_spec, resolved_yaml
 
@@ -209,3 +209,24 @@ def test_rows_are_ranked_by_the_mean_of_their_seeds(tmp_path: Path) -> None:
     assert second.split()[:6] == ["a", "pixels", "flow", "2", "1", "3"]
     write_plot(found, tmp_path)
     assert (tmp_path / "league.svg").read_text().count("<!-- b -->") == 1
+
+
+def test_names_of_close_points_cover_neither_points_nor_names() -> None:
+    engine = Engine({"fd_classifier": 30.0}, 0)
+    rows = [
+        Standing(name, "flow", "pixels", 0, "done", engine=replace(engine, figures={"fd_classifier": 30.0 + i}))
+        for i, name in enumerate(("latent_mean_flow", "latent_mar", "starflow", "sit"))
+    ]
+    rows.append(replace(rows[0], system="cgan", engine=replace(engine, figures={"fd_classifier": 200.0})))
+    times = {row.system: Times({"1": 2.0 + 0.1 * i}) for i, row in enumerate(rows)}
+    times["cgan"] = Times({"1": 200.0})
+    figure = drawn(League("shades", 60, 10, rows, times))
+    figure.canvas.draw()
+    (area,) = figure.axes
+    names = [text.get_window_extent() for text in area.texts if text.get_text()]
+    points = area.transData.transform(
+        [(times[row.system].engine["1"], row.engine.figures["fd_classifier"]) for row in rows]
+    )
+    assert len(names) == len(rows)
+    assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+    assert not any(name.contains(*point) for name in names for point in points)

@@ -56,11 +56,12 @@ def league(
     from latentc.league.classifier import trained
     from latentc.league.entries import chosen
     from latentc.league.images import prepared
-    from latentc.measure.plots import need_matplotlib
+    from latentc.measure.plots import need_adjust_text, need_matplotlib
 
     entries, root, said = chosen(systems), Path(folder), progress or (lambda done, total, line: None)
-    needed("torch", "training", 'pip install "latentc[torch]"')
+    needed("torch", "training", 'pip install "latentc[league]"')
     need_matplotlib()
+    need_adjust_text()
     claimed = root / "systems"
     if root.exists() and not claimed.is_dir() and (not root.is_dir() or any(root.iterdir())):
         message = f"{root} exists and is not a folder of a league"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentc.measure.plots import logarithmic, panels, write_figure
+from latentc.measure.plots import apart, logarithmic, panels, write_figure
 from latentc.measure.tables import aligned, csv_text, finite
 from latentc_runtime.codec import decode, encode, parse
 
@@ -146,6 +146,7 @@ def write_plot(league: League, path: Path) -> None:
 def drawn(league: League) -> Any:
     """The figure: the Fréchet distance against the time of one image, by family."""
     families = list(dict.fromkeys(rows[0].family for rows in league.ranked()))
+    names: list[Any] = []
 
     def panel(area: Any, _: int) -> None:
         from matplotlib import colormaps
@@ -160,7 +161,7 @@ def drawn(league: League) -> Any:
                 [x], [y], [[y - min(values)], [max(values) - y]], fmt="o", ms=6, color=colour, capsize=2, lw=1,
                 label=rows[0].family,
             )  # fmt: skip
-            area.annotate(rows[0].system, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            names.append(area.text(x, y, rows[0].system, fontsize=7))
         logarithmic(area.set_xscale, area.xaxis)
         logarithmic(area.set_yscale, area.yaxis)
         area.set_xlabel("milliseconds per image, at batch 1")
@@ -169,6 +170,7 @@ def drawn(league: League) -> Any:
     title = f"{league.name}: quality against time, each trained for {league.budget:g} processor seconds"
     figure = panels(1, panel, title)
     figure.set_size_inches(9, 7)
+    apart(figure, names)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -17,6 +17,11 @@ LETTERS = 12  # of a label in an inch
 def need_matplotlib() -> Any:
     """matplotlib, or DiagnosticError E0706; called before long work begins."""
     return needed("matplotlib", "the plot", 'pip install "latentc[plots]"')
+
+
+def need_adjust_text() -> Any:
+    """adjustText, or DiagnosticError E0706; called before long work begins."""
+    return needed("adjustText", "the plot", 'pip install "latentc[league]"')
 
 
 def write_figure(drawn: Callable[[], Any], path: Path) -> None:
@@ -58,6 +63,19 @@ def _legend(figure: Any, entries: dict[str, Any]) -> None:
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
+
+
+def apart(figure: Any, names: Sequence[Any]) -> None:
+    """Moves `names`, texts at the points they name, so that none covers another or a point; far ones get a line."""
+    texts = need_adjust_text()
+    for _ in range(2):  # the layout depends on the size of labels, which depends on the layout
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        own = [name for name in names if name.axes is axes]
+        x, y = zip(*(name.get_position() for name in own), strict=True)
+        arrow, objects = {"arrowstyle": "-", "color": INK, "lw": 0.5}, axes.get_lines()
+        texts.adjust_text(own, x, y, objects=objects, ax=axes, expand=(1.2, 1.5), arrowprops=arrow)
 
 
 def logarithmic(set_scale: Any, axis: Any) -> None:
