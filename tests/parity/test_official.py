@@ -47,6 +47,8 @@ LACKING = {
 # Tensors that an export holds and the recording lacks.
 FURTHER = {
     # a weight that two layers share is recorded once, and is in the state dict twice
+    "maskgen_vq": ["lm_head.weight"],
+    "maskgen_vq.sampler": ["lm_head.weight"],
     "gpt2.class_prefix": ["lm_head.weight"],
     "bert.masked_lm": ["cls.predictions.decoder.*"],
     "bert.segments": ["cls.predictions.decoder.*"],

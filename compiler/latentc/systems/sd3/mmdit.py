@@ -55,17 +55,35 @@ class Mmdit(TwoStreams):
     def read(
         self, b: Builder, x: Var, y: Var, c: Var, mask: Sequence[Var], rotary: Sequence[Var], sizes: Mapping[str, Any]
     ) -> Var:
-        depth, dual = sizes["depth"], sizes["dual"]
-        own = {"dim": sizes["width"], "heads": sizes["heads"], "hidden": sizes["hidden"]}
-        others, masked = (*mask, *rotary), bool(mask)
-        for name in items("dual_blocks", dual):
-            x, y = b.sub(name, _block(self.qk_norm, masked, True), x, y, c, *others, out="x y", **own)
-        for name in items("blocks", depth - 1 - dual):
-            x, y = b.sub(name, _block(self.qk_norm, masked, False), x, y, c, *others, out="x y", **own)
-        return b.sub("last_block", _last_block(self.qk_norm, masked), x, y, c, *others, out="x", **own)  # type: ignore[no-any-return]
+        return joint_blocks(b, x, y, c, mask, rotary, self.qk_norm, sizes, sizes["dual"])
 
     def image(self, b: Builder, x: Var, sizes: Mapping[str, Any]) -> Var:
         return image(b, x, sizes["out_channels"], sizes["grid"], sizes["patch"], sizes["size"])
+
+
+def joint_blocks(
+    b: Builder,
+    x: Var,
+    y: Var,
+    c: Var,
+    mask: Sequence[Var],
+    rotary: Sequence[Var],
+    norm: bool,
+    sizes: Mapping[str, Any],
+    dual: Any = 0,
+) -> Var:
+    """x [B, T, D] after `depth` blocks with tokens y [B, L, D], modulated by c [B, D]; `mask` as in `TwoStreams.read`.
+
+    `norm`: queries and keys are normalised. `dual`: blocks with a second attention.
+    """
+    own = {"dim": sizes["width"], "heads": sizes["heads"], "hidden": sizes["hidden"]}
+    others, masked = (*mask, *rotary), bool(mask)
+    if int(dual):
+        for name in items("dual_blocks", dual):
+            x, y = b.sub(name, _block(norm, masked, True), x, y, c, *others, out="x y", **own)
+    for name in items("blocks", sizes["depth"] - 1 - dual):
+        x, y = b.sub(name, _block(norm, masked, False), x, y, c, *others, out="x y", **own)
+    return b.sub("last_block", _last_block(norm, masked), x, y, c, *others, out="x", **own)  # type: ignore[no-any-return]
 
 
 @cache
