@@ -720,6 +720,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "bytedance/1d-tokenizer: the sizes of its layers, added up",
         {("L-32", "main"): 177_202_432, ("B-64", "main"): 177_227_008, ("S-128", "main"): 294_990_848},
     ),
+    "maskgen": (
+        "bytedance/1d-tokenizer: the sizes of its layers, added up",
+        {("L", "main"): 604_311_552, ("XL", "main"): 1_176_611_840},
+    ),
     "arpg": (
         "hp-l33/ARPG: the sizes of its layers, added up, but for an unused row; README: 320, 719 M, 1.3 B",
         {("L", "main"): 319_844_352, ("XL", "main"): 718_996_480, ("XXL", "main"): 1_302_448_128},

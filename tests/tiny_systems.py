@@ -776,6 +776,16 @@ SYSTEMS: dict[str, Tiny] = {
             *("backbone.embedding.labels=11", "sampler.steps=3"),
         ),
     ),
+    "maskgen": Tiny(
+        "maskgen",
+        (
+            "data={kind: npz, path: train.npz, tokens: {vocabulary: 16, grid: [6]}, fields: {caption: {shape: [3, 8]}, "
+            "caption_pooled: {shape: [5]}, caption_null: {shape: [3, 8]}, caption_pooled_null: {shape: [5]}, "
+            "aesthetic: {shape: [1]}}}",
+            *under("backbone", ("width=16", "depth=2", "heads=2", "spare_rows=3")),
+            *("conditioning.aesthetic.frequencies=8", "sampler.steps=3"),
+        ),
+    ),
     "vfmtok_tokenizer": Tiny(
         "vfmtok_tokenizer",
         (

@@ -36,7 +36,13 @@ def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     given = texts(numbers)
     nulls = {f"{name}_null": np.zeros_like(value) for name, value in given.items()}
     drawn = {"u": time, "rank": order.argsort(-1), "drop_caption": np.ones(2, np.float32)}
-    return {"tokens": numbers.inputs["ids"], **given, **nulls, "aesthetic": numbers.inputs["aesthetic"][:, None], **drawn}
+    return {
+        "tokens": numbers.inputs["ids"],
+        **given,
+        **nulls,
+        "aesthetic": numbers.inputs["aesthetic"][:, None],
+        **drawn,
+    }
 
 
 def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:

@@ -34,7 +34,9 @@ class TextAndPooled(Features):
         yield from super().problems_as(name, spec)
         field = spec.data.fields.get(f"{self.field or name}_pooled")
         if field is not None and len(field.shape) != 1:
-            message = f"a vector of the text has one axis, but field `{self.field or name}_pooled` has {len(field.shape)}"
+            message = (
+                f"a vector of the text has one axis, but field `{self.field or name}_pooled` has {len(field.shape)}"
+            )
             yield Problem((), message, "give it one")
 
     def pooled_size(self, name: str, spec: Spec) -> int:
