@@ -230,3 +230,10 @@ def test_names_of_close_points_cover_neither_points_nor_names() -> None:
     assert len(names) == len(rows)
     assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
     assert not any(name.contains(*point) for name in names for point in points)
+
+
+def test_the_size_of_an_engine_leaves_out_its_calibration(tmp_path: Path) -> None:
+    for name, count in (("sample.onnx", 3), ("weights/weights.safetensors", 40), ("quantization/calibration.npz", 500)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(count))
+    assert leagues._bytes_of(tmp_path) == 43

@@ -210,8 +210,7 @@ class _Run:
             device="cpu",
         )
         figures = {name: float(value) for name, value in found.runs[0].result.figures.items()}
-        size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
-        return Engine(figures, size)
+        return Engine(figures, _bytes_of(bundle))
 
     @functools.cache  # noqa: B019 - lives as long as the league
     def stage(self, reads: str) -> Stage:
@@ -352,3 +351,11 @@ def _pixels(file: Path, count: int) -> NDArray[np.float32]:
     with np.load(file) as arrays:
         rows = np.random.default_rng(0).permutation(len(arrays["arr_1"]))[:count]
         return arrays["arr_0"][rows].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+
+
+def _bytes_of(bundle: Path) -> int:
+    """Bytes of a bundle without its calibration, which can be larger than the weights, though no engine reads it."""
+    from latentc.quantize.compile import FOLDER
+
+    files = (file for file in bundle.rglob("*") if file.is_file() and bundle / FOLDER not in file.parents)
+    return sum(file.stat().st_size for file in files)

@@ -18,7 +18,7 @@ FIGURES = ("fd_classifier", "accuracy", "precision", "recall", "copies")
 
 @dataclass(frozen=True)
 class Engine:
-    """A compiled system: figures of its samples, bytes of the bundle."""
+    """A compiled system: figures of its samples, bytes of the bundle without its calibration."""
 
     figures: dict[str, float]
     bytes: int
