@@ -65,6 +65,28 @@ def captioned(bundle: Path, out: Path, condition: str = "text", **given: float) 
     return scores(opened(bundle).sample(conditions=told, seeds=SEEDS), LABELS)
 
 
+def levels_of_digits() -> Array:
+    """i64[N, 64]: tokens 0 to 15 of the digits to learn, of which 15 also stands for 16."""
+    return np.minimum(halves()[0].images.reshape(-1, 64), 15).astype(np.int64)
+
+
+def scored(bundle: Path, out: Path) -> dict[str, float]:
+    """Samples of captions of one word, and what ink those have that were asked for little and for much."""
+    words = np.eye(10, dtype=np.float32)[LABELS]
+    given = {"caption": words[:, None], "caption_pooled": words}
+    given |= {f"{name}_null": np.zeros_like(value) for name, value in given.items()}
+    ink = levels_of_digits().mean(axis=1)
+    found: dict[str, float] = {}
+    for name, score in zip(("", "little", "much"), np.quantile(ink, (0.5, 0.1, 0.9)), strict=True):
+        asked = {**given, "aesthetic": np.full((COUNT, 1), score, np.float32)}
+        samples = opened(bundle).sample(conditions=asked, seeds=SEEDS)
+        if name:
+            found |= {f"{name} asked": float(score), name: float(samples.mean())}
+        else:
+            found |= scores(samples, LABELS)
+    return found
+
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -203,6 +225,7 @@ JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
         classes,
         alone,
         captioned,
+        scored,
         written,
         enlarged,
         filled,
@@ -221,8 +244,8 @@ def write_data(folder: Path) -> None:
     """Files that some systems learn: digits with captions of which half are wrong, with noise, as levels; levels and
     digits with captions that are right.
 
-    The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5. Levels are tokens 0 to 15,
-    of which 15 also stands for 16.
+    The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5. The score of
+    `scored.npz` is the mean level.
     """
     if all((folder / name).exists() for name in FILES):
         return
@@ -234,12 +257,15 @@ def write_data(folder: Path) -> None:
     text, mask = np.eye(10, dtype=np.float32)[told][:, None], np.ones((len(x), 1), bool)
     np.savez(folder / "captions.npz", x=x, text=text, text_mask=mask, coherence=coherence)
     np.savez(folder / "dequantised.npz", x=dequantised(0, 10))
-    tokens = np.minimum(halves()[0].images.reshape(-1, 64), 15).astype(np.int64)
+    tokens = levels_of_digits()
     np.savez(folder / "levels.npz", tokens=tokens, y=labels)
     np.savez(folder / "vectors.npz", x=representations(0, 8))
     right = np.eye(10, dtype=np.float32)[labels][:, None]
     np.savez(folder / "spoken.npz", tokens=tokens, caption=right, caption_mask=mask)
     np.savez(folder / "worded.npz", x=x, text=right, text_mask=mask)
+    empty = {"caption_null": np.zeros_like(right), "caption_pooled_null": np.zeros_like(right[:, 0])}
+    ink = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
+    np.savez(folder / "scored.npz", tokens=tokens, caption=right, caption_pooled=right[:, 0], aesthetic=ink, **empty)
     field = {"classes": len(LETTERS), "alphabet": LETTERS, "end": 1}
     texts = [tokens_from_text(f"a {WORDS[label]}", field, 10) for label in labels]
     caption = np.array([text + [0] * (10 - len(text)) for text in texts], np.int64)

@@ -105,7 +105,8 @@ DIGITS = "data={kind: digits}"
 # Files that the benchmark writes.
 CAPTIONS, LEVELS, BITS, VECTORS = "captions.npz", "dequantised.npz", "levels.npz", "vectors.npz"
 SPOKEN_LEVELS, SPOKEN_DIGITS, WRITTEN_DIGITS = "spoken.npz", "worded.npz", "written.npz"
-FILES = (CAPTIONS, LEVELS, BITS, VECTORS, SPOKEN_LEVELS, SPOKEN_DIGITS, WRITTEN_DIGITS)
+SCORED_LEVELS = "scored.npz"
+FILES = (CAPTIONS, LEVELS, BITS, VECTORS, SPOKEN_LEVELS, SPOKEN_DIGITS, WRITTEN_DIGITS, SCORED_LEVELS)
 # Letters of written captions: of those of 10 tokens `.` ends each, and `_` fills it up.
 LETTERS = "_.abcdefghijklmnopqrstuvwxyz "
 COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")

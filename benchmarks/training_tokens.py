@@ -10,6 +10,7 @@ from __future__ import annotations
 from training_parts import (
     BITS,
     DIGITS,
+    SCORED_LEVELS,
     SETTINGS,
     SPOKEN_LEVELS,
     Drawn,
@@ -39,6 +40,13 @@ TOLD_TOKENS = "{kind: npz, path: %s, tokens: {vocabulary: 16, grid: [8, 8]}, cla
 TOLD_TOKENS += "{caption: {shape: [1, 10]}, caption_mask: {shape: [1], dtype: bool}}}"
 SPOKEN = (f"data={TOLD_TOKENS % SPOKEN_LEVELS}", *TOKENS, "backbone.dropout=0", "train.steps=3000")
 SPOKEN += ("sampler.top_k=0", "sampler.top_p=0.95", "sampler.guidance.scale=1.5")
+SCORED = "{caption: {shape: [1, 10]}, caption_null: {shape: [1, 10]}, caption_pooled: {shape: [10]}, "
+SCORED += "caption_pooled_null: {shape: [10]}, aesthetic: {shape: [1]}}"
+MASKGEN = (f"data={{kind: npz, path: {SCORED_LEVELS}, tokens: {{vocabulary: 16, grid: [64]}}, fields: {SCORED}}}",)
+MASKGEN += under("train", "steps=1500", "batch_size=64", "optimizer={kind: adamw, lr: 2e-3, weight_decay: 0.03}")
+MASKGEN += under("train", "schedule={kind: cosine, warmup: 50}", "ema=0.99", "precision=fp32")
+MASKGEN += under("backbone", "width=64", "depth=3", "heads=4", "spare_rows=0")
+MASKGEN += under("sampler", "randomness=4", "temperatures=[1, 1]", "guidance={scale: 1, schedule: constant}")
 # The rate falls in the last fifth of the steps.
 SETTLED = ("train.schedule={kind: linear, warmup: 50, hold: 0.8, final: 0.02}",)
 # RCG: no class is given, but a representation, the first principal components of the digit.
@@ -110,6 +118,21 @@ TOKEN_SYSTEMS: dict[str, System] = {
         {"captions": Drawn("captions", judge="captioned", given={"condition": "caption"})},
         (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
+    "maskgen": System(
+        {"captions": Trained("maskgen", MASKGEN)},
+        {"captions": Drawn("captions", judge="scored")},
+        (
+            Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),
+            Goal(
+                "ink that samples gain, as a share of what is asked for",
+                lambda f: (
+                    (f["captions"]["much"] - f["captions"]["little"])
+                    / (f["captions"]["much asked"] - f["captions"]["little asked"])
+                ),
+                0.5,
+            ),
+        ),
+    ),
     "pixelcnn": System(
         {
             "auto-encoder": Trained("pixelcnn", (*PIXELS, *GATED, ENCODER, *SETTLED), 1600, "autoencoder"),
@@ -169,6 +192,8 @@ TOKEN_SYSTEMS: dict[str, System] = {
     "par": accurate("digits_par"),
     "arpg": any_order("digits_arpg"),
     "randar": any_order("digits_randar"),
+    "sedd": accurate("digits_sedd"),
+    "bd3lm": accurate("digits_bd3lm"),
     "rar": System(
         {"raster": Trained("digits_rar", ("objective.annealing=[0, 1]",)), "annealed": Trained("digits_rar")},
         {name: Drawn(name) for name in ("raster", "annealed")},
