@@ -71,13 +71,13 @@ def levels_of_digits() -> Array:
 
 
 def scored(bundle: Path, out: Path) -> dict[str, float]:
-    """Samples of captions of one word, and what ink those have that were asked for little and for much."""
+    """Samples of captions of one word, and the mean level of those that were asked for a low and a high one."""
     words = np.eye(10, dtype=np.float32)[LABELS]
     given = {"caption": words[:, None], "caption_pooled": words}
     given |= {f"{name}_null": np.zeros_like(value) for name, value in given.items()}
-    ink = levels_of_digits().mean(axis=1)
+    levels = levels_of_digits().mean(axis=1)
     found: dict[str, float] = {}
-    for name, score in zip(("", "little", "much"), np.quantile(ink, (0.5, 0.1, 0.9)), strict=True):
+    for name, score in zip(("", "low", "high"), np.quantile(levels, (0.5, 0.1, 0.9)), strict=True):
         asked = {**given, "aesthetic": np.full((COUNT, 1), score, np.float32)}
         samples = opened(bundle).sample(conditions=asked, seeds=SEEDS)
         if name:
@@ -264,8 +264,8 @@ def write_data(folder: Path) -> None:
     np.savez(folder / "spoken.npz", tokens=tokens, caption=right, caption_mask=mask)
     np.savez(folder / "worded.npz", x=x, text=right, text_mask=mask)
     empty = {"caption_null": np.zeros_like(right), "caption_pooled_null": np.zeros_like(right[:, 0])}
-    ink = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
-    np.savez(folder / "scored.npz", tokens=tokens, caption=right, caption_pooled=right[:, 0], aesthetic=ink, **empty)
+    level = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
+    np.savez(folder / "scored.npz", tokens=tokens, caption=right, caption_pooled=right[:, 0], aesthetic=level, **empty)
     field = {"classes": len(LETTERS), "alphabet": LETTERS, "end": 1}
     texts = [tokens_from_text(f"a {WORDS[label]}", field, 10) for label in labels]
     caption = np.array([text + [0] * (10 - len(text)) for text in texts], np.int64)

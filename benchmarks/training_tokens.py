@@ -124,10 +124,10 @@ TOKEN_SYSTEMS: dict[str, System] = {
         (
             Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),
             Goal(
-                "ink that samples gain, as a share of what is asked for",
+                "difference of mean levels, as a share of the one asked for",
                 lambda f: (
-                    (f["captions"]["much"] - f["captions"]["little"])
-                    / (f["captions"]["much asked"] - f["captions"]["little asked"])
+                    (f["captions"]["high"] - f["captions"]["low"])
+                    / (f["captions"]["high asked"] - f["captions"]["low asked"])
                 ),
                 0.5,
             ),

@@ -73,6 +73,12 @@ COMPILE = "latentc compile my-model.yaml -w weights.safetensors -o model.latentc
 SAMPLE = "latentc sample model.latentc -o grid.png"
 SERVER = "from latentc_runtime.serve.run import create_app; create_app(['model.latentc'])"
 
+# Twenty pictures of each of two classes.
+SHADES = (
+    "import numpy as np; pictures = np.random.default_rng(0).integers(0, 255, (40, 20, 20, 1)).astype('u1'); "
+    "np.savez('shades.npz', images=pictures, labels=np.arange(40) % 2)"
+)
+
 # extras, and what shows that they are enough: command lines, or Python behind `python -c`.
 USES: dict[str, list[str]] = {
     "": ["latentc check my-model.yaml", "latentc emit my-model.yaml -o project", "latentc show dit", "latentc doctor"],
@@ -85,7 +91,7 @@ USES: dict[str, list[str]] = {
     "cpu,demo,sweep": [
         "latentc sweep my-model.yaml -o swept --set train.steps=2,3 --set train.schedule.warmup=1 --count 40"
     ],
-    "cpu,demo,league": ["import adjustText, matplotlib; import latentc.league"],
+    "cpu,league": [SHADES, "latentc league shades.npz -o league --systems cgan --budget 5s --count 20"],
     "cpu,data": [COMPILE, "latentc sample model.latentc --count 20 --as parquet -o samples"],
     "hub": [
         "import datasets, latentc.survey; latentc.survey.survey",

@@ -219,7 +219,7 @@ def main() -> int:
         print(f"{name}: {json.dumps(entry)}", flush=True)
         held["packages"] = packages
         held["systems"][name] = entry
-        order = {key: held["systems"][key] for key in SYSTEMS if key in held["systems"]}
+        order = {key: held["systems"][key] for key in sorted(SYSTEMS) if key in held["systems"]}
         text = json.dumps({**held, "systems": order}, indent=1, ensure_ascii=False) + "\n"
         beside = FILE.with_suffix(".tmp")
         beside.write_text(text, encoding="utf-8")

@@ -73,6 +73,8 @@ def apart(figure: Any, names: Sequence[Any]) -> None:
     figure.set_layout_engine("none")
     for axes in figure.axes:
         own = [name for name in names if name.axes is axes]
+        if not own:
+            continue
         x, y = zip(*(name.get_position() for name in own), strict=True)
         arrow, objects = {"arrowstyle": "-", "color": INK, "lw": 0.5}, axes.get_lines()
         texts.adjust_text(own, x, y, objects=objects, ax=axes, expand=(1.2, 1.5), arrowprops=arrow)

@@ -23,18 +23,18 @@ SIZES = [
 TEXT = {"caption": (3, 5), "caption_pooled": (4,), "caption_null": (3, 5), "caption_pooled_null": (4,)}
 
 
-def given(seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
+def given() -> dict[str, np.ndarray]:
+    """Two samples' conditions."""
+    rng = np.random.default_rng(0)
     made = {name: rng.standard_normal((2, *shape)).astype(np.float32) for name, shape in TEXT.items()}
     return made | {"aesthetic": rng.uniform(4, 8, (2, 2)).astype(np.float32)}
 
 
 def test_a_dropped_text_loses_its_features_and_its_vector() -> None:
-    spec = load_spec("maskgen", None, SIZES)
-    lowered = lower(spec)
+    lowered = lower(load_spec("maskgen", None, SIZES))
     interpreter = Interpreter(lowered.module, weights_of(lowered, 0.3))
     fn, rng = lowered.module.entry("loss"), np.random.default_rng(1)
-    inputs = given(0) | {
+    inputs = given() | {
         "tokens": rng.integers(0, 11, (2, 6)),
         "u": np.array([0.3, 0.6], np.float32),
         "rank": np.stack([rng.permutation(6) for _ in range(2)]),
@@ -59,7 +59,7 @@ def test_a_scale_adds_one_to_titoks() -> None:
         lowered = lower(load_spec("maskgen", None, [*SIZES, *sampler]))
         program, rng = lowered.module.entry("sample.3"), np.random.default_rng(2)
         noise = {"u": rng.uniform(size=(3, 2, 6)), "gumbel": rng.gumbel(size=(3, 2, 6))}
-        values = given(0) | noise | {"scale": np.full(2, scale, np.float32)}
+        values = given() | noise | {"scale": np.full(2, scale, np.float32)}
         interpreter = Interpreter(lowered.module, weights_of(lowered, 0.5))
         (drawn[kind, scale],) = interpreter.run("sample.3", *(values[v.name] for v in program.inputs))
     assert np.array_equal(drawn["contrasted_confidence", 2.0], drawn["annealed_confidence", 3.0])
@@ -90,6 +90,11 @@ def test_other_networks_take_scores_through_a_linear_layer() -> None:
     [
         (["conditioning.caption={kind: features, padding: none}"], "takes one text_and_pooled"),
         (["data.fields.caption_pooled.shape=[2, 4]"], "a vector of the text has one axis"),
+        (["data.fields.caption_pooled=null"], "reads field `caption_pooled`, which the data does not have"),
+        (
+            ["data.fields.words={shape: [3, 5]}", "conditioning.words={kind: features, padding: none}"],
+            "takes vector, but condition `words` enters as tokens",
+        ),
         (["data.tokens=null", "data.shape=[1, 4, 4]"], "takes tokens"),
         (["backbone.heads=3"], "3 heads do not divide a width of 16"),
         (["conditioning.aesthetic.frequencies=5"], "multiple of 2"),

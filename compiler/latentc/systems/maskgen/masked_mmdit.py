@@ -43,13 +43,11 @@ class MaskedMmdit(Backbone):
         0, ge=0, le=1_000_000, description="rows of the table after the mask that nothing uses (1001 in the authors')"
     )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_tokens"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("tokens", "vector")
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_mmdit", "width": 16, "depth": 2, "heads": 2}
 
     def form_of(self, condition: Condition) -> Form | None:
-        if isinstance(condition, TextAndPooled):
-            return "tokens"
-        return "vector" if "vector" in condition.forms else None
+        return "tokens" if isinstance(condition, TextAndPooled) else super().form_of(condition)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is None:

@@ -1,4 +1,4 @@
-"""Scores of an image, such as that of its beauty, as sinusoids."""
+"""Scores of an image, such as an aesthetic score, as sinusoids."""
 
 from __future__ import annotations
 

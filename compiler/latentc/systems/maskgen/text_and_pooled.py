@@ -48,24 +48,21 @@ class TextAndPooled(Features):
         return *super().ports(name, spec), Port(f"{name}_pooled", f32(B, self.pooled_size(name, spec)), "condition")
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        value, *nulls = super().inputs(name, spec)
+        key, type = f"{name}_pooled", f32(B, self.pooled_size(name, spec))
         pooled = [
-            GivenInput(
-                f"{name}_pooled{end}",
-                f32(B, self.pooled_size(name, spec)),
-                f"{self.field or name}_pooled{end}",
-                f"{name}_pooled{end}",
-                null_of=of,
-            )
-            for end, of in (("", None), ("_null", f"{name}_pooled"))
+            GivenInput(key + end, type, f"{self.field or name}_pooled{end}", key + end, null_of=key if end else None)
+            for end in self._ends
         ]
-        return value, pooled[0], *nulls, *pooled[1 : 1 + len(nulls)]
+        return *super().inputs(name, spec), *pooled
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        value, *nulls = super().requests(name, spec)
         shape = (self.pooled_size(name, spec),)
-        pooled = [Requested(f"{name}_pooled{end}", "array", shape, "f32") for end in ("", "_null")]
-        return value, pooled[0], *nulls, *pooled[1 : 1 + len(nulls)]
+        pooled = (Requested(f"{name}_pooled{end}", "array", shape, "f32") for end in self._ends)
+        return *super().requests(name, spec), *pooled
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        return ("", "_null") if self.reads_null else ("",)
 
     def tokens(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
